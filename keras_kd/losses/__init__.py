@@ -1,0 +1,55 @@
+"""What the student is asked to match: one method, one file, one word."""
+
+import difflib
+
+import keras
+
+from keras_kd.losses._kd import SoftTargets as SoftTargets
+from keras_kd.losses._kd import soft_targets as soft_targets
+from keras_kd.losses.base import DistillationLoss as DistillationLoss
+from keras_kd.losses.base import PerExampleLoss as PerExampleLoss
+
+LOSSES = {"kd": SoftTargets}
+
+
+def names():
+    """The identifiers that `get` takes, as a list of strings."""
+    return list(LOSSES)
+
+
+def get(identifier, **arguments):
+    """A distillation loss by identifier.
+
+    Args:
+        identifier: A string of `names()`, for instance "kd", or a distillation loss,
+            which is returned as it is.
+        **arguments: The loss's constructor arguments; only with a string.
+
+    Returns:
+        An object with `compute_loss(teacher_outputs, student_outputs, ...)`.
+
+    Raises:
+        ValueError: The identifier is unknown, or an argument is not one of the loss's.
+
+    Example:
+
+    >>> get("kd", temperature=2.0)
+    SoftTargets(temperature=2.0, form='kl')
+    """
+    if isinstance(identifier, keras.distillation.DistillationLoss) and not arguments:
+        return identifier
+    if not isinstance(identifier, str) or identifier not in LOSSES:
+        near = difflib.get_close_matches(str(identifier).lower(), LOSSES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            "A distillation loss is an object with `compute_loss`, or one of "
+            f"{', '.join(map(repr, LOSSES))}.{hint} Received: {identifier!r}."
+        )
+    try:
+        return LOSSES[identifier](**arguments)
+    except TypeError as error:
+        takes = ", ".join(LOSSES[identifier]().get_config())
+        raise ValueError(
+            f"The loss {identifier!r} takes the arguments: {takes}. "
+            f"Received: {', '.join(arguments)}."
+        ) from error

@@ -1,0 +1,56 @@
+"""Seeds, and a small sample of real MNIST."""
+
+import gzip
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+SAMPLE = Path(__file__).parent / "data" / "mnist_sample"
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.backend.clear_session()
+
+
+def _read(name, offset):
+    return np.frombuffer(gzip.decompress((SAMPLE / name).read_bytes())[offset:], "uint8")
+
+
+@pytest.fixture(scope="session")
+def mnist_sample():
+    """((train images, labels), (test images, labels)): float32 in [0, 1], int64."""
+    splits = []
+    for prefix in ("train", "t10k"):
+        images = _read(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1)
+        labels = _read(f"{prefix}-labels-idx1-ubyte.gz", 8)
+        splits.append((images.astype("float32") / 255, labels.astype("int64")))
+    return tuple(splits)
+
+
+@pytest.fixture
+def make_model():
+    """Builds a small classifier of vectors of 4, ending in logits."""
+
+    def make(units=8, num_classes=3, name=None, **dense_arguments):
+        return keras.Sequential(
+            [
+                keras.layers.Input((4,)),
+                keras.layers.Dense(units, activation="relu", **dense_arguments),
+                keras.layers.Dense(num_classes),
+            ],
+            name=name,
+        )
+
+    return make
+
+
+@pytest.fixture
+def vectors():
+    """64 vectors of 4 with labels in 0..2 that a small model can learn."""
+    x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
+    return x, np.argmax(x[:, :3], axis=1)
