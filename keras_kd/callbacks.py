@@ -1,0 +1,34 @@
+"""Callbacks of a distillation."""
+
+import math
+
+import keras
+
+_TERMS = ("student_loss", "distillation_loss", "total_loss", "loss")
+
+
+class StopOnBadLoss(keras.callbacks.Callback):
+    """Stops training with an error when a loss is NaN or infinite.
+
+    `keras.callbacks.TerminateOnNaN` ends `fit` as if all were well; here the error names
+    the first term that went wrong, and the epoch and batch where it did.
+
+    Raises:
+        FloatingPointError: At the end of the batch (with `steps_per_execution`, of the
+            group of batches) whose loss is not finite.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        logs = logs or {}
+        # The total goes wrong whenever a term does, so one look suffices each batch.
+        if math.isfinite(logs.get("loss", 0.0)):
+            return
+        term = next(x for x in _TERMS if not math.isfinite(logs.get(x, 0.0)))
+        raise FloatingPointError(
+            f"{term} is {float(logs[term])} in epoch {self._epoch + 1}, batch "
+            f"{batch + 1}. Usual causes: a learning rate that is too high, inputs that "
+            "are not scaled or hold NaN, labels outside 0..num_classes-1."
+        )
