@@ -1,0 +1,88 @@
+"""Architectures by name, each ending in logits.
+
+The three of the published MNIST experiment; convolutions are unpadded.
+"""
+
+import keras
+from keras import layers
+
+MNIST_SHAPE = (28, 28, 1)
+NUM_CLASSES = 10
+
+
+def cnn(filters, dropout, name="cnn"):
+    """Two convolutions, each with a max-pool, then a dense layer of 128.
+
+    Args:
+        filters: Two integers, the widths of the convolutions.
+        dropout: Rate before and after the dense layer, in [0, 1).
+        name: The model's name.
+
+    Returns:
+        A built `keras.Sequential` from (batch, 28, 28, 1) in [0, 1] to (batch, 10)
+        logits, with weights drawn from Keras's global random state.
+    """
+    first, second = filters
+    return keras.Sequential(
+        [
+            layers.Input(MNIST_SHAPE),
+            layers.Conv2D(first, 3, activation="relu"),
+            layers.MaxPooling2D(2, strides=1),
+            layers.Conv2D(second, 3, activation="relu"),
+            layers.MaxPooling2D(2, strides=2),
+            layers.Flatten(),
+            layers.Dropout(dropout),
+            layers.Dense(128, activation="relu"),
+            layers.Dropout(dropout),
+            layers.Dense(NUM_CLASSES, name="logits"),
+        ],
+        name=name,
+    )
+
+
+def fully_connected(units, name="fully_connected"):
+    """Dense layers on the flattened image.
+
+    Args:
+        units: The widths of the hidden layers, a sequence of integers.
+        name: The model's name.
+
+    Returns:
+        A model as `cnn` returns it.
+    """
+    hidden = [layers.Dense(width, activation="relu") for width in units]
+    return keras.Sequential(
+        [
+            layers.Input(MNIST_SHAPE),
+            layers.Flatten(),
+            *hidden,
+            layers.Dense(NUM_CLASSES, name="logits"),
+        ],
+        name=name,
+    )
+
+
+ARCHITECTURES = {
+    "mnist_teacher": lambda: cnn((32, 64), 0.5, name="mnist_teacher"),
+    "mnist_ta": lambda: cnn((16, 32), 0.25, name="mnist_ta"),
+    "mnist_student": lambda: fully_connected((784, 784), name="mnist_student"),
+}
+
+
+def names():
+    """The architectures that `build` takes, as a list of strings."""
+    return list(ARCHITECTURES)
+
+
+def build(name):
+    """A freshly initialised model by name; `keras.utils.set_random_seed` fixes it.
+
+    Raises:
+        ValueError: `name` is not one of `names()`.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(
+            f"`name` must be one of {', '.join(map(repr, ARCHITECTURES))}. "
+            f"Received: name={name!r}."
+        )
+    return ARCHITECTURES[name]()
