@@ -1,0 +1,169 @@
+"""Chains of stages, on a sample of real MNIST and on vectors."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd import DistillationChain, Stage, losses, zoo
+
+
+@pytest.fixture
+def train_data(vectors):
+    return batched(*vectors, 16)
+
+
+def batched(x, y, batch_size):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size)
+
+
+def test_teacher_ta_student_on_mnist(mnist_sample, tmp_path):
+    """The main job in small: every model learns, and the run folder tells it."""
+    (x, y), (x_test, y_test) = mnist_sample
+    train_data, test_data = batched(x, y, 40), batched(x_test, y_test, 50)
+    teacher = zoo.build("mnist_ta")
+    DistillationChain(None, [Stage("t", teacher, 4)]).fit(train_data, test_data, verbose=0)
+    kd = losses.SoftTargets(4.0)
+    chain = DistillationChain(
+        teacher,
+        [
+            Stage("ta", zoo.cnn((4, 8), 0.0), 4, distillation_losses=kd),
+            Stage("student", zoo.fully_connected((32,)), 6, distillation_losses=kd),
+            Stage("alone", zoo.fully_connected((32,)), 6),
+        ],
+    )
+    run_dir = tmp_path / "run"
+    result = chain.fit(train_data, test_data, run_dir=run_dir, verbose=0)
+
+    models = {x.model: x for x in result.models}
+    assert {name: x.taught_by for name, x in models.items()} == {
+        "teacher": "given",
+        "ta": "teacher",
+        "student": "ta",
+        "alone": "labels",
+    }
+    assert all(x.accuracy > 0.6 and x.examples == 100 for x in models.values())
+    assert models["student"].parameters == 784 * 32 + 32 + 32 * 10 + 10
+
+    for name in ("ta", "student", "alone"):
+        with (run_dir / name / "history.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        history = result.histories[name]["val_accuracy"]
+        assert [float(row["val_accuracy"]) for row in rows] == history
+        assert history[-1] == pytest.approx(models[name].accuracy, abs=1e-6)
+    saved = keras.saving.load_model(run_dir / "student" / "model.keras")
+    logits = saved.predict(x_test, verbose=0)
+    assert np.sum(logits.argmax(1) != y_test) == models["student"].errors
+    served = keras.layers.TFSMLayer(
+        run_dir / "student" / "saved_model", call_endpoint="serve"
+    )
+    np.testing.assert_allclose(served(x_test), logits, rtol=1e-4, atol=1e-4)
+
+    assert (run_dir / "results.md").read_text() == result.table() + "\n"
+    stored = json.loads((run_dir / "results.json").read_text())["models"]
+    assert [row["errors"] for row in stored] == [x.errors for x in result.models]
+    assert stored[0]["file_bytes"] == (run_dir / "teacher/model.keras").stat().st_size
+
+
+def test_the_next_teacher_is_the_last_distilled_student(
+    make_model, train_data, monkeypatch
+):
+    teacher, a, b, alone = (make_model(name=x) for x in ("teacher", "a", "b", "alone"))
+    stages = [
+        Stage("first", a, 1, distillation_losses="kd"),
+        Stage("alone", alone, 1),
+        Stage("second", b, 1, distillation_losses="kd"),
+    ]
+    taught = []
+    model_to_fit = Stage.model_to_fit
+
+    def spy(stage, teacher):
+        taught.append((teacher.name, stage.student.name))
+        return model_to_fit(stage, teacher)
+
+    monkeypatch.setattr(Stage, "model_to_fit", spy)
+    DistillationChain(teacher, stages).fit(train_data, train_data, verbose=0)
+    assert taught == [("teacher", "a"), ("a", "alone"), ("a", "b")]
+
+
+def test_students_stay_plain_models(make_model, train_data):
+    stages = [Stage("alone", make_model(), 1)]
+    result = DistillationChain(None, stages).fit(train_data, train_data, verbose=0)
+    assert not result.students["alone"].compiled
+
+
+def test_table(make_model, train_data):
+    stages = [Stage("student", make_model(units=8), 1, distillation_losses="kd")]
+    chain = DistillationChain(make_model(units=16), stages)
+    lines = chain.fit(train_data, train_data, verbose=0).table().splitlines()
+    header = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert header == [
+        "model", "taught by", "accuracy (%)", "errors in 64", "parameters", "MACs",
+        "file (kB)", "seconds",
+    ]  # fmt: skip
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["teacher", "student"]
+    assert len({len(line) for line in lines}) == 1, "columns line up"
+
+
+def test_prints_each_stage(make_model, train_data, capsys):
+    chain = DistillationChain(
+        make_model(), [Stage("small", make_model(), 1, distillation_losses="kd")]
+    )
+    chain.fit(train_data, train_data, verbose=2)
+    assert "Stage small: taught by teacher, 1 epoch\n" in capsys.readouterr().out
+
+
+def test_existing_run_folder_is_refused_before_training(make_model, train_data, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    student = make_model()
+    before = student.get_weights()
+    chain = DistillationChain(None, [Stage("s", student, 1)])
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
+        chain.fit(train_data, train_data, run_dir=tmp_path, verbose=0)
+    np.testing.assert_array_equal(student.get_weights()[0], before[0])
+    assert [x.name for x in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_an_error_names_the_stage(make_model, train_data):
+    optimizer = keras.optimizers.SGD(1e30)
+    chain = DistillationChain(
+        None, [Stage("small", make_model(), 1, optimizer=optimizer)]
+    )
+    with pytest.raises(FloatingPointError, match="^Stage 'small': loss is .* in epoch 1"):
+        chain.fit(train_data, train_data, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"name": ""}, "`name` must be a non-empty string"),
+        ({"name": "a/b"}, "Received: name='a/b'"),
+        ({"name": ".."}, "can name a folder"),
+        ({"student": "student.keras"}, "Stage 's': `student` must be a keras.Model"),
+        ({"epochs": 0}, "`epochs` must be an integer >= 1. Received: epochs=0"),
+        ({"epochs": "12"}, "`epochs` must be an integer >= 1. Received: epochs='12'"),
+        ({"student_loss_weight": 0.5}, "no distillation losses.* have no effect"),
+    ],
+)
+def test_bad_stage(make_model, change, message):
+    arguments = {"name": "s", "student": make_model(), "epochs": 1} | change
+    with pytest.raises(ValueError, match=message):
+        Stage(**arguments)
+
+
+def test_bad_chains(make_model):
+    model, other = make_model(), make_model()
+    with pytest.raises(ValueError, match="at least one Stage"):
+        DistillationChain(model, [])
+    with pytest.raises(ValueError, match="Received more than once: 'a'"):
+        DistillationChain(None, [Stage("a", model, 1), Stage("a", other, 1)])
+    with pytest.raises(ValueError, match="Received more than once: 'teacher'"):
+        DistillationChain(model, [Stage("teacher", other, 1)])
+    with pytest.raises(ValueError, match="One model stands in two places"):
+        DistillationChain(model, [Stage("a", model, 1)])
+    with pytest.raises(ValueError, match="Stage 'a' has distillation .* no teacher"):
+        DistillationChain(None, [Stage("a", model, 1, distillation_losses="kd")])
