@@ -1,0 +1,259 @@
+"""A recipe: an experiment written as TOML, parsed as data, validated before it runs."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import keras
+import numpy as np
+import pydantic
+from pydantic import Field
+
+from keras_kd import data, losses, zoo
+from keras_kd import run_dir as run_dirs
+from keras_kd.chain import DistillationChain, Stage, markdown_table
+
+RECIPES = Path(__file__).parent / "recipes"
+SHIPPED_MODELS = Path(__file__).parents[1] / "models"
+
+PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+
+
+def _one_of(names, kind):
+    def check(value):
+        if value in names:
+            return value
+        near = difflib.get_close_matches(value, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no such {kind}: {value!r}. Known: {', '.join(names)}{hint}")
+
+    return pydantic.AfterValidator(check)
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class _Named(_Section):
+    """A table with a name and the named object's own arguments beside it."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @pydantic.model_validator(mode="after")
+    def _arguments_fit(self):
+        self.make()
+        return self
+
+
+class LossRecipe(_Named):
+    name: Annotated[str, _one_of(losses.names(), "loss")]
+
+    def make(self):
+        return losses.get(self.name, **self.model_extra)
+
+
+class OptimizerRecipe(_Named):
+    def make(self):
+        config = {"class_name": self.name, "config": self.model_extra}
+        try:
+            return keras.optimizers.get(config)
+        except (TypeError, ValueError) as error:
+            first_line = str(error).splitlines()[0]
+            raise ValueError(f"not a Keras optimizer: {first_line}") from error
+
+
+class StageRecipe(_Section):
+    name: str
+    model: Annotated[str, _one_of(zoo.names(), "model in keras_kd.zoo")]
+    epochs: PositiveInt
+    optimizer: OptimizerRecipe = OptimizerRecipe(name="adam")
+    losses: list[LossRecipe] = []
+    student_loss_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    # Printed beside ours; no part of the training.
+    published_accuracy: list[float] = []
+
+    def make(self, seed):
+        keras.utils.set_random_seed(seed)
+        return Stage(
+            self.name,
+            zoo.build(self.model),
+            self.epochs,
+            distillation_losses=[x.make() for x in self.losses] or None,
+            student_loss_weight=self.student_loss_weight,
+            optimizer=self.optimizer.make(),
+        )
+
+
+class Recipe(_Section):
+    """A validated recipe; the fields are the keys of the TOML file."""
+
+    dataset: Annotated[str, _one_of(list(data.DATASETS), "data set")]
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
+    batch_size: PositiveInt
+    # "mnist/teacher" is a folder of models/; a path that ends in .keras is a file.
+    teacher: str | None = None
+    stage: Annotated[list[StageRecipe], Field(min_length=1)]
+
+
+def names():
+    """The recipes that come with the library, as a list of strings."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load(name_or_path, **overrides):
+    """Reads and validates a recipe.
+
+    Args:
+        name_or_path: A name of `names()`, or a path that ends in `.toml`.
+        **overrides: `seed`, `batch_size`, or `epochs` (of every stage), each an int;
+            None leaves the recipe's own value.
+
+    Returns:
+        A `Recipe`.
+
+    Raises:
+        FileNotFoundError: No such recipe.
+        ValueError: The file is not TOML or not a recipe; names each wrong place in it.
+    """
+    if str(name_or_path).endswith(".toml"):
+        path = Path(name_or_path)
+    else:
+        path = RECIPES / f"{name_or_path}.toml"
+        if name_or_path not in names():
+            raise FileNotFoundError(
+                f"There is no recipe {str(name_or_path)!r}. Known: {', '.join(names())}. "
+                "A recipe of your own is a path that ends in .toml."
+            )
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe file {path}.")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a TOML file: {error}.") from error
+    return _validate(table, path, overrides)
+
+
+def _validate(table, path, overrides):
+    given = {key: value for key, value in overrides.items() if value is not None}
+    epochs = given.pop("epochs", None)
+    table = table | given
+    try:
+        recipe = Recipe.model_validate(table)
+        if epochs is not None:
+            table["stage"] = [stage | {"epochs": epochs} for stage in table["stage"]]
+            recipe = Recipe.model_validate(table)
+        return recipe
+    except pydantic.ValidationError as error:
+        lines = [f"{path} is not a valid recipe:"]
+        for problem in error.errors():
+            lines.append(f"  {_place(problem['loc'], table)}: {_message(problem)}")
+        raise ValueError("\n".join(lines)) from error
+
+
+def _place(location, table):
+    """A place in the file as a reader finds it: `stage 2 ("student") > losses 1 > name`."""
+    words = []
+    for part in location:
+        if isinstance(part, int):
+            words[-1] += f" {part + 1}"
+            if words == [f"stage {part + 1}"] and isinstance(table["stage"][part], dict):
+                words[0] += f' ("{table["stage"][part].get("name", "")}")'
+        else:
+            words.append(part)
+    return " > ".join(words)
+
+
+def _message(problem):
+    if problem["type"] == "extra_forbidden":
+        return "unknown key"
+    return problem["msg"].removeprefix("Value error, ")
+
+
+def load_model(name_or_path):
+    """Loads a `.keras` model with Keras's safe mode on: no code in the file runs.
+
+    Args:
+        name_or_path: A path that ends in `.keras`, or a shipped model's name, for
+            instance "mnist/teacher".
+
+    Raises:
+        FileNotFoundError: No such file, or no shipped model of that name.
+        ValueError: The file is not a model that Keras can load safely.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".keras":
+        path = SHIPPED_MODELS / name_or_path / "model.keras"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no model {str(name_or_path)!r} (looked for {path}). A model is a "
+            "path that ends in .keras, or the name of a folder in models/ of a clone."
+        )
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a file it cannot read.
+        raise ValueError(
+            f"{path} could not be loaded as a Keras model: {error}"
+        ) from error
+
+
+def run(recipe, run_dir, data_dir=None, verbose="auto"):
+    """Runs a recipe: prepares the data, trains every stage, writes the run folder.
+
+    Args:
+        recipe: A `Recipe`.
+        run_dir: A new folder; see `DistillationChain.fit`. The recipe as resolved and
+            the per-epoch accuracies are added.
+        data_dir: TFDS's data folder; None for TFDS's default.
+        verbose: As Keras's `fit` takes it.
+
+    Returns:
+        `(result, accuracies)`: the chain's `ChainResult`, and the accuracies after each
+        epoch as a Markdown table, published ones beside them.
+
+    Raises:
+        FileExistsError: `run_dir` exists and is not empty; nothing is trained.
+        ValueError: A model does not fit the data or another model.
+    """
+    teacher = load_model(recipe.teacher) if recipe.teacher else None
+    stages = [stage.make(recipe.seed) for stage in recipe.stage]
+    chain = DistillationChain(teacher, stages)
+    folder = run_dirs.create(run_dir)
+    data.prepare(recipe.dataset, data_dir)
+    train = data.load_arrays(recipe.dataset, "train", data_dir)
+    test = data.load_arrays(recipe.dataset, "test", data_dir)
+    for stage in stages:
+        _check_labels(stage, train[1])
+    keras.utils.set_random_seed(recipe.seed)
+    train_data = data.batches(
+        *train, recipe.batch_size, shuffle=True, seed=recipe.seed, drop_remainder=True
+    )
+    test_data = data.batches(*test, batch_size=1000)
+    result = chain.fit(train_data, test_data, run_dir=folder, verbose=verbose)
+    accuracies = _accuracies(recipe, result)
+    run_dirs.write_text(folder / "accuracies.md", accuracies + "\n")
+    run_dirs.write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+    return result, accuracies
+
+
+def _check_labels(stage, labels):
+    num_classes = stage.student.output_shape[-1]
+    if np.min(labels) < 0 or np.max(labels) >= num_classes:
+        raise ValueError(
+            f"Stage {stage.name!r}: labels must be in 0..{num_classes - 1}, the outputs "
+            f"of {stage.student.name!r}. Received labels from {np.min(labels)} to "
+            f"{np.max(labels)}."
+        )
+
+
+def _accuracies(recipe, result):
+    rows = []
+    for stage in recipe.stage:
+        ours = [100 * x for x in result.histories[stage.name]["val_accuracy"]]
+        curves = {stage.name: ours, f"{stage.name}, published": stage.published_accuracy}
+        for label, values in curves.items():
+            if values:
+                cells = {str(i + 1): f"{x:.2f}" for i, x in enumerate(values)}
+                rows.append({"after epoch": label} | cells)
+    return markdown_table(rows, numbers_from=1)

