@@ -154,7 +154,7 @@ def _staging(dataset, data_dir):
             # Another process was faster; what it wrote is checked by the caller.
             if not target.exists():
                 raise
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # TFDS turns a full disk into the latter.
         raise DataError(
             f"Writing {dataset.name} failed: {error}. Nothing was left behind in "
             f"{data_dir}. Make room, or choose another folder with --data-dir."

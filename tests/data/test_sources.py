@@ -132,7 +132,16 @@ def test_a_named_folder_that_does_not_work_is_not_replaced_by_another(
         prepare_dataset(sample, tmp_path, tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), None])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        # How TFDS says it when a shard is being written.
+        RuntimeError("ResourceExhaustedError: train.tfrecord; No space left on device"),
+        None,
+    ],
+    ids=["OSError", "RuntimeError", "Ctrl-C"],
+)
 def test_failing_midway_leaves_nothing(sample, folder, tmp_path, monkeypatch, error):
     """A full disk, or Ctrl-C, after some of the files are written."""
 
