@@ -9,7 +9,8 @@ from tabulate import tabulate
 
 from keras_kd import run_dir as run_dirs
 from keras_kd.callbacks import StopOnBadLoss
-from keras_kd.distiller import Distiller, check_models
+from keras_kd.checks import check_models
+from keras_kd.distiller import Distiller
 from keras_kd.evaluate import evaluate
 from keras_kd.profile import profile
 

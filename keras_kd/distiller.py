@@ -1,13 +1,20 @@
-"""The Distiller: a Keras model whose `fit` teaches a student under a frozen teacher."""
+"""The Distiller: a keras.Model whose `fit` teaches a student under a frozen teacher."""
 
-import math
-import numbers
+import contextvars
 
 import keras
 from keras import ops, tree
 
+from keras_kd import checks
 from keras_kd import losses as losses_module
+from keras_kd.taps import Taps
+from keras_kd.terms import Outputs, make_term
 from keras_kd.train_step import loss_terms, tensorflow_train_step
+
+_KINDS = ("logits", "probabilities")
+
+# The teacher that `load_distiller` hands to `from_config`.
+_handed_teacher = contextvars.ContextVar("handed_teacher", default=None)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -20,26 +27,35 @@ class Distiller(keras.Model):
 
     The constructor takes the arguments of `keras.distillation.Distiller`, in the same
     order. The teacher runs in inference mode and is never updated; its `trainable` is
-    left as it is. `call`, `predict`, `evaluate` and `export` see the student alone, and
-    validation does not run the teacher: `val_loss` is the student's loss on the labels
-    plus its regularisation losses.
+    left as it is. `call`, `predict`, `evaluate` and `export` see the student alone.
+    Validation does not run the teacher unless asked to: `val_loss` is then the student's
+    loss on the labels plus its regularisation losses.
 
     Args:
-        teacher: A built `keras.Model`. Its outputs are logits.
-        student: A `keras.Model` whose outputs have the teacher's shape.
+        teacher: A built `keras.Model`.
+        student: A `keras.Model` that takes the same inputs.
         distillation_losses: A distillation loss, an identifier ("kd"), or a list of
-            them. See `keras_kd.losses`.
+            them. See `keras_kd.losses`; Keras's own loss objects, and any object with
+            their `compute_loss`, are taken as they are.
         distillation_loss_weights: One number >= 0 per distillation loss. Defaults to
             1.0 for each.
         student_loss_weight: Weight of the loss on the labels, between 0 and 1. Defaults
-            to 0.5, which is also the published MNIST experiment's.
+            to 0.5, which is also the published MNIST experiment's. At 1 the teacher
+            does not run; at 0 no labels are needed.
         name: Defaults to "distiller".
+        teacher_outputs: "logits" or "probabilities". By default logits, unless the
+            teacher ends in a softmax; that is then said in a warning. Losses on logits
+            receive log(p) of probabilities.
+        student_outputs: The same of the student. Its loss on the labels is what
+            `compile` is given.
+        validation_distillation: Whether `evaluate` and validation run the teacher too;
+            `val_loss` is then the weighted total, as in training. Defaults to False.
         **kwargs: Passed to `keras.Model`.
 
     Raises:
         ValueError: An argument is of the wrong kind or out of range, the models'
-            inputs or outputs do not fit each other, or student and teacher share
-            variables that would be trained.
+            inputs, outputs or tapped layers do not fit each other, or student and
+            teacher share variables that would be trained.
 
     Example:
 
@@ -59,9 +75,13 @@ class Distiller(keras.Model):
         distillation_loss_weights=None,
         student_loss_weight=0.5,
         name="distiller",
+        *,
+        teacher_outputs=None,
+        student_outputs=None,
+        validation_distillation=False,
         **kwargs,
     ):
-        check_models(teacher, student)
+        checks.check_models(teacher, student)
         # The student's policy decides whether `compile` adds loss scaling.
         kwargs.setdefault("dtype", student.dtype_policy)
         super().__init__(name=name, **kwargs)
@@ -70,12 +90,30 @@ class Distiller(keras.Model):
         if not isinstance(distillation_losses, (list, tuple)):
             distillation_losses = [distillation_losses]
         self.distillation_losses = [losses_module.get(x) for x in distillation_losses]
-        self.distillation_loss_weights = _check_weights(
+        self.distillation_loss_weights = checks.check_weights(
             distillation_loss_weights, count=len(self.distillation_losses)
         )
-        self.student_loss_weight = _check_fraction(
+        self.student_loss_weight = checks.check_fraction(
             "student_loss_weight", student_loss_weight
         )
+        self.teacher_outputs = checks.check_one_of(
+            "teacher_outputs", teacher_outputs, _KINDS
+        )
+        self.student_outputs = checks.check_one_of(
+            "student_outputs", student_outputs, _KINDS
+        )
+        self.validation_distillation = bool(validation_distillation)
+        self._terms = tuple(
+            make_term(loss, weight, teacher, student, teacher_outputs, student_outputs)
+            for loss, weight in zip(
+                self.distillation_losses, self.distillation_loss_weights, strict=True
+            )
+        )
+        teacher_sides = [term.teacher for term in self._terms]
+        student_sides = [term.student for term in self._terms]
+        self._teacher_taps = Taps(teacher, {x for s in teacher_sides for x in s.names})
+        self._student_taps = Taps(student, {x for s in student_sides for x in s.names})
+        self._batch = _Batch()
         self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
         self.total_loss_tracker = keras.metrics.Mean(name="total_loss")
@@ -105,6 +143,17 @@ class Distiller(keras.Model):
         trained = {id(v) for v in self.trainable_weights}
         return [v for v in self.weights if id(v) not in trained]
 
+    @property
+    def losses(self):
+        """The student's own: regularisation, and what its layers add."""
+        # Keras's JAX trainer hands over what it collected during the forward pass.
+        return self._losses_override or self.student.losses
+
+    @property
+    def output_names(self):
+        """The student's, so that `compile` takes losses and metrics by output name."""
+        return self.student.output_names
+
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
         """As `keras.Model.compile`; `loss` is the student's loss on the labels.
 
@@ -132,19 +181,62 @@ class Distiller(keras.Model):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def call(self, inputs, training=None, **kwargs):
-        return self.student(inputs, training=training, **kwargs)
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`, after a look at the teacher's weights and the labels.
 
-    def compute_teacher_outputs(self, x):
-        """What the teacher says of a batch, in inference mode, as a constant."""
-        outputs = self.teacher(x, training=False)
+        Raises:
+            ValueError: `compile` was not called, the teacher holds NaN or infinite
+                weights, or labels in memory are outside the student's classes.
+        """
+        self._assert_compile_called("fit")
+        checks.check_finite(self.teacher)
+        shape = getattr(self.student, "output_shape", None)
+        num_classes = shape[-1] if isinstance(shape, tuple) else None
+        checks.check_labels(y, self.loss, num_classes)
+        return super().fit(x, y, *args, **kwargs)
+
+    def call(self, inputs, training=None, **kwargs):
+        outputs, taps = self._student_taps.call(inputs, training=training, **kwargs)
+        if training or self.validation_distillation:
+            self._batch.student = Outputs(outputs, taps)
+        return outputs
+
+    def run_teacher(self, x):
+        """The teacher's `Outputs` of a batch, in inference mode, as constants.
+
+        None where no distillation loss has a weight: the teacher need not run.
+        """
+        if self.student_loss_weight == 1:
+            return Outputs(None, {})
+        outputs = Outputs(*self._teacher_taps.call(x, training=False))
         return tree.map_structure(ops.stop_gradient, outputs)
 
     def compute_student_loss(self, y, y_pred, sample_weight):
-        """The compiled loss on the labels; zero where there are no labels."""
-        if self._compile_loss is None or y is None:
-            return ops.zeros(())
+        """The compiled loss on the labels, a float32 scalar.
+
+        Raises:
+            ValueError: There are no labels, or no loss was given to `compile`.
+        """
+        if y is None or self._compile_loss is None:
+            missing = "labels (y)" if y is None else "`loss`, given to compile"
+            raise ValueError(
+                f"{missing} are missing. They are needed where student_loss_weight > 0, "
+                "and in validation unless validation_distillation=True."
+            )
         return ops.cast(self._compile_loss(y, y_pred, sample_weight), "float32")
+
+    def compute_distillation_loss(self, y, sample_weight, teacher, student):
+        """The weighted sum of the distillation losses, a float32 scalar.
+
+        Losses whose weight is zero are not computed. `teacher` and `student` are
+        `Outputs`.
+        """
+        values = [
+            term.compute(teacher, student, y, sample_weight)
+            for term in self._terms
+            if term.weight > 0
+        ]
+        return sum(values, start=ops.zeros(()))
 
     def compute_loss(
         self,
@@ -153,149 +245,138 @@ class Distiller(keras.Model):
         y_pred=None,
         sample_weight=None,
         training=True,
-        teacher_outputs=None,
+        teacher=None,
     ):
-        """The total loss of a batch, a scalar; also updates the loss metrics.
+        """The total loss of a batch, a scalar; also updates the three loss metrics.
 
         Args:
-            x: Inputs, for the teacher where `teacher_outputs` is None.
+            x: Inputs, for the teacher.
             y: Labels.
-            y_pred: The student's outputs.
+            y_pred: The student's outputs; computed from `x` where None.
             sample_weight: (batch,) or None.
-            training: False leaves the distillation losses and the teacher out.
-            teacher_outputs: The teacher's outputs of `x`, if already computed.
+            training: False leaves the teacher out, unless `validation_distillation`.
+            teacher: The teacher's `Outputs` of `x`, where they are known already.
         """
-        if training and teacher_outputs is None:
-            teacher_outputs = self.compute_teacher_outputs(x)
-        terms = loss_terms(self, y, y_pred, sample_weight, teacher_outputs)
+        if y_pred is None:
+            y_pred = self(x, training=training)
+        student = self._batch.take_student() or Outputs(y_pred, {})
+        self._batch.distils = training or self.validation_distillation
+        if self._batch.distils and teacher is None:
+            teacher = self.run_teacher(x)
+        terms = loss_terms(self, y, y_pred, sample_weight, teacher, student)
         batch_size = ops.shape(tree.flatten(y_pred)[0])[0]
-        self._loss_tracker.update_state(terms["total_loss"], sample_weight=batch_size)
         for name, value in terms.items():
             tracker = getattr(self, f"{name}_tracker")
             tracker.update_state(value, sample_weight=batch_size)
         return terms["total_loss"]
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        if y is None and self._compile_metrics is not None:
+            raise ValueError(
+                "`metrics`, given to compile, need labels. Received: y=None. Leave the "
+                "metrics out, or give labels."
+            )
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        # Without the teacher there is no distillation loss, and the total is `loss`.
+        hidden = () if self._batch.distils else ("distillation_loss", "total_loss")
+        return {name: value for name, value in logs.items() if name not in hidden}
 
     def train_step(self, *args, **kwargs):
         if keras.backend.backend() != "tensorflow":
             return super().train_step(*args, **kwargs)
         return tensorflow_train_step(self, *args, **kwargs)
 
-    def test_step(self, data):
-        """The student on the labels; the teacher does not run."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        y_pred = self.student(x, training=False)
-        self.compute_loss(x, y, y_pred, sample_weight, training=False)
-        logs = self.compute_metrics(x, y, y_pred, sample_weight)
-        # Without the teacher, the total is `loss` and there is no distillation loss.
-        return {k: v for k, v in logs.items() if k not in _TRAINING_ONLY}
+    def save(self, filepath, overwrite=True, include_teacher=True, **kwargs):
+        """As `keras.Model.save`: teacher, student, losses and compile state.
+
+        Args:
+            filepath: Ends in `.keras`.
+            overwrite: As `keras.Model.save` takes it.
+            include_teacher: False leaves the teacher out of the file;
+                `keras_kd.load_distiller` then takes it back.
+            **kwargs: Passed to `keras.Model.save`.
+        """
+        teacher = self.teacher
+        try:
+            if not include_teacher:
+                self.teacher = None
+            super().save(filepath, overwrite=overwrite, **kwargs)
+        finally:
+            self.teacher = teacher
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         return {
             "name": self.name,
-            "teacher": serialize(self.teacher),
+            "teacher": self.teacher and serialize(self.teacher),
             "student": serialize(self.student),
             "distillation_losses": [serialize(x) for x in self.distillation_losses],
-            "distillation_loss_weights": self.distillation_loss_weights,
+            "distillation_loss_weights": list(self.distillation_loss_weights),
             "student_loss_weight": self.student_loss_weight,
+            "teacher_outputs": self.teacher_outputs,
+            "student_outputs": self.student_outputs,
+            "validation_distillation": self.validation_distillation,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        deserialize = keras.saving.deserialize_keras_object
-        objects = {
-            key: deserialize(config[key], custom_objects=custom_objects)
-            for key in ("teacher", "student")
-        }
-        objects["distillation_losses"] = [
-            deserialize(x, custom_objects=custom_objects)
-            for x in config["distillation_losses"]
-        ]
-        return cls(**(config | objects))
+        def deserialize(value):
+            return keras.saving.deserialize_keras_object(value, custom_objects)
 
-
-_TRAINING_ONLY = ("distillation_loss", "total_loss")
-
-
-def check_models(teacher, student):
-    """Refuses a teacher and a student that cannot go together, as `Distiller` does."""
-    for name, model in (("teacher", teacher), ("student", student)):
-        if not isinstance(model, keras.Model):
+        without_teacher = config["teacher"] is None
+        teacher = deserialize(config["teacher"]) or _handed_teacher.get()
+        if teacher is None:
             raise ValueError(
-                f"`{name}` must be a keras.Model. Received: {model!r} of type "
-                f"{type(model).__name__}."
+                "This Distiller was saved without its teacher. Load it with "
+                "keras_kd.load_distiller(filepath, teacher=...)."
             )
-    if teacher is student:
+        objects = {
+            "teacher": teacher,
+            "student": deserialize(config["student"]),
+            "distillation_losses": [
+                deserialize(x) for x in config["distillation_losses"]
+            ],
+        }
+        distiller = cls(**(config | objects))
+        if without_teacher:
+            # The file has no weights for it; `load_distiller` puts it back.
+            distiller.teacher = None
+        return distiller
+
+
+class _Batch:
+    """What one step hands from the student's forward pass to the loss to the metrics."""
+
+    student = None
+    distils = True
+
+    def take_student(self):
+        student, self.student = self.student, None
+        return student
+
+
+def load_distiller(filepath, teacher):
+    """Loads a Distiller that was saved with `include_teacher=False`.
+
+    Args:
+        filepath: A `.keras` file.
+        teacher: The teacher, a `keras.Model`, with its weights.
+
+    Returns:
+        The `Distiller`, compiled as it was; `fit` goes on where it stopped.
+
+    Raises:
+        ValueError: The file holds no Distiller, or one with its own teacher.
+    """
+    token = _handed_teacher.set(teacher)
+    try:
+        distiller = keras.saving.load_model(filepath, safe_mode=True)
+    finally:
+        _handed_teacher.reset(token)
+    if not isinstance(distiller, Distiller) or distiller.teacher is not None:
         raise ValueError(
-            "`teacher` and `student` are the same model. Give the student its own: "
-            "keras.models.clone_model(teacher) makes one with fresh weights."
+            f"{filepath} holds no Distiller without its teacher; "
+            "keras.saving.load_model loads it."
         )
-    if not teacher.built:
-        raise ValueError(
-            "`teacher` has no weights yet: call it on a batch or load its weights "
-            f"first. Received: the unbuilt model {teacher.name!r}."
-        )
-    taught = {id(v) for v in student.trainable_variables}
-    shared = [v.path for v in teacher.variables if id(v) in taught]
-    if shared:
-        raise ValueError(
-            "`student` would train variables that belong to `teacher`. Set the shared "
-            f"layers' trainable to False. Shared: {', '.join(shared)}."
-        )
-    for side in ("input", "output"):
-        _check_shapes(side, teacher, student)
-
-
-def _check_shapes(side, teacher, student):
-    """Compares symbolic shapes; models without them are checked at the first batch."""
-    teacher_tensors = getattr(teacher, f"{side}s", None)
-    student_tensors = getattr(student, f"{side}s", None)
-    if not teacher_tensors or not student_tensors:
-        return
-    teacher_shapes = [x.shape for x in teacher_tensors]
-    student_shapes = [x.shape for x in student_tensors]
-    if len(teacher_shapes) == len(student_shapes) and all(
-        _shapes_fit(*pair)
-        for pair in zip(teacher_shapes, student_shapes, strict=True)
-    ):
-        return
-    raise ValueError(
-        f"The {side}s of `student` must have the shapes of the teacher's. "
-        f"Received: teacher {teacher.name!r} with {side} shapes {teacher_shapes}, "
-        f"student {student.name!r} with {student_shapes}."
-    )
-
-
-def _shapes_fit(shape, other):
-    return len(shape) == len(other) and all(
-        None in pair or pair[0] == pair[1] for pair in zip(shape, other, strict=True)
-    )
-
-
-def _is_number(value):
-    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
-
-
-def _check_fraction(name, value):
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise ValueError(
-            f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}."
-        )
-    return float(value)
-
-
-def _check_weights(weights, count):
-    if count == 0:
-        raise ValueError(
-            "`distillation_losses` must name at least one loss. Received: an empty list."
-        )
-    if weights is None:
-        return [1.0] * count
-    weights = list(weights) if isinstance(weights, (list, tuple)) else [weights]
-    if len(weights) != count or not all(_is_number(w) and w >= 0 for w in weights):
-        raise ValueError(
-            "`distillation_loss_weights` must hold one finite number >= 0 for each of "
-            f"the {count} distillation losses. Received: {weights!r}."
-        )
-    return [float(w) for w in weights]
+    distiller.teacher = teacher
+    return distiller

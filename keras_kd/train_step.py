@@ -4,45 +4,45 @@ import keras
 from keras import ops
 
 
-def loss_terms(distiller, y, y_pred, sample_weight, teacher_outputs):
-    """The parts of one batch's loss, each a scalar.
+def loss_terms(distiller, y, y_pred, sample_weight, teacher, student):
+    """The parts of one batch's loss, each a float32 scalar.
 
         total = student_loss_weight * student_loss
               + (1 - student_loss_weight) * sum(w_i * distillation_loss_i)
               + the student's own regularisation losses (added once, unscaled)
+
+    A term whose weight is zero is not computed and counts as zero.
 
     Args:
         distiller: A compiled `Distiller`.
         y: Labels, as the compiled loss takes them; None where there are none.
         y_pred: The student's outputs.
         sample_weight: (batch,) or None.
-        teacher_outputs: The teacher's outputs, or None where no distillation loss is
-            wanted (validation): the total is then the student's loss alone, unscaled.
+        teacher, student: `Outputs` of the two models. `teacher` is None where no
+            distillation loss is wanted (validation): the total is then the student's
+            loss, unscaled, plus regularisation.
 
     Returns:
-        dict of "student_loss", "distillation_loss" (only with teacher outputs) and
-        "total_loss".
+        dict of "student_loss", "distillation_loss" and "total_loss".
     """
-    student_loss = distiller.compute_student_loss(y, y_pred, sample_weight)
-    terms = {"student_loss": student_loss}
+    weight = distiller.student_loss_weight
+    student_loss = distillation_loss = ops.zeros(())
+    if teacher is None or weight > 0:
+        student_loss = distiller.compute_student_loss(y, y_pred, sample_weight)
     total = student_loss
-    if teacher_outputs is not None:
-        distillation_loss = ops.zeros(())
-        for loss, weight in zip(
-            distiller.distillation_losses,
-            distiller.distillation_loss_weights,
-            strict=True,
-        ):
-            value = loss.compute_loss(
-                teacher_outputs, y_pred, y_true=y, sample_weight=sample_weight
+    if teacher is not None:
+        if weight < 1:
+            distillation_loss = distiller.compute_distillation_loss(
+                y, sample_weight, teacher, student
             )
-            distillation_loss += weight * ops.cast(value, "float32")
-        terms["distillation_loss"] = distillation_loss
-        weight = distiller.student_loss_weight
         total = weight * student_loss + (1 - weight) * distillation_loss
-    for loss in distiller.student.losses:
+    for loss in distiller.losses:
         total += ops.sum(ops.cast(loss, "float32"))
-    return terms | {"total_loss": total}
+    return {
+        "student_loss": student_loss,
+        "distillation_loss": distillation_loss,
+        "total_loss": total,
+    }
 
 
 def tensorflow_train_step(distiller, data):
@@ -59,13 +59,13 @@ def tensorflow_train_step(distiller, data):
     import tensorflow as tf
 
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    teacher_outputs = distiller.compute_teacher_outputs(x)
+    teacher = distiller.run_teacher(x)
     with tf.GradientTape() as tape:
-        y_pred = distiller.student(x, training=True)
-        loss = distiller.compute_loss(
-            x, y, y_pred, sample_weight, teacher_outputs=teacher_outputs
-        )
+        y_pred = distiller(x, training=True)
+        loss = distiller.compute_loss(x, y, y_pred, sample_weight, teacher=teacher)
         scaled_loss = distiller.optimizer.scale_loss(loss)
+    batch_size = ops.shape(keras.tree.flatten(y_pred)[0])[0]
+    distiller._loss_tracker.update_state(loss, sample_weight=batch_size)
     trainable_weights = distiller.trainable_weights
     gradients = tape.gradient(scaled_loss, trainable_weights)
     distiller.optimizer.apply_gradients(zip(gradients, trainable_weights, strict=True))

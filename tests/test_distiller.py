@@ -94,7 +94,7 @@ def test_validation_predict_and_evaluate_see_the_student(make_model, vectors):
 def test_validation_does_not_run_the_teacher(make_model, vectors, monkeypatch):
     distiller = compiled(make_model(), make_model())
     monkeypatch.setattr(
-        distiller, "compute_teacher_outputs", lambda x: pytest.fail("the teacher ran")
+        distiller, "run_teacher", lambda x: pytest.fail("the teacher ran")
     )
     distiller.evaluate(*vectors, verbose=0)
 
@@ -210,7 +210,7 @@ def test_shared_layers_must_be_frozen(make_model):
 
 
 def test_class_counts_that_differ(make_model):
-    with pytest.raises(ValueError, match=r"outputs of `student`.*\(None, 3\).*\(None, 5"):
+    with pytest.raises(ValueError, match=r"class by class.*\(None, 3\).*\(None, 5"):
         Distiller(make_model(), make_model(num_classes=5), "kd")
 
 

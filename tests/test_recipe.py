@@ -215,6 +215,6 @@ def test_labels_out_of_range(write, sample_data, monkeypatch, tmp_path):
 def test_teacher_that_does_not_fit(write, sample_data, make_model, tmp_path):
     make_model().save(tmp_path / "teacher.keras")
     loaded = recipe.load(write(text=chain_text(tmp_path / "teacher.keras")))
-    with pytest.raises(ValueError, match=r"inputs of `student`.*\(None, 4\).*28, 28, 1"):
+    with pytest.raises(ValueError, match=r"that `teacher` takes.*\(None, 4\).*28, 28, 1"):
         recipe.run(loaded, tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()

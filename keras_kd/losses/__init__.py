@@ -2,12 +2,12 @@
 
 import difflib
 
-import keras
-
 from keras_kd.losses._kd import SoftTargets as SoftTargets
 from keras_kd.losses._kd import soft_targets as soft_targets
 from keras_kd.losses.base import DistillationLoss as DistillationLoss
+from keras_kd.losses.base import LayerPair as LayerPair
 from keras_kd.losses.base import PerExampleLoss as PerExampleLoss
+from keras_kd.losses.base import as_distillation_loss as as_distillation_loss
 
 LOSSES = {"kd": SoftTargets}
 
@@ -21,29 +21,36 @@ def get(identifier, **arguments):
     """A distillation loss by identifier.
 
     Args:
-        identifier: A string of `names()`, for instance "kd", or a distillation loss,
-            which is returned as it is.
+        identifier: A string of `names()`, for instance "kd", or an object with
+            `compute_loss`, which is returned as it is.
         **arguments: The loss's constructor arguments; only with a string.
 
     Returns:
         An object with `compute_loss(teacher_outputs, student_outputs, ...)`.
 
     Raises:
-        ValueError: The identifier is unknown, or an argument is not one of the loss's.
+        ValueError: The identifier is unknown or no loss, or an argument is not one of the
+            loss's.
 
     Example:
 
     >>> get("kd", temperature=2.0)
     SoftTargets(temperature=2.0, form='kl')
     """
-    if isinstance(identifier, keras.distillation.DistillationLoss) and not arguments:
+    if not isinstance(identifier, str):
+        if arguments:
+            raise ValueError(
+                "Arguments go with an identifier, not with a loss object. "
+                f"Received: {identifier!r} and {', '.join(arguments)}."
+            )
+        as_distillation_loss(identifier)
         return identifier
-    if not isinstance(identifier, str) or identifier not in LOSSES:
-        near = difflib.get_close_matches(str(identifier).lower(), LOSSES, n=1)
+    if identifier not in LOSSES:
+        near = difflib.get_close_matches(identifier.lower(), LOSSES, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            "A distillation loss is an object with `compute_loss`, or one of "
-            f"{', '.join(map(repr, LOSSES))}.{hint} Received: {identifier!r}."
+            f"There is no distillation loss {identifier!r}.{hint} "
+            f"Known: {', '.join(map(repr, LOSSES))}."
         )
     try:
         return LOSSES[identifier](**arguments)

@@ -6,7 +6,7 @@ Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
 import keras
 from keras import ops
 
-from keras_kd.losses.base import PerExampleLoss, check_positive
+from keras_kd.losses.base import PerExampleLoss, as_layer_pairs, check_positive
 from keras_kd.losses.ops import log_softmax
 
 FORMS = ("kl", "cross_entropy")
@@ -59,9 +59,12 @@ class SoftTargets(PerExampleLoss):
             Defaults to 4.0, the published MNIST experiment's.
         form: "kl" (default) or "cross_entropy", the published experiment's: the same
             gradient, a value that is larger by T**2 times the teacher's entropy.
+        taps: A pair of layer names, the teacher's first, whose outputs are the logits to
+            compare, for models with several outputs. Defaults to the models' own outputs.
 
     Raises:
-        ValueError: `temperature` is not a finite number > 0, or `form` is unknown.
+        ValueError: `temperature` is not a finite number > 0, `form` is unknown, or `taps`
+            is not one pair.
 
     Example:
 
@@ -73,7 +76,10 @@ class SoftTargets(PerExampleLoss):
         [Hinton et al., 2015](https://arxiv.org/abs/1503.02531)
     """
 
-    def __init__(self, temperature=4.0, form="kl"):
+    on_logits = True
+    shift_invariant = True
+
+    def __init__(self, temperature=4.0, form="kl", taps=None):
         self.temperature = check_positive("temperature", temperature)
         if form not in FORMS:
             raise ValueError(
@@ -81,6 +87,13 @@ class SoftTargets(PerExampleLoss):
                 f"Received: form={form!r}."
             )
         self.form = form
+        self.zero_at_agreement = form == "kl"
+        self.taps = as_layer_pairs(taps)
+        if len(self.taps) > 1:
+            raise ValueError(
+                "SoftTargets compares one pair of outputs. Give one SoftTargets for each. "
+                f"Received: taps={taps!r}."
+            )
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return soft_targets(
@@ -91,4 +104,5 @@ class SoftTargets(PerExampleLoss):
         )
 
     def get_config(self):
-        return {"temperature": self.temperature, "form": self.form}
+        config = {"temperature": self.temperature, "form": self.form}
+        return config | ({"taps": list(map(list, self.taps))} if self.taps else {})

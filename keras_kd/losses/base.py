@@ -1,13 +1,26 @@
 """The contract of a distillation loss, and the checks that losses share."""
 
 import abc
+import inspect
 import math
 import numbers
+import warnings
+from typing import NamedTuple
 
 import keras
 from keras import ops
 
 from keras_kd.losses.ops import at_least_float32
+
+
+class LayerPair(NamedTuple):
+    """One teacher layer and one student layer whose outputs are compared.
+
+    "backbone/block3" is a layer inside a nested model; None is the model's own output.
+    """
+
+    teacher: str | None
+    student: str | None
 
 
 class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
@@ -18,10 +31,33 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
     else of a loss:
 
     Attributes:
+        taps: LayerPairs, in the order `compute_loss` receives their outputs; () for the
+            models' own outputs.
         needs_labels: Whether `y_true` may not be None.
+        on_logits: Whether the outputs are read as logits; outputs that are probabilities
+            are then passed as their logarithm.
+        zero_at_agreement, shift_invariant: Promises that
+            `keras_kd.testing.check_distillation_loss` holds it to: the value is zero
+            where the outputs agree; a constant added to all logits changes nothing.
     """
 
+    taps = ()
     needs_labels = False
+    on_logits = False
+    zero_at_agreement = True
+    shift_invariant = False
+
+    def build(self, teacher_shape, student_shape):
+        """Checks shapes before the first batch, where they are known.
+
+        Args:
+            teacher_shape: (None, ...) of what `compute_loss` will receive of the teacher;
+                with several taps, a list of them.
+            student_shape: The same of the student.
+
+        Raises:
+            ValueError: The shapes do not fit this loss.
+        """
 
     @abc.abstractmethod
     def compute_loss(
@@ -30,9 +66,9 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         """Loss of one batch.
 
         Args:
-            teacher_outputs: Logits, (batch, ..., num_classes). Treated as a constant by
-                the Distiller.
-            student_outputs: Logits of the same shape.
+            teacher_outputs: Without taps or with one, a tensor (batch, ...); with several
+                taps, a list of them. The Distiller stops gradients into it.
+            student_outputs: The same of the student.
             y_true: Integer labels (batch,) or None; required if `needs_labels`.
             sample_weight: (batch,), each >= 0, or None for all ones.
 
@@ -68,13 +104,18 @@ class PerExampleLoss(DistillationLoss):
     def call(self, teacher_outputs, student_outputs, y_true):
         """One value per example, (batch, ...)."""
 
+    def build(self, teacher_shape, student_shape):
+        check_same_classes(type(self).__name__, teacher_shape, student_shape)
+
     def compute_loss(
         self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
     ):
         # Tensors of any dtype in; a NumPy float64 array is not silently made float32.
         teacher_outputs = at_least_float32(teacher_outputs)
         student_outputs = at_least_float32(student_outputs)
-        check_same_classes(type(self).__name__, teacher_outputs, student_outputs)
+        check_same_classes(
+            type(self).__name__, teacher_outputs.shape, student_outputs.shape
+        )
         if self.needs_labels and y_true is None:
             raise ValueError(
                 f"{type(self).__name__} needs labels. Received: y_true=None."
@@ -94,15 +135,93 @@ def weighted_mean(values, sample_weight=None):
     return ops.mean(values)
 
 
-def check_same_classes(loss_name, teacher_outputs, student_outputs):
+class AdoptedLoss(DistillationLoss):
+    """Another library's loss object, Keras's own above all, used as it is."""
+
+    def __init__(self, loss):
+        self.loss = loss
+        self.name = type(loss).__name__
+        pair = LayerPair(
+            getattr(loss, "teacher_layer_name", None),
+            getattr(loss, "student_layer_name", None),
+        )
+        self.taps = (pair,) if any(pair) else ()
+        self._takes = set(inspect.signature(loss.compute_loss).parameters)
+
+    def build(self, teacher_shape, student_shape):
+        check_same_classes(self.name, teacher_shape, student_shape)
+
+    def compute_loss(
+        self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
+    ):
+        if sample_weight is not None and "sample_weight" not in self._takes:
+            warnings.warn(
+                f"{self.name} ignores sample_weight and class_weight. The losses of "
+                "keras_kd.losses honour them.",
+                stacklevel=2,
+            )
+        given = {"y_true": y_true, "sample_weight": sample_weight}
+        arguments = {key: given[key] for key in given if key in self._takes}
+        value = self.loss.compute_loss(teacher_outputs, student_outputs, **arguments)
+        if len(ops.shape(value)) > 0:
+            raise ValueError(
+                f"{self.name}.compute_loss must return a scalar. "
+                f"Received: shape {tuple(value.shape)}."
+            )
+        return value
+
+
+def as_distillation_loss(loss):
+    """Ours as it is; any other object with `compute_loss` adopted.
+
+    Raises:
+        ValueError: The object has no `compute_loss`.
+    """
+    if isinstance(loss, DistillationLoss):
+        return loss
+    if isinstance(loss, type) or not hasattr(loss, "compute_loss"):
+        raise ValueError(
+            "A distillation loss is an object with `compute_loss`, or one of "
+            f"keras_kd.losses.names(). Received: {loss!r}."
+        )
+    return AdoptedLoss(loss)
+
+
+def as_layer_pairs(taps):
+    """Taps as a tuple of `LayerPair`.
+
+    Args:
+        taps: None or (), a pair of names (teacher's first), or a list of pairs.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    taps = () if taps is None else taps
+    is_pair = isinstance(taps, (list, tuple)) and all(
+        name is None or isinstance(name, str) for name in taps
+    )
+    pairs = (taps,) if is_pair and taps else taps
+    if not isinstance(pairs, (list, tuple)) or not all(
+        isinstance(pair, (list, tuple))
+        and len(pair) == 2
+        and all(name is None or (isinstance(name, str) and name) for name in pair)
+        for pair in pairs
+    ):
+        raise ValueError(
+            "`taps` must be a pair of layer names, the teacher's first, or a list of such "
+            f"pairs. Received: taps={taps!r}."
+        )
+    return tuple(LayerPair(*pair) for pair in pairs)
+
+
+def check_same_classes(loss_name, teacher_shape, student_shape):
     """Refuses outputs that cannot be compared class by class.
 
     Raises:
         ValueError: The outputs are not (batch, ..., num_classes), or differ in shape.
             Unknown dimensions (None) fit any size.
     """
-    teacher_shape = tuple(teacher_outputs.shape)
-    student_shape = tuple(student_outputs.shape)
+    teacher_shape, student_shape = tuple(teacher_shape), tuple(student_shape)
     received = (
         f"Received: teacher_outputs of shape {teacher_shape}, "
         f"student_outputs of shape {student_shape}."

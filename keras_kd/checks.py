@@ -1,0 +1,138 @@
+"""What a Distiller refuses before the first step."""
+
+import math
+import numbers
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def check_models(teacher, student):
+    """Refuses a teacher and a student that cannot go together.
+
+    Raises:
+        ValueError: One is no built `keras.Model`, both are the same, their inputs differ,
+            or the student would train variables of the teacher.
+    """
+    for name, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, keras.Model):
+            raise ValueError(
+                f"`{name}` must be a keras.Model. Received: {model!r} of type "
+                f"{type(model).__name__}."
+            )
+    if teacher is student:
+        raise ValueError(
+            "`teacher` and `student` are the same model. Give the student its own: "
+            "keras.models.clone_model(teacher) makes one with fresh weights."
+        )
+    if not teacher.built:
+        raise ValueError(
+            "`teacher` has no weights yet: call it on a batch or load its weights "
+            f"first. Received: the unbuilt model {teacher.name!r}."
+        )
+    if not teacher.weights:
+        raise ValueError(
+            f"`teacher` {teacher.name!r} has no weights, so it was never trained."
+        )
+    taught = {id(v) for v in student.trainable_variables}
+    shared = [v.path for v in teacher.variables if id(v) in taught]
+    if shared:
+        raise ValueError(
+            "`student` would train variables that belong to `teacher`. Set the shared "
+            f"layers' trainable to False. Shared: {', '.join(shared)}."
+        )
+    # Models without symbolic inputs are checked by their first batch.
+    teacher_shapes = _input_shapes(teacher)
+    student_shapes = _input_shapes(student)
+    if teacher_shapes and student_shapes and not _fit(teacher_shapes, student_shapes):
+        raise ValueError(
+            "`student` must take the inputs that `teacher` takes. Received: teacher "
+            f"{teacher.name!r} with input shapes {teacher_shapes}, student "
+            f"{student.name!r} with {student_shapes}."
+        )
+
+
+def _input_shapes(model):
+    return [tuple(x.shape) for x in getattr(model, "inputs", None) or ()]
+
+
+def _fit(shapes, others):
+    def fit(shape, other):
+        return len(shape) == len(other) and all(
+            None in pair or pair[0] == pair[1]
+            for pair in zip(shape, other, strict=True)
+        )
+
+    return len(shapes) == len(others) and all(map(fit, shapes, others))
+
+
+def check_fraction(name, value):
+    """`value` as a float, if it is a number between 0 and 1; else a ValueError."""
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ValueError(
+            f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}."
+        )
+    return float(value)
+
+
+def check_weights(weights, count):
+    """`distillation_loss_weights` as a list of `count` floats; else a ValueError."""
+    if count == 0:
+        raise ValueError(
+            "`distillation_losses` must name at least one loss. Received: an empty list."
+        )
+    if weights is None:
+        return [1.0] * count
+    weights = list(weights) if isinstance(weights, (list, tuple)) else [weights]
+    if len(weights) != count or not all(_is_number(w) and w >= 0 for w in weights):
+        raise ValueError(
+            "`distillation_loss_weights` must hold one finite number >= 0 for each of "
+            f"the {count} distillation losses. Received: {weights!r}."
+        )
+    return [float(w) for w in weights]
+
+
+def _is_number(value):
+    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)
+
+
+def check_one_of(name, value, choices):
+    """`value`, if it is None or one of `choices`; else a ValueError."""
+    if value is not None and value not in choices:
+        raise ValueError(
+            f"`{name}` must be None or one of {', '.join(map(repr, choices))}. "
+            f"Received: {name}={value!r}."
+        )
+    return value
+
+
+def check_finite(teacher):
+    """Refuses a teacher whose weights hold NaN or infinity, naming the first."""
+    for variable in teacher.weights:
+        is_float = keras.backend.is_float_dtype(variable.dtype)
+        if is_float and not bool(ops.all(ops.isfinite(variable))):
+            raise ValueError(
+                f"`teacher` {teacher.name!r} holds NaN or infinite values in "
+                f"{variable.path!r}; its training or its file went wrong."
+            )
+
+
+def check_labels(y, loss, num_classes):
+    """Refuses integer labels outside 0..num_classes-1, as far as they are in memory.
+
+    Args:
+        y: What `fit` was given; only NumPy arrays can be looked at.
+        loss: The compiled loss; only sparse cross-entropy takes class numbers.
+        num_classes: Size of the student's last axis, or None.
+    """
+    name = loss if isinstance(loss, str) else type(loss).__name__
+    is_sparse = name in ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
+    if not is_sparse or not isinstance(y, np.ndarray) or y.size == 0 or not num_classes:
+        return
+    if y.min() < 0 or y.max() >= num_classes:
+        raise ValueError(
+            f"`y` must hold labels in 0..{num_classes - 1}, one for each output of the "
+            f"student. Received: labels from {y.min()} to {y.max()}."
+        )

@@ -1,0 +1,144 @@
+"""One distillation loss inside a Distiller: where its tensors come from, and their kind."""
+
+import dataclasses
+import warnings
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_kd.losses.base import DistillationLoss, as_distillation_loss
+from keras_kd.losses.ops import at_least_float32
+from keras_kd.taps import find_layer
+
+# log(p) of a probability that underflowed to zero; the smallest normal float32 is 1e-38.
+_SMALLEST = 1e-37
+
+
+class Outputs(NamedTuple):
+    """A model's own outputs of one batch, and its tapped layers' by name."""
+
+    own: Any
+    taps: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """What one loss receives of one model.
+
+    Attributes:
+        names: Of the tapped layers; None is the model's own outputs.
+        are_probabilities: Whether these have to be turned into logits first.
+    """
+
+    names: tuple
+    are_probabilities: bool
+
+    def pick(self, outputs):
+        """One tensor, or a list of them where several layers are tapped."""
+        found = [outputs.own if x is None else outputs.taps[x] for x in self.names]
+        if self.are_probabilities:
+            found = [_log(x) for x in found]
+        return found[0] if len(found) == 1 else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A loss, its weight in the sum, and its two sides."""
+
+    loss: DistillationLoss
+    weight: float
+    teacher: Side
+    student: Side
+
+    def compute(self, teacher_outputs, student_outputs, y, sample_weight):
+        """The weighted loss of one batch, a float32 scalar; both outputs `Outputs`."""
+        value = self.loss.compute_loss(
+            self.teacher.pick(teacher_outputs),
+            self.student.pick(student_outputs),
+            y_true=y,
+            sample_weight=sample_weight,
+        )
+        return self.weight * ops.cast(value, "float32")
+
+
+def make_term(loss, weight, teacher, student, teacher_kind, student_kind):
+    """Resolves a loss's taps and checks what can be known before the first batch.
+
+    Args:
+        loss: A distillation loss, ours or another's.
+        weight: A number >= 0.
+        teacher, student: `keras.Model`s.
+        teacher_kind, student_kind: "logits", "probabilities", or None to look at the
+            last layer.
+
+    Raises:
+        ValueError: A tap is no layer of its model, or the shapes do not fit the loss.
+    """
+    loss = as_distillation_loss(loss)
+    pairs = loss.taps or ((None, None),)
+    teacher_names, student_names = (tuple(names) for names in zip(*pairs, strict=True))
+    teacher_shapes = [_known_shape(teacher, name) for name in teacher_names]
+    student_shapes = [_known_shape(student, name) for name in student_names]
+    if None not in teacher_shapes + student_shapes:
+        one = len(pairs) == 1
+        loss.build(
+            teacher_shapes[0] if one else teacher_shapes,
+            student_shapes[0] if one else student_shapes,
+        )
+    return Term(
+        loss,
+        weight,
+        _side("teacher", teacher, teacher_names, teacher_kind, loss.on_logits),
+        _side("student", student, student_names, student_kind, loss.on_logits),
+    )
+
+
+def _side(role, model, names, kind, on_logits):
+    if not on_logits:
+        return Side(names, are_probabilities=False)
+    if kind is None and any(_ends_in_softmax(model, name) for name in names):
+        kind = "probabilities"
+        warnings.warn(
+            f"`{role}` {model.name!r} ends in a softmax, so its outputs are taken as "
+            f"probabilities p and compared as log(p). Say {role}_outputs='probabilities' "
+            f"to silence this, or {role}_outputs='logits' if it is wrong.",
+            stacklevel=5,
+        )
+    return Side(names, are_probabilities=kind == "probabilities")
+
+
+def _log(probabilities):
+    """Logits of given probabilities: softmax(log(p) / T) is p, softened."""
+    return ops.log(ops.maximum(at_least_float32(probabilities), _SMALLEST))
+
+
+def _known_shape(model, name):
+    """Shape of a model's one output or of a layer's, None where it is not known yet."""
+    if name is not None:
+        layer = find_layer(model, name)
+    elif _is_symbolic(model):
+        return tuple(model.outputs[0].shape) if len(model.outputs) == 1 else None
+    else:
+        return None
+    try:
+        return tuple(layer.output.shape)
+    except AttributeError:  # Keras's word for a layer without symbolic output.
+        return None
+
+
+def _is_symbolic(model):
+    """Whether a model's outputs are known before it runs: Functional or Sequential."""
+    return bool(getattr(model, "outputs", None))
+
+
+def _ends_in_softmax(model, name):
+    layer = model if name is None else find_layer(model, name)
+    while isinstance(layer, keras.Model):
+        if not _is_symbolic(layer) or len(layer.outputs) != 1:
+            return False
+        # What made the model's one output.
+        layer = layer.outputs[0]._keras_history.operation
+    activation = getattr(layer, "activation", None)
+    is_softmax = activation is keras.activations.softmax
+    return is_softmax or isinstance(layer, keras.layers.Softmax)
