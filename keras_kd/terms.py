@@ -5,7 +5,7 @@ import warnings
 from typing import Any, NamedTuple
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from keras_kd.losses.base import DistillationLoss, as_distillation_loss
 from keras_kd.losses.ops import at_least_float32
@@ -38,7 +38,7 @@ class Side:
         """One tensor, or a list of them where several layers are tapped."""
         found = [outputs.own if x is None else outputs.taps[x] for x in self.names]
         if self.are_probabilities:
-            found = [_log(x) for x in found]
+            found = tree.map_structure(_log, found)
         return found[0] if len(found) == 1 else found
 
 
@@ -114,11 +114,15 @@ def _log(probabilities):
 
 
 def _known_shape(model, name):
-    """Shape of a model's one output or of a layer's, None where it is not known yet."""
+    """Shape of a layer's or a model's output, a list of them where it has several.
+
+    None where it is not known before the model runs.
+    """
     if name is not None:
         layer = find_layer(model, name)
     elif _is_symbolic(model):
-        return tuple(model.outputs[0].shape) if len(model.outputs) == 1 else None
+        shapes = [tuple(x.shape) for x in model.outputs]
+        return shapes[0] if len(shapes) == 1 else shapes
     else:
         return None
     try:

@@ -210,7 +210,7 @@ def test_shared_layers_must_be_frozen(make_model):
 
 
 def test_class_counts_that_differ(make_model):
-    with pytest.raises(ValueError, match=r"class by class.*\(None, 3\).*\(None, 5"):
+    with pytest.raises(ValueError, match=r"element by element.*\(None, 3\).*\(None, 5"):
         Distiller(make_model(), make_model(num_classes=5), "kd")
 
 

@@ -52,7 +52,7 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
 
         Args:
             teacher_shape: (None, ...) of what `compute_loss` will receive of the teacher;
-                with several taps, a list of them.
+                a list of them with several taps, or where the model has several outputs.
             student_shape: The same of the student.
 
         Raises:
@@ -66,8 +66,9 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         """Loss of one batch.
 
         Args:
-            teacher_outputs: Without taps or with one, a tensor (batch, ...); with several
-                taps, a list of them. The Distiller stops gradients into it.
+            teacher_outputs: With one tap, a tensor (batch, ...); with several, a list of
+                them; without, the model's own outputs in their own structure. The
+                Distiller stops gradients into it.
             student_outputs: The same of the student.
             y_true: Integer labels (batch,) or None; required if `needs_labels`.
             sample_weight: (batch,), each >= 0, or None for all ones.
@@ -105,23 +106,42 @@ class PerExampleLoss(DistillationLoss):
         """One value per example, (batch, ...)."""
 
     def build(self, teacher_shape, student_shape):
-        check_same_classes(type(self).__name__, teacher_shape, student_shape)
+        name = type(self).__name__
+        for model, shape in (("teacher", teacher_shape), ("student", student_shape)):
+            if isinstance(shape, list):
+                raise _several_outputs(name, model)
+        check_same_shape(name, teacher_shape, student_shape)
 
     def compute_loss(
         self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
     ):
+        name = type(self).__name__
+        for model, outputs in (("teacher", teacher_outputs), ("student", student_outputs)):
+            if any(ops.is_tensor(x) for x in _elements(outputs)):
+                raise _several_outputs(name, model)
         # Tensors of any dtype in; a NumPy float64 array is not silently made float32.
         teacher_outputs = at_least_float32(teacher_outputs)
         student_outputs = at_least_float32(student_outputs)
-        check_same_classes(
-            type(self).__name__, teacher_outputs.shape, student_outputs.shape
-        )
+        check_same_shape(name, teacher_outputs.shape, student_outputs.shape)
         if self.needs_labels and y_true is None:
-            raise ValueError(
-                f"{type(self).__name__} needs labels. Received: y_true=None."
-            )
+            raise ValueError(f"{name} needs labels. Received: y_true=None.")
         values = self.call(teacher_outputs, student_outputs, y_true)
         return weighted_mean(values, sample_weight)
+
+
+def _elements(outputs):
+    """What a structure of outputs holds; nothing for a single array or tensor."""
+    if isinstance(outputs, dict):
+        return outputs.values()
+    return outputs if isinstance(outputs, (list, tuple)) else ()
+
+
+def _several_outputs(loss_name, model):
+    return ValueError(
+        f"{loss_name} compares one output of each model, and the {model} has several. Say "
+        "which by the layers they come from, taps=(teacher_layer, student_layer), and give "
+        "one loss for each."
+    )
 
 
 def weighted_mean(values, sample_weight=None):
@@ -135,6 +155,12 @@ def weighted_mean(values, sample_weight=None):
     return ops.mean(values)
 
 
+KERAS_LOSSES = (
+    keras.distillation.LogitsDistillation,
+    keras.distillation.FeatureDistillation,
+)
+
+
 class AdoptedLoss(DistillationLoss):
     """Another library's loss object, Keras's own above all, used as it is."""
 
@@ -146,10 +172,14 @@ class AdoptedLoss(DistillationLoss):
             getattr(loss, "student_layer_name", None),
         )
         self.taps = (pair,) if any(pair) else ()
+        self.on_logits = isinstance(loss, keras.distillation.LogitsDistillation)
         self._takes = set(inspect.signature(loss.compute_loss).parameters)
 
     def build(self, teacher_shape, student_shape):
-        check_same_classes(self.name, teacher_shape, student_shape)
+        # Keras's own compare element by element, and would broadcast; of others nothing
+        # is known.
+        if isinstance(self.loss, KERAS_LOSSES) and not isinstance(teacher_shape, list):
+            check_same_shape(self.name, teacher_shape, student_shape)
 
     def compute_loss(
         self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
@@ -214,11 +244,11 @@ def as_layer_pairs(taps):
     return tuple(LayerPair(*pair) for pair in pairs)
 
 
-def check_same_classes(loss_name, teacher_shape, student_shape):
-    """Refuses outputs that cannot be compared class by class.
+def check_same_shape(loss_name, teacher_shape, student_shape):
+    """Refuses outputs that cannot be compared element by element.
 
     Raises:
-        ValueError: The outputs are not (batch, ..., num_classes), or differ in shape.
+        ValueError: The outputs are not (batch, ..., size), or differ in shape.
             Unknown dimensions (None) fit any size.
     """
     teacher_shape, student_shape = tuple(teacher_shape), tuple(student_shape)
@@ -228,7 +258,7 @@ def check_same_classes(loss_name, teacher_shape, student_shape):
     )
     if len(teacher_shape) < 2 or len(student_shape) < 2:
         raise ValueError(
-            f"{loss_name} takes outputs of shape (batch, ..., num_classes). {received}"
+            f"{loss_name} takes outputs of shape (batch, ..., size). {received}"
         )
     fits = len(teacher_shape) == len(student_shape) and all(
         None in pair or pair[0] == pair[1]
@@ -236,8 +266,8 @@ def check_same_classes(loss_name, teacher_shape, student_shape):
     )
     if not fits:
         raise ValueError(
-            f"{loss_name} compares teacher and student class by class, so their outputs "
-            "must have the same shape. Give the student's last layer as many units as "
+            f"{loss_name} compares teacher and student element by element, so their "
+            "outputs must have the same shape: give the student's layer as many units as "
             f"the teacher's. {received}"
         )
 

@@ -142,7 +142,7 @@ def test_sample_weight_is_keras_sum_over_batch_size():
     [
         ((8, 10), (8, 9), r"must have the same shape.*\(8, 10\).*\(8, 9\)"),
         ((8, 10), (8, 1), r"must have the same shape"),
-        ((8, 10), (10,), r"takes outputs of shape \(batch, ..., num_classes\)"),
+        ((8, 10), (10,), r"takes outputs of shape \(batch, ..., size\)"),
         ((8, 10), (1, 10), r"must have the same shape"),
         ((8, 10), (8, 2, 10), r"must have the same shape"),
     ],
