@@ -32,3 +32,30 @@ class StopOnBadLoss(keras.callbacks.Callback):
             f"{batch + 1}. Usual causes: a learning rate that is too high, inputs that "
             "are not scaled or hold NaN, labels outside 0..num_classes-1."
         )
+
+
+class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
+    """`keras.callbacks.ModelCheckpoint` that saves the Distiller's student alone.
+
+    It takes the arguments of `ModelCheckpoint`, which would save teacher, student and
+    optimizer. What it writes is a plain model, ready to ship.
+
+    Raises:
+        ValueError: When `fit` starts on a model that has no student.
+
+    Example:
+
+    ```python
+    best = StudentCheckpoint("best.keras", monitor="val_accuracy", save_best_only=True)
+    distiller.fit(train_ds, validation_data=val_ds, epochs=12, callbacks=[best])
+    ```
+    """
+
+    def set_model(self, model):
+        student = getattr(model, "student", None)
+        if student is None:
+            raise ValueError(
+                "StudentCheckpoint goes with a Distiller. Received a model without a "
+                f"student: {model.name!r}. Use keras.callbacks.ModelCheckpoint there."
+            )
+        super().set_model(student)

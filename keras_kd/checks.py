@@ -5,7 +5,7 @@ import numbers
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 
 def check_models(teacher, student):
@@ -111,12 +111,47 @@ def check_one_of(name, value, choices):
 def check_finite(teacher):
     """Refuses a teacher whose weights hold NaN or infinity, naming the first."""
     for variable in teacher.weights:
-        is_float = keras.backend.is_float_dtype(variable.dtype)
-        if is_float and not bool(ops.all(ops.isfinite(variable))):
+        if not _all_finite(variable.value):
             raise ValueError(
                 f"`teacher` {teacher.name!r} holds NaN or infinite values in "
                 f"{variable.path!r}; its training or its file went wrong."
             )
+
+
+def check_first_answers(run_teacher, x, teacher_name, count=32):
+    """Refuses inputs on which the teacher answers NaN, as far as they are in memory.
+
+    Args:
+        run_teacher: Takes inputs, gives the teacher's outputs.
+        x: What `fit` was given; only NumPy arrays can be looked at.
+        teacher_name: For the message.
+        count: How many of the first examples are looked at.
+    """
+    arrays = tree.flatten(x)
+    if not arrays or not all(isinstance(a, np.ndarray) and len(a) for a in arrays):
+        return
+    first = tree.map_structure(lambda a: a[:count], x)
+    if not _all_finite(first):
+        raise ValueError(
+            f"`x` holds NaN or infinite values in its first {len(arrays[0][:count])} "
+            "examples."
+        )
+    if not _all_finite(run_teacher(first)):
+        raise ValueError(
+            f"`teacher` {teacher_name!r} answers with NaN or infinite values to the first "
+            f"{len(arrays[0][:count])} examples of `x`. Are the inputs scaled as in its "
+            "training?"
+        )
+
+
+def _all_finite(structure):
+    tensors = [ops.convert_to_tensor(x) for x in tree.flatten(structure) if x is not None]
+    is_float = keras.backend.is_float_dtype
+    return all(
+        bool(ops.all(ops.isfinite(x)))
+        for x in tensors
+        if is_float(keras.backend.standardize_dtype(x.dtype))
+    )
 
 
 def check_labels(y, loss, num_classes):

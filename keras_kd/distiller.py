@@ -125,6 +125,11 @@ class Distiller(keras.Model):
         self.built = True
 
     @property
+    def layers(self):
+        """Teacher and student; what a `.keras` file holds the weights of."""
+        return [x for x in (self.teacher, self.student) if x is not None]
+
+    @property
     def trainable_variables(self):
         """The student's alone: the teacher's are never updated."""
         return self.student.trainable_variables
@@ -182,18 +187,24 @@ class Distiller(keras.Model):
             self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.fit`, after a look at the teacher's weights and the labels.
+        """As `keras.Model.fit`, after a look at the teacher and at data in memory.
 
         Raises:
-            ValueError: `compile` was not called, the teacher holds NaN or infinite
-                weights, or labels in memory are outside the student's classes.
+            ValueError: `compile` was not called; the teacher's weights, or its answers to
+                the first examples, are not finite; labels are outside the student's
+                classes; or there was not one batch to train on. Examples and labels are
+                looked at where they are NumPy arrays.
         """
         self._assert_compile_called("fit")
         checks.check_finite(self.teacher)
         shape = getattr(self.student, "output_shape", None)
         num_classes = shape[-1] if isinstance(shape, tuple) else None
         checks.check_labels(y, self.loss, num_classes)
-        return super().fit(x, y, *args, **kwargs)
+        checks.check_first_answers(self.run_teacher, x, self.teacher.name)
+        history = super().fit(x, y, *args, **kwargs)
+        if history.epoch and "loss" not in history.history:
+            raise ValueError("`x` holds no batches, so nothing was trained.")
+        return history
 
     def call(self, inputs, training=None, **kwargs):
         outputs, taps = self._student_taps.call(inputs, training=training, **kwargs)
@@ -303,6 +314,10 @@ class Distiller(keras.Model):
             super().save(filepath, overwrite=overwrite, **kwargs)
         finally:
             self.teacher = teacher
+
+    def export(self, filepath, *args, **kwargs):
+        """As `keras.Model.export`, of the student alone."""
+        return self.student.export(filepath, *args, **kwargs)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object

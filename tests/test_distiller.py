@@ -156,65 +156,10 @@ def test_mixed_precision_scales_the_loss(vectors):
     assert np.isfinite(history["loss"]).all()
 
 
-def subclassed():
-    class Model(keras.Model):
-        def call(self, x):
-            return x
-
-    return Model(name="unbuilt")
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"teacher": None}, "`teacher` must be a keras.Model. Received: None"),
-        ({"student": "x.keras"}, "`student` must be a keras.Model. Received: 'x.keras'"),
-        ({"teacher": subclassed}, "`teacher` has no weights yet.*'unbuilt'"),
-        ({"student_loss_weight": 1.5}, "`student_loss_weight` must be .* between 0 and 1"),
-        ({"student_loss_weight": -0.1}, "Received: student_loss_weight=-0.1"),
-        ({"student_loss_weight": "half"}, "Received: student_loss_weight='half'"),
-        ({"student_loss_weight": float("nan")}, "between 0 and 1"),
-        ({"distillation_losses": None}, "A distillation loss is .* Received: None"),
-        ({"distillation_losses": []}, "must name at least one loss"),
-        ({"distillation_losses": "kdd"}, r"Did you mean 'kd'\?"),
-        ({"distillation_loss_weights": [1.0, 2.0]}, "one finite number .* each of the 1"),
-        ({"distillation_loss_weights": [float("inf")]}, "finite number >= 0"),
-        ({"distillation_loss_weights": [-1.0]}, "finite number >= 0"),
-    ],
-)
-def test_bad_arguments(make_model, change, message):
-    arguments = {
-        "teacher": make_model(),
-        "student": make_model(),
-        "distillation_losses": "kd",
-    } | {key: value() if callable(value) else value for key, value in change.items()}
-    with pytest.raises(ValueError, match=message):
-        Distiller(**arguments)
-
-
-def test_teacher_as_its_own_student(make_model):
-    model = make_model()
-    with pytest.raises(ValueError, match="`teacher` and `student` are the same model"):
-        Distiller(model, model, "kd")
-
-
-def test_shared_layers_must_be_frozen(make_model):
+def test_a_frozen_layer_of_the_teacher_may_be_shared(make_model):
     teacher = make_model()
     student = keras.Sequential(
         [keras.layers.Input((4,)), teacher.layers[0], keras.layers.Dense(3)]
     )
-    with pytest.raises(ValueError, match="would train variables that belong to"):
-        Distiller(teacher, student, "kd")
     teacher.layers[0].trainable = False
     Distiller(teacher, student, "kd")
-
-
-def test_class_counts_that_differ(make_model):
-    with pytest.raises(ValueError, match=r"element by element.*\(None, 3\).*\(None, 5"):
-        Distiller(make_model(), make_model(num_classes=5), "kd")
-
-
-def test_loss_is_needed_for_labels(make_model):
-    distiller = Distiller(make_model(), make_model(), "kd")
-    with pytest.raises(ValueError, match="`loss`.* needed because student_loss_weight=0"):
-        distiller.compile("adam")

@@ -1,7 +1,7 @@
 """What Keras's own Distiller gets wrong, and ours right: the same script for both.
 
-Each script returns whether all is well. It must fail with `keras.distillation` and pass with
-`keras_kd`: so a version of Keras that repairs a point is noticed here, and the table in the
+Each script returns whether all is well. It must fail with `keras.distillation` and pass
+with `keras_kd`: so a version of Keras that repairs a point is noticed here, and the table in the
 README stays true.
 """
 
@@ -158,8 +158,8 @@ def dtype_policies_may_differ(library, make_model, vectors):
 def dict_outputs_of_other_names(library, make_model, vectors):
     def two_heads(first, second):
         inputs = keras.Input((4,))
-        outputs = {name: keras.layers.Dense(3, name=name)(inputs) for name in (first, second)}
-        return keras.Model(inputs, outputs)
+        heads = [keras.layers.Dense(3, name=name) for name in (first, second)]
+        return keras.Model(inputs, {head.name: head(inputs) for head in heads})
 
     x, y = vectors
     teacher, student = two_heads("a", "b"), two_heads("c", "d")

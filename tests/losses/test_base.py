@@ -1,10 +1,16 @@
 """What all losses share."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_kd.losses.base import PerExampleLoss, weighted_mean
+from keras_kd.losses.base import (
+    PerExampleLoss,
+    as_distillation_loss,
+    as_layer_pairs,
+    weighted_mean,
+)
 
 
 class RightClassLogit(PerExampleLoss):
@@ -32,3 +38,91 @@ def test_weighted_mean_of_sequences():
     values = ops.convert_to_tensor([[1.0, 3.0], [5.0, 7.0]])
     assert float(weighted_mean(values)) == 4.0
     assert float(weighted_mean(values, np.array([1.0, 0.0]))) == (1.0 + 3.0) / 4
+
+
+@pytest.mark.parametrize("structure", [list, lambda x: dict(enumerate(x))])
+def test_several_outputs_need_taps(structure):
+    two = structure([ops.ones((2, 3)), ops.ones((2, 3))])
+    message = "one output of each model, and the teacher has several.*taps="
+    with pytest.raises(ValueError, match=message):
+        RightClassLogit().compute_loss(two, ops.ones((2, 3)), y_true=np.zeros(2))
+
+
+TEACHER, STUDENT = np.random.default_rng(0).normal(size=(2, 8, 5)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.distillation.LogitsDistillation(loss=keras.losses.KLDivergence()),
+        keras.distillation.FeatureDistillation("mse"),
+    ],
+)
+def test_losses_of_keras_are_taken_as_they_are(loss):
+    adopted = as_distillation_loss(loss)
+    expected = float(loss.compute_loss(TEACHER, STUDENT))
+    assert float(adopted.compute_loss(TEACHER, STUDENT)) == expected
+    assert as_distillation_loss(adopted) is adopted
+
+
+def test_layers_of_keras_losses_become_taps():
+    loss = keras.distillation.FeatureDistillation("mse", "conv4", "conv2")
+    assert as_distillation_loss(loss).taps == (("conv4", "conv2"),)
+    last = keras.distillation.FeatureDistillation("mse")
+    assert as_distillation_loss(last).taps == ()
+
+
+def test_keras_losses_do_not_broadcast():
+    loss = as_distillation_loss(keras.distillation.FeatureDistillation("mse"))
+    with pytest.raises(ValueError, match=r"FeatureDistillation compares .*\(None, 1\)"):
+        loss.build((None, 8), (None, 1))
+
+
+class Foreign:
+    """A loss that knows nothing of this package."""
+
+    def compute_loss(self, teacher_outputs, student_outputs, y_true, **kwargs):
+        return ops.mean(ops.abs(teacher_outputs - student_outputs)) + ops.sum(y_true)
+
+
+def test_foreign_losses_get_what_they_take():
+    value = as_distillation_loss(Foreign()).compute_loss(
+        TEACHER, STUDENT, y_true=np.float32([2.0])
+    )
+    assert float(value) == pytest.approx(np.abs(TEACHER - STUDENT).mean() + 2.0)
+
+
+def test_sample_weight_that_a_foreign_loss_ignores_is_said():
+    with pytest.warns(UserWarning, match="Foreign ignores sample_weight"):
+        as_distillation_loss(Foreign()).compute_loss(
+            TEACHER, STUDENT, y_true=0.0, sample_weight=np.ones(8)
+        )
+
+
+def test_a_loss_that_is_no_scalar_is_an_error():
+    class PerExample:
+        def compute_loss(self, teacher_outputs, student_outputs):
+            return ops.mean(ops.convert_to_tensor(student_outputs), axis=-1)
+
+    with pytest.raises(ValueError, match=r"must return a scalar. Received: shape \(8,\)"):
+        as_distillation_loss(PerExample()).compute_loss(TEACHER, STUDENT)
+
+
+@pytest.mark.parametrize(
+    "taps, pairs",
+    [
+        (None, ()),
+        ((), ()),
+        (("a", "b"), (("a", "b"),)),
+        ((None, "b"), ((None, "b"),)),
+        ([("a", "b"), ["c", "d/e"]], (("a", "b"), ("c", "d/e"))),
+    ],
+)
+def test_taps_become_pairs(taps, pairs):
+    assert as_layer_pairs(taps) == pairs
+
+
+@pytest.mark.parametrize("taps", ["ab", ("a",), ("a", "b", "c"), [("a", 3)], 3, [("", "b")]])
+def test_taps_that_are_no_pairs(taps):
+    with pytest.raises(ValueError, match="`taps` must be a pair of layer names"):
+        as_layer_pairs(taps)
