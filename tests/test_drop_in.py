@@ -1,8 +1,8 @@
 """What Keras's own Distiller gets wrong, and ours right: the same script for both.
 
 Each script returns whether all is well. It must fail with `keras.distillation` and pass
-with `keras_kd`: so a version of Keras that repairs a point is noticed here, and the table in the
-README stays true.
+with `keras_kd`: so a version of Keras that repairs a point is noticed here, and the table
+in the README stays true.
 """
 
 import keras
@@ -223,7 +223,6 @@ def _teacher_runs_in_validation(library, make_model, vectors, **arguments):
 
 
 def validation_leaves_the_teacher_out(library, make_model, vectors):
-    # Keras's own runs none either, and reports a distillation loss of zero as if it had.
     runs, results = _teacher_runs_in_validation(library, make_model, vectors)
     return runs == 0 and "distillation_loss" not in results
 

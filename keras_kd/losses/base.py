@@ -145,14 +145,37 @@ def _several_outputs(loss_name, model):
 
 
 def weighted_mean(values, sample_weight=None):
-    """Keras's `sum_over_batch_size`: the sum of weighted values over their number."""
+    """Keras's `sum_over_batch_size`: the sum of weighted values over their number.
+
+    Args:
+        values: (batch, ...).
+        sample_weight: (batch,), Keras's (batch, 1), the values' own shape, or None.
+
+    Raises:
+        ValueError: `sample_weight` has another shape; nothing is broadcast over examples.
+    """
     if sample_weight is not None:
         sample_weight = ops.cast(sample_weight, values.dtype)
-        # (batch,), or Keras's (batch, 1), against values of (batch, ...).
-        missing = len(values.shape) - 1
-        sample_weight = ops.reshape(sample_weight, (-1,) + (1,) * missing)
+        shape, received = tuple(values.shape), tuple(sample_weight.shape)
+        if not fits_shape(received, shape):
+            if not fits_shape(received, shape[:1]) and not fits_shape(
+                received, (shape[0], 1)
+            ):
+                raise ValueError(
+                    "`sample_weight` must hold one weight for each example, or for each "
+                    f"value of shape {shape}. Received: a shape of {received}."
+                )
+            # One weight per example, over all of its values.
+            sample_weight = ops.reshape(sample_weight, (-1,) + (1,) * (len(shape) - 1))
         values = values * sample_weight
     return ops.mean(values)
+
+
+def fits_shape(shape, other):
+    """Whether two shapes agree, where an unknown dimension (None) agrees with any."""
+    return len(shape) == len(other) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(shape, other, strict=True)
+    )
 
 
 KERAS_LOSSES = (
@@ -176,9 +199,13 @@ class AdoptedLoss(DistillationLoss):
         self._takes = set(inspect.signature(loss.compute_loss).parameters)
 
     def build(self, teacher_shape, student_shape):
+        if not isinstance(teacher_shape, list):
+            self._check_shapes(teacher_shape, student_shape)
+
+    def _check_shapes(self, teacher_shape, student_shape):
         # Keras's own compare element by element, and would broadcast; of others nothing
         # is known.
-        if isinstance(self.loss, KERAS_LOSSES) and not isinstance(teacher_shape, list):
+        if isinstance(self.loss, KERAS_LOSSES):
             check_same_shape(self.name, teacher_shape, student_shape)
 
     def compute_loss(
@@ -190,6 +217,8 @@ class AdoptedLoss(DistillationLoss):
                 "keras_kd.losses honour them.",
                 stacklevel=2,
             )
+        if not any(map(_elements, (teacher_outputs, student_outputs))):
+            self._check_shapes(teacher_outputs.shape, student_outputs.shape)
         given = {"y_true": y_true, "sample_weight": sample_weight}
         arguments = {key: given[key] for key in given if key in self._takes}
         value = self.loss.compute_loss(teacher_outputs, student_outputs, **arguments)
@@ -260,11 +289,7 @@ def check_same_shape(loss_name, teacher_shape, student_shape):
         raise ValueError(
             f"{loss_name} takes outputs of shape (batch, ..., size). {received}"
         )
-    fits = len(teacher_shape) == len(student_shape) and all(
-        None in pair or pair[0] == pair[1]
-        for pair in zip(teacher_shape, student_shape, strict=True)
-    )
-    if not fits:
+    if not fits_shape(teacher_shape, student_shape):
         raise ValueError(
             f"{loss_name} compares teacher and student element by element, so their "
             "outputs must have the same shape: give the student's layer as many units as "

@@ -40,6 +40,35 @@ def test_weighted_mean_of_sequences():
     assert float(weighted_mean(values, np.array([1.0, 0.0]))) == (1.0 + 3.0) / 4
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+@pytest.mark.parametrize("more", [(), (3,), (1, 5)])
+def test_weights_of_examples(shape, more):
+    values = np.random.default_rng(0).normal(size=(4, *more))
+    weights = np.array([0.0, 1.0, 2.0, 3.0])
+    expected = np.mean([w * v for w, v in zip(weights, values, strict=True)])
+    found = weighted_mean(ops.convert_to_tensor(values), weights.reshape(shape))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (1, 5)])
+def test_weights_of_values(shape):
+    values, weights = np.random.default_rng(0).normal(size=(2, *shape))
+    found = weighted_mean(ops.convert_to_tensor(values), weights)
+    np.testing.assert_allclose(found, np.mean(values * weights), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 4), (4, 2), (4, 3, 1)])
+def test_weights_are_not_broadcast(shape):
+    with pytest.raises(ValueError, match="one weight for each example"):
+        weighted_mean(ops.ones((4, 3)), np.ones(shape))
+
+
+def test_an_adopted_loss_of_keras_does_not_broadcast():
+    loss = as_distillation_loss(keras.distillation.LogitsDistillation())
+    with pytest.raises(ValueError, match="must have the same shape"):
+        loss.compute_loss(ops.ones((4, 3)), ops.ones((1, 3)))
+
+
 @pytest.mark.parametrize("structure", [list, lambda x: dict(enumerate(x))])
 def test_several_outputs_need_taps(structure):
     two = structure([ops.ones((2, 3)), ops.ones((2, 3))])
@@ -122,7 +151,9 @@ def test_taps_become_pairs(taps, pairs):
     assert as_layer_pairs(taps) == pairs
 
 
-@pytest.mark.parametrize("taps", ["ab", ("a",), ("a", "b", "c"), [("a", 3)], 3, [("", "b")]])
+@pytest.mark.parametrize(
+    "taps", ["ab", ("a",), ("a", "b", "c"), [("a", 3)], 3, [("", "b")]]
+)
 def test_taps_that_are_no_pairs(taps):
     with pytest.raises(ValueError, match="`taps` must be a pair of layer names"):
         as_layer_pairs(taps)

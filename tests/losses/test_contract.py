@@ -1,0 +1,77 @@
+"""Every identifier, and some instances of other arguments, through every check."""
+
+import doctest
+import inspect
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd import Distiller, losses, testing
+
+LOSSES = [
+    *map(losses.get, losses.names()),
+    losses.SoftTargets(form="cross_entropy"),
+    losses.SoftTargets(temperature=1.0),
+    losses.SoftTargets(temperature=20.0),
+    losses.SoftTargets(temperature=20.0, form="cross_entropy"),
+]
+
+
+@pytest.mark.parametrize(
+    "check",
+    [check for loss in LOSSES for check in testing.distillation_loss_checks(loss)],
+    ids=str,
+)
+def test_contract(check):
+    check()
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_under_mixed_precision_student_and_loss_stay_finite(loss, make_model, vectors):
+    teacher = make_model()
+    keras.config.set_dtype_policy("mixed_float16")
+    student = make_model()
+    keras.config.set_dtype_policy("float32")
+    assert student.outputs[0].dtype == "float16"
+    distiller = Distiller(teacher, student, loss, student_loss_weight=0.0)
+    distiller.compile("sgd")
+    before = student.get_weights()
+    history = distiller.fit(*vectors, verbose=0).history
+    assert np.isfinite(history["distillation_loss"]).all()
+    for old, new in zip(before, student.get_weights(), strict=True):
+        assert np.isfinite(new).all() and np.any(old != new)
+
+
+@pytest.mark.parametrize("name", losses.names())
+def test_class_is_registered_under_the_package(name):
+    cls = losses.LOSSES[name]
+    assert keras.saving.get_registered_name(cls) == f"keras_kd>{cls.__name__}"
+
+
+@pytest.mark.parametrize("name", losses.names())
+def test_identifier_is_the_name_of_source_and_test(name):
+    assert losses.LOSSES[name].__module__ == f"keras_kd.losses._{name}"
+    assert (Path(__file__).parent / f"test_{name}.py").exists()
+
+
+@pytest.mark.parametrize("name", losses.names())
+def test_docstring_has_formula_arguments_and_a_link_to_the_paper(name):
+    text = losses.LOSSES[name].__doc__
+    before_arguments, arguments = text.split("\n    Args:\n")
+    assert "\n        loss" in before_arguments and " = " in before_arguments
+    arguments, reference = arguments.split("\n    Reference:\n")
+    for argument in inspect.signature(losses.LOSSES[name]).parameters:
+        assert f"        {argument}: " in arguments
+    assert "](https://" in reference
+
+
+@pytest.mark.parametrize("name", losses.names())
+def test_docstring_example_runs(name):
+    cls = losses.LOSSES[name]
+    module = vars(sys.modules[cls.__module__])
+    (example,) = doctest.DocTestFinder(recurse=False).find(cls, globs=dict(module))
+    result = doctest.DocTestRunner().run(example)
+    assert result.attempted > 0 and result.failed == 0
