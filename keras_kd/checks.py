@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_kd.losses.base import fits_shape
+
 
 def check_models(teacher, student):
     """Refuses a teacher and a student that cannot go together.
@@ -31,7 +33,7 @@ def check_models(teacher, student):
             "`teacher` has no weights yet: call it on a batch or load its weights "
             f"first. Received: the unbuilt model {teacher.name!r}."
         )
-    if not teacher.weights:
+    if not teacher.weights and not _holds_saved_model(teacher):
         raise ValueError(
             f"`teacher` {teacher.name!r} has no weights, so it was never trained."
         )
@@ -53,18 +55,18 @@ def check_models(teacher, student):
         )
 
 
+def _holds_saved_model(model):
+    """Whether it runs a SavedModel, whose weights may be constants of its graph."""
+    layers = model._flatten_layers()
+    return any(isinstance(layer, keras.layers.TFSMLayer) for layer in layers)
+
+
 def _input_shapes(model):
     return [tuple(x.shape) for x in getattr(model, "inputs", None) or ()]
 
 
 def _fit(shapes, others):
-    def fit(shape, other):
-        return len(shape) == len(other) and all(
-            None in pair or pair[0] == pair[1]
-            for pair in zip(shape, other, strict=True)
-        )
-
-    return len(shapes) == len(others) and all(map(fit, shapes, others))
+    return len(shapes) == len(others) and all(map(fits_shape, shapes, others))
 
 
 def check_fraction(name, value):
@@ -152,6 +154,29 @@ def _all_finite(structure):
         for x in tensors
         if is_float(keras.backend.standardize_dtype(x.dtype))
     )
+
+
+def check_kept(outputs, needed):
+    """The teacher's `Outputs` that a batch carries, if the losses need no others.
+
+    Args:
+        outputs: `Outputs`, as kept by `cache_teacher`.
+        needed: Names of the teacher's tapped layers; None is its own outputs.
+
+    Raises:
+        ValueError: One of them was not kept.
+    """
+    kept = [*outputs.taps] + [None] * (outputs.own is not None)
+    missing = [name for name in needed if name not in kept]
+    if missing:
+        names = {None: "the teacher's own outputs (None)"}
+        raise ValueError(
+            "`x` carries cached teacher outputs, and the losses need more: "
+            f"{', '.join(names.get(x, repr(x)) for x in missing)}. Received: "
+            f"{', '.join(names.get(x, repr(x)) for x in kept)}. Give cache_teacher all of "
+            "them as `outputs`."
+        )
+    return outputs
 
 
 def check_labels(y, loss, num_classes):
