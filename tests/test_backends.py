@@ -1,0 +1,76 @@
+"""The other backends of Keras train the same student as TensorFlow's."""
+
+import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parent / "train_on_backend.py"
+
+
+@functools.cache
+def told_by(backend, folder):
+    """What the script says; a process of its own, as Keras has one backend in each."""
+    folder = folder / backend
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("backends")
+
+
+@pytest.fixture(params=["jax", "torch"])
+def other(request, folder):
+    if importlib.util.find_spec(request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    return told_by(request.param, folder)
+
+
+@pytest.fixture
+def tensorflow(folder):
+    return told_by("tensorflow", folder)
+
+
+def test_each_batch_has_the_same_loss(tensorflow, other):
+    assert len(tensorflow["losses"]) == 10
+    # A loss that did not change would agree on any backend.
+    assert np.ptp(tensorflow["losses"]) > 0.1
+    np.testing.assert_allclose(other["losses"], tensorflow["losses"], atol=1e-4)
+
+
+def test_the_student_is_the_same(tensorflow, other):
+    for weight, expected in zip(other["student"], tensorflow["student"], strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-4)
+
+
+def test_evaluate_and_predict_are_the_same(tensorflow, other):
+    assert other["evaluate"].keys() == tensorflow["evaluate"].keys()
+    for name, value in tensorflow["evaluate"].items():
+        assert other["evaluate"][name] == pytest.approx(value, abs=1e-4), name
+    for name in ("predict", "ensemble"):
+        np.testing.assert_allclose(other[name], tensorflow[name], atol=1e-3)
+
+
+def test_files_with_and_without_teacher_go_on(other):
+    assert other["files_come_back"] == [True, True]
+
+
+def test_the_teacher_is_unchanged(other):
+    assert other["teacher_unchanged"]
