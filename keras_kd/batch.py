@@ -1,0 +1,137 @@
+"""How cached teacher outputs travel in a batch: inside x, put in and taken out here alone.
+
+Keras's `fit` takes (x, y, sample_weight) and no fourth element, and `y` belongs to the
+labels (class weights and metrics read it), so x becomes a dict:
+
+    ({"keras_kd.inputs": x, "keras_kd.teacher_outputs": ...}, y, sample_weight)
+
+The keys carry the package's name, so a model whose own inputs are a dict is safe. Teacher
+outputs kept in part (`TopK`) become dense logits again when they are taken out.
+"""
+
+from typing import Any, NamedTuple
+
+from keras import backend, ops
+
+_INPUTS = "keras_kd.inputs"
+_OUTPUTS = "keras_kd.teacher_outputs"
+_TOP_K = "keras_kd.top_k_of_"
+_LIST = "keras_kd.list"
+
+
+class TopK(NamedTuple):
+    """The largest log-probabilities of each row, and what all other classes get.
+
+    Attributes:
+        log_probs: (batch, ..., k + 1): the k largest, then the one value of each of the
+            other num_classes - k classes.
+        classes: (batch, ..., k), integers: which classes the k are.
+        num_classes: Length of the last axis when dense.
+    """
+
+    log_probs: Any
+    classes: Any
+    num_classes: int
+
+    def dense(self):
+        """Logits (batch, ..., num_classes), float32; their softmax is the teacher's."""
+        log_probs = ops.cast(self.log_probs, "float32")
+        k = int(self.classes.shape[-1])
+        shape = (-1, *self.classes.shape[1:-1], self.num_classes)
+        classes = ops.reshape(ops.cast(self.classes, "int32"), (-1, k))
+        kept = ops.reshape(log_probs[..., :k], (-1, k))
+        others = ops.reshape(log_probs[..., k:], (-1, 1))
+        rows = ops.expand_dims(ops.arange(ops.shape(classes)[0], dtype="int32"), -1)
+        places = ops.stack([ops.broadcast_to(rows, ops.shape(classes)), classes], axis=-1)
+        logits = ops.scatter_update(
+            ops.repeat(others, self.num_classes, axis=-1),
+            ops.reshape(places, (-1, 2)),
+            ops.reshape(kept, (-1,)),
+        )
+        return ops.reshape(logits, shape)
+
+
+def encode(own, taps):
+    """Teacher outputs in the form that travels: nested dicts and tuples of tensors.
+
+    Args:
+        own: The teacher's own outputs: a tensor, a `TopK`, or lists, tuples or dicts of
+            them. None if they were not kept.
+        taps: dict of layer name to that layer's outputs.
+
+    Returns:
+        What `pack` takes. Tensors are left as they are, so whole columns of a cache can be
+        encoded once and their rows gathered afterwards.
+    """
+    encoded = {} if own is None else {"own": _encode(own)}
+    return encoded | ({"taps": _encode(taps)} if taps else {})
+
+
+def pack(x, teacher_outputs):
+    """x with the teacher's outputs inside.
+
+    Args:
+        x: The student's inputs, a tensor or a nested structure.
+        teacher_outputs: As `encode` returns them.
+    """
+    return {_INPUTS: x, _OUTPUTS: teacher_outputs}
+
+
+def inputs_of(x):
+    """The student's inputs alone, of what a batch carries as x, or of its shapes."""
+    return x[_INPUTS] if _is_packed(x) else x
+
+
+def unpack(x):
+    """Takes the teacher's outputs out of x again.
+
+    Args:
+        x: As a batch carries it, packed or not.
+
+    Returns:
+        `(x, teacher_outputs)`: the student's inputs, and `(own, taps)` as given to
+        `encode`, or None where x carries no teacher outputs. Floating-point tensors are
+        at least float32, `TopK` has become dense logits; `own` is None and `taps` is {}
+        where they were not kept.
+    """
+    if not _is_packed(x):
+        return x, None
+    parts = {name: _decode(part) for name, part in x[_OUTPUTS].items()}
+    return x[_INPUTS], (parts.get("own"), parts.get("taps", {}))
+
+
+def _is_packed(x):
+    return isinstance(x, dict) and set(x) == {_INPUTS, _OUTPUTS}
+
+
+def _encode(part):
+    if isinstance(part, TopK):
+        return {f"{_TOP_K}{part.num_classes}": (part.log_probs, part.classes)}
+    if isinstance(part, dict):
+        return {key: _encode(value) for key, value in part.items()}
+    if isinstance(part, list):
+        # tf.data would stack a list's tensors into one.
+        return {_LIST: tuple(map(_encode, part))}
+    return tuple(map(_encode, part)) if isinstance(part, tuple) else part
+
+
+def _decode(part):
+    if isinstance(part, dict):
+        return _decode_dict(part)
+    if isinstance(part, tuple):
+        return tuple(map(_decode, part))
+    return _at_least_float32(part)
+
+
+def _decode_dict(part):
+    key, *more = part
+    if not more and key == _LIST:
+        return list(map(_decode, part[key]))
+    if not more and key.startswith(_TOP_K):
+        return TopK(*part[key], num_classes=int(key.removeprefix(_TOP_K))).dense()
+    return {key: _decode(value) for key, value in part.items()}
+
+
+def _at_least_float32(tensor):
+    dtype = backend.standardize_dtype(tensor.dtype)
+    return ops.cast(tensor, "float32") if dtype in ("float16", "bfloat16") else tensor

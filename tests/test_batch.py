@@ -1,0 +1,79 @@
+"""What goes into a batch comes out again, and nothing else is taken for it."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from keras_kd import batch
+
+
+def round_trip(own, taps):
+    """Through a tf.data.Dataset, as `fit` receives it."""
+    packed = batch.pack(np.zeros((6, 2), "float32"), batch.encode(own, taps))
+    dataset = tf.data.Dataset.from_tensor_slices(packed).batch(6)
+    return batch.unpack(next(iter(dataset)))
+
+
+def test_inputs_and_outputs_come_out_as_they_went_in():
+    logits, features = np.random.default_rng(0).normal(size=(2, 6, 3)).astype("float32")
+    x, (own, taps) = round_trip(logits, {"backbone/block3": features})
+    assert ops.shape(x) == (6, 2)
+    np.testing.assert_array_equal(own, logits)
+    assert list(taps) == ["backbone/block3"]
+    np.testing.assert_array_equal(taps["backbone/block3"], features)
+
+
+def test_outputs_keep_their_structure():
+    one = np.ones((6, 3), "float32")
+    _, (own, taps) = round_trip([one, {"a": one, "b": (one, one)}], {})
+    assert isinstance(own, list) and isinstance(own[1]["b"], tuple)
+    assert taps == {}
+    _, (own, taps) = round_trip(None, {"hidden": [one, one]})
+    assert own is None and isinstance(taps["hidden"], list)
+
+
+def test_halves_become_float32():
+    _, (own, _) = round_trip(np.ones((6, 3), "float16"), {})
+    assert own.dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.zeros((6, 2)),
+        {"inputs": np.zeros(2), "teacher_outputs": np.zeros(2)},
+        {"keras_kd.inputs": np.zeros(2)},
+        (np.zeros(2), np.zeros(2)),
+    ],
+)
+def test_inputs_of_a_user_are_left_alone(x):
+    unpacked, teacher_outputs = batch.unpack(x)
+    assert unpacked is x
+    assert teacher_outputs is None
+
+
+@pytest.mark.parametrize("places", [(), (5,)])
+def test_top_k_becomes_dense(places):
+    rng = np.random.default_rng(0)
+    classes = rng.permuted(np.tile(np.arange(7), (6, *places, 1)), axis=-1)[..., :2]
+    log_probs = rng.normal(size=(6, *places, 3)).astype("float16")
+    kept = batch.TopK(log_probs, classes.astype("uint8"), num_classes=7)
+    _, (own, _) = round_trip(kept, {})
+
+    expected = np.repeat(np.float32(log_probs[..., 2:]), 7, axis=-1)
+    np.put_along_axis(expected, classes, np.float32(log_probs[..., :2]), axis=-1)
+    np.testing.assert_array_equal(own, expected)
+
+
+def test_top_k_has_a_static_shape_in_a_graph():
+    spec = [tf.TensorSpec((None, 3)), tf.TensorSpec((None, 2), "int32")]
+
+    @tf.function(input_signature=spec)
+    def dense(log_probs, classes):
+        packed = batch.pack(0, batch.encode(batch.TopK(log_probs, classes, 7), {}))
+        own = batch.unpack(packed)[1][0]
+        assert own.shape == (None, 7)
+        return own
+
+    assert dense(np.zeros((4, 3), "float32"), np.array([[0, 1]] * 4)).shape == (4, 7)
