@@ -1,20 +1,16 @@
 """The Distiller: a keras.Model whose `fit` teaches a student under a frozen teacher."""
 
-import contextvars
-
 import keras
 from keras import ops, tree
 
-from keras_kd import checks
+from keras_kd import batch, checks
 from keras_kd import losses as losses_module
+from keras_kd.loading import take_handed_teacher
 from keras_kd.taps import Taps
 from keras_kd.terms import Outputs, make_term
-from keras_kd.train_step import loss_terms, tensorflow_train_step
+from keras_kd.train_step import OneStep, loss_terms, tensorflow_train_step
 
 _KINDS = ("logits", "probabilities")
-
-# The teacher that `load_distiller` hands to `from_config`.
-_handed_teacher = contextvars.ContextVar("handed_teacher", default=None)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -113,7 +109,7 @@ class Distiller(keras.Model):
         student_sides = [term.student for term in self._terms]
         self._teacher_taps = Taps(teacher, {x for s in teacher_sides for x in s.names})
         self._student_taps = Taps(student, {x for s in student_sides for x in s.names})
-        self._batch = _Batch()
+        self._step = OneStep()
         self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
         self.total_loss_tracker = keras.metrics.Mean(name="total_loss")
@@ -121,7 +117,7 @@ class Distiller(keras.Model):
 
     def build(self, input_shape):
         if not self.student.built:
-            self.student.build(input_shape)
+            self.student.build(batch.inputs_of(input_shape))
         self.built = True
 
     @property
@@ -207,18 +203,27 @@ class Distiller(keras.Model):
         return history
 
     def call(self, inputs, training=None, **kwargs):
+        inputs = batch.inputs_of(inputs)
         outputs, taps = self._student_taps.call(inputs, training=training, **kwargs)
         if training or self.validation_distillation:
-            self._batch.student = Outputs(outputs, taps)
+            self._step.student = Outputs(outputs, taps)
         return outputs
 
     def run_teacher(self, x):
         """The teacher's `Outputs` of a batch, in inference mode, as constants.
 
-        None where no distillation loss has a weight: the teacher need not run.
+        It does not run where `x` carries what `cache_teacher` kept of it, and where no
+        distillation loss has a weight.
+
+        Raises:
+            ValueError: What was kept lacks an output that a loss compares.
         """
         if self.student_loss_weight == 1:
             return Outputs(None, {})
+        x, kept = batch.unpack(x)
+        if kept is not None:
+            needed = {name for term in self._terms for name in term.teacher.names}
+            return checks.check_kept(Outputs(*kept), needed)
         outputs = Outputs(*self._teacher_taps.call(x, training=False))
         return tree.map_structure(ops.stop_gradient, outputs)
 
@@ -270,9 +275,14 @@ class Distiller(keras.Model):
         """
         if y_pred is None:
             y_pred = self(x, training=training)
-        student = self._batch.take_student() or Outputs(y_pred, {})
-        self._batch.distils = training or self.validation_distillation
-        if self._batch.distils and teacher is None:
+        student = self._step.take_student(y_pred)
+        self._step.distils = training or self.validation_distillation
+        if student is None and self._step.distils and self._student_taps.names:
+            # `y_pred` is not from the last pass; its taps need one of their own.
+            again = self._step.take_student(self(x, training=training))
+            student = Outputs(y_pred, again.taps)
+        student = student or Outputs(y_pred, {})
+        if self._step.distils and teacher is None:
             teacher = self.run_teacher(x)
         terms = loss_terms(self, y, y_pred, sample_weight, teacher, student)
         batch_size = ops.shape(tree.flatten(y_pred)[0])[0]
@@ -288,14 +298,22 @@ class Distiller(keras.Model):
                 "metrics out, or give labels."
             )
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
-        # Without the teacher there is no distillation loss, and the total is `loss`.
-        hidden = () if self._batch.distils else ("distillation_loss", "total_loss")
-        return {name: value for name, value in logs.items() if name not in hidden}
+        if not self._step.distils:
+            # The teacher did not run: nothing, rather than a zero that looks perfect.
+            logs.pop("distillation_loss", None)
+        return logs
 
     def train_step(self, *args, **kwargs):
         if keras.backend.backend() != "tensorflow":
             return super().train_step(*args, **kwargs)
         return tensorflow_train_step(self, *args, **kwargs)
+
+    def predict_step(self, *args, **kwargs):
+        try:
+            return super().predict_step(*args, **kwargs)
+        finally:
+            # No loss will take them, and a traced step must leave no tensors behind.
+            self._step.student = None
 
     def save(self, filepath, overwrite=True, include_teacher=True, **kwargs):
         """As `keras.Model.save`: teacher, student, losses and compile state.
@@ -339,12 +357,10 @@ class Distiller(keras.Model):
             return keras.saving.deserialize_keras_object(value, custom_objects)
 
         without_teacher = config["teacher"] is None
-        teacher = deserialize(config["teacher"]) or _handed_teacher.get()
-        if teacher is None:
-            raise ValueError(
-                "This Distiller was saved without its teacher. Load it with "
-                "keras_kd.load_distiller(filepath, teacher=...)."
-            )
+        if without_teacher:
+            teacher = take_handed_teacher()
+        else:
+            teacher = deserialize(config["teacher"])
         objects = {
             "teacher": teacher,
             "student": deserialize(config["student"]),
@@ -357,41 +373,3 @@ class Distiller(keras.Model):
             # The file has no weights for it; `load_distiller` puts it back.
             distiller.teacher = None
         return distiller
-
-
-class _Batch:
-    """What one step hands from the student's forward pass to the loss to the metrics."""
-
-    student = None
-    distils = True
-
-    def take_student(self):
-        student, self.student = self.student, None
-        return student
-
-
-def load_distiller(filepath, teacher):
-    """Loads a Distiller that was saved with `include_teacher=False`.
-
-    Args:
-        filepath: A `.keras` file.
-        teacher: The teacher, a `keras.Model`, with its weights.
-
-    Returns:
-        The `Distiller`, compiled as it was; `fit` goes on where it stopped.
-
-    Raises:
-        ValueError: The file holds no Distiller, or one with its own teacher.
-    """
-    token = _handed_teacher.set(teacher)
-    try:
-        distiller = keras.saving.load_model(filepath, safe_mode=True)
-    finally:
-        _handed_teacher.reset(token)
-    if not isinstance(distiller, Distiller) or distiller.teacher is not None:
-        raise ValueError(
-            f"{filepath} holds no Distiller without its teacher; "
-            "keras.saving.load_model loads it."
-        )
-    distiller.teacher = teacher
-    return distiller

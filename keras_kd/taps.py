@@ -24,6 +24,7 @@ class Taps:
     def __init__(self, model, names):
         self._model = model
         self._layers = {x: find_layer(model, x) for x in sorted(names - {None})}
+        self.names = tuple(self._layers)
 
     def call(self, inputs, training, **kwargs):
         """Runs the model once.

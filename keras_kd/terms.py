@@ -38,7 +38,7 @@ class Side:
         """One tensor, or a list of them where several layers are tapped."""
         found = [outputs.own if x is None else outputs.taps[x] for x in self.names]
         if self.are_probabilities:
-            found = tree.map_structure(_log, found)
+            found = tree.map_structure(log_probabilities, found)
         return found[0] if len(found) == 1 else found
 
 
@@ -97,7 +97,7 @@ def make_term(loss, weight, teacher, student, teacher_kind, student_kind):
 def _side(role, model, names, kind, on_logits):
     if not on_logits:
         return Side(names, are_probabilities=False)
-    if kind is None and any(_ends_in_softmax(model, name) for name in names):
+    if kind is None and any(ends_in_softmax(model, name) for name in names):
         kind = "probabilities"
         warnings.warn(
             f"`{role}` {model.name!r} ends in a softmax, so its outputs are taken as "
@@ -108,7 +108,7 @@ def _side(role, model, names, kind, on_logits):
     return Side(names, are_probabilities=kind == "probabilities")
 
 
-def _log(probabilities):
+def log_probabilities(probabilities):
     """Logits of given probabilities: softmax(log(p) / T) is p, softened."""
     return ops.log(ops.maximum(at_least_float32(probabilities), _SMALLEST))
 
@@ -136,7 +136,8 @@ def _is_symbolic(model):
     return bool(getattr(model, "outputs", None))
 
 
-def _ends_in_softmax(model, name):
+def ends_in_softmax(model, name=None):
+    """Whether a model, or its layer of that name, is known to end in a softmax."""
     layer = model if name is None else find_layer(model, name)
     while isinstance(layer, keras.Model):
         if not _is_symbolic(layer) or len(layer.outputs) != 1:

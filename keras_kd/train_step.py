@@ -4,6 +4,23 @@ import keras
 from keras import ops
 
 
+class OneStep:
+    """What one step hands from the student's forward pass to the loss to the metrics.
+
+    Attributes:
+        student: `Outputs` of the last forward pass, until the loss takes them.
+        distils: Whether the step's loss has the distillation losses in it.
+    """
+
+    student = None
+    distils = True
+
+    def take_student(self, y_pred):
+        """The last pass's `Outputs` if `y_pred` are its own, else None; keeps neither."""
+        student, self.student = self.student, None
+        return student if student is not None and student.own is y_pred else None
+
+
 def loss_terms(distiller, y, y_pred, sample_weight, teacher, student):
     """The parts of one batch's loss, each a float32 scalar.
 

@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_kd import Distiller, losses
+from keras_kd import Distiller, cache_teacher, losses
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -76,7 +77,7 @@ def test_metric_names_in_training_and_validation(make_model, vectors):
     distiller = compiled(make_model(), make_model())
     history = distiller.fit(*vectors, validation_data=vectors, verbose=0).history
     terms = {"loss", "accuracy", "student_loss", "distillation_loss", "total_loss"}
-    validation = {"val_loss", "val_accuracy", "val_student_loss"}
+    validation = {"val_loss", "val_accuracy", "val_student_loss", "val_total_loss"}
     assert set(history) == terms | validation
 
 
@@ -163,3 +164,91 @@ def test_a_frozen_layer_of_the_teacher_may_be_shared(make_model):
     )
     teacher.layers[0].trainable = False
     Distiller(teacher, student, "kd")
+
+
+def test_losses_of_keras_on_layers_and_outputs_together(make_model, vectors):
+    """As Keras's own tests use them; the value is worked out by hand."""
+    teacher, student = make_model(), make_model()
+    hidden = teacher.layers[0].name, student.layers[0].name
+    feature = keras.distillation.FeatureDistillation("mse", *hidden)
+    logits = keras.distillation.LogitsDistillation(2.0, loss=keras.losses.KLDivergence())
+    distiller = Distiller(teacher, student, [feature, logits], [3.0, 2.0])
+    distiller.compile(keras.optimizers.SGD(0.0), LOSS)
+    history = distiller.fit(*vectors, verbose=0).history
+    x = vectors[0]
+    difference = teacher.layers[0](x) - student.layers[0](x)
+    divergence = losses.SoftTargets(2.0).compute_loss(teacher(x), student(x))
+    expected = 3.0 * np.mean(np.square(difference)) + 2.0 * float(divergence)
+    assert history["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def with_a_tap():
+    """A distiller of logits and of the layers "a" and "b", and what it compares."""
+    dense = keras.layers.Dense
+    models = [
+        keras.Sequential(
+            [keras.Input((4,)), dense(6), dense(5, name=tap), dense(3)], name=name
+        )
+        for name, tap in (("teacher", "a"), ("student", "b"))
+    ]
+    features = keras.distillation.FeatureDistillation("mse", "a", "b")
+    both = [losses.SoftTargets(temperature=2.0), features]
+    distiller = Distiller(*models, both, validation_distillation=True)
+    distiller.compile("adam", LOSS, metrics=["accuracy"])
+    return distiller
+
+
+def trained_weights(distiller, data):
+    """The student's weights after two epochs; it then has those of before again."""
+    before = distiller.student.get_weights()
+    distiller.fit(data, epochs=2, verbose=0, shuffle=False)
+    after = distiller.student.get_weights()
+    distiller.student.set_weights(before)
+    distiller.optimizer = keras.optimizers.Adam()
+    return after
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_cached_outputs_teach_as_the_teacher_does(
+    vectors, tmp_path, monkeypatch, on_disk
+):
+    distiller = with_a_tap()
+    live = tf.data.Dataset.from_tensor_slices(vectors).batch(16)
+    cached = cache_teacher(
+        distiller.teacher,
+        vectors,
+        tmp_path / "cache" if on_disk else None,
+        outputs=[None, "a"],
+        dtype="float32",
+        verbose=0,
+    ).batch(16)
+    evaluated = distiller.evaluate(live, verbose=0, return_dict=True)
+    expected = trained_weights(distiller, live)
+
+    def call(*args, **kwargs):
+        raise AssertionError("the teacher ran")
+
+    monkeypatch.setattr(distiller.teacher, "call", call)
+    distiller.train_function = distiller.test_function = None
+    found = trained_weights(distiller, cached)
+    for weight, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-6)
+    again = distiller.evaluate(cached, verbose=0, return_dict=True)
+    assert again == pytest.approx(evaluated, abs=1e-6)
+    assert distiller.predict(cached, verbose=0).shape == (64, 3)
+
+
+def test_a_student_is_built_by_cached_batches(make_model, vectors):
+    student = keras.Sequential([keras.layers.Dense(3)])
+    cached = cache_teacher(make_model(), vectors, verbose=0).batch(16)
+    distiller = compiled(make_model(), student)
+    distiller.fit(cached, verbose=0, shuffle=False)
+    assert student.weights[0].shape == (4, 3)
+
+
+def test_cached_outputs_that_the_losses_need(vectors):
+    distiller = with_a_tap()
+    cached = cache_teacher(distiller.teacher, vectors, verbose=0).batch(16)
+    message = r"losses need more: 'a'. Received: the teacher's own outputs \(None\)"
+    with pytest.raises(ValueError, match=message):
+        distiller.fit(cached, verbose=0, shuffle=False)
