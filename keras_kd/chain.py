@@ -118,7 +118,8 @@ class ModelResult:
             wrong ones; examples: of how many.
         parameters, macs: See `keras_kd.profile.Profile`.
         file_bytes: Size of the saved `.keras` file, None without a run folder.
-        seconds: Of training, validation included; None for the given teacher.
+        seconds: Of training, the teacher's answers and validation included; None for the
+            given teacher.
     """
 
     model: str
@@ -234,7 +235,9 @@ class DistillationChain:
         """Trains every stage and measures every model.
 
         Args:
-            train_data: A `tf.data.Dataset` (or what else `fit` takes as x) of batches.
+            train_data: A `tf.data.Dataset` (or what else `fit` takes as x) of batches; or
+                a function that takes a stage's teacher, None where there is none, and
+                returns them, with what `cache_teacher` keeps of it.
             validation_data: Batches of (inputs, labels), for the accuracies after each
                 epoch and in the table. Nothing is chosen by it.
             run_dir: A new folder for models (`.keras`), histories (CSV), the table
@@ -321,6 +324,8 @@ def _fit_stage(stage, teacher, train_data, validation_data, folder, verbose):
     try:
         model = stage.model_to_fit(teacher)
         start = time.perf_counter()
+        if callable(train_data):
+            train_data = train_data(teacher if stage.distillation_losses else None)
         history = model.fit(
             train_data,
             validation_data=validation_data,

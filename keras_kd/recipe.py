@@ -13,6 +13,7 @@ from pydantic import Field
 from keras_kd import data, losses, zoo
 from keras_kd import run_dir as run_dirs
 from keras_kd.chain import DistillationChain, Stage, markdown_table
+from keras_kd.teacher_cache import cache_teacher
 
 RECIPES = Path(__file__).parent / "recipes"
 SHIPPED_MODELS = Path(__file__).parents[1] / "models"
@@ -226,9 +227,27 @@ def run(recipe, run_dir, data_dir=None, verbose="auto"):
     for stage in stages:
         _check_labels(stage, train[1])
     keras.utils.set_random_seed(recipe.seed)
-    train_data = data.batches(
-        *train, recipe.batch_size, shuffle=True, seed=recipe.seed, drop_remainder=True
-    )
+
+    def train_data(teacher):
+        if teacher is None:
+            return data.batches(
+                *train,
+                recipe.batch_size,
+                shuffle=True,
+                seed=recipe.seed,
+                drop_remainder=True,
+            )
+        images, labels = train
+        # float32, as so few outputs need no compression.
+        cached = cache_teacher(
+            teacher,
+            (data.scale(images), labels),
+            dtype="float32",
+            verbose=int(bool(verbose)),
+        )
+        shuffled = cached.shuffle(len(train[0]), seed=recipe.seed)
+        return shuffled.batch(recipe.batch_size, drop_remainder=True)
+
     test_data = data.batches(*test, batch_size=1000)
     result = chain.fit(train_data, test_data, run_dir=folder, verbose=verbose)
     accuracies = _accuracies(recipe, result)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd import DistillationChain, Stage, losses, zoo
+from keras_kd import DistillationChain, Stage, cache_teacher, losses, zoo
 
 
 @pytest.fixture
@@ -88,6 +88,26 @@ def test_the_next_teacher_is_the_last_distilled_student(
     monkeypatch.setattr(Stage, "model_to_fit", spy)
     DistillationChain(teacher, stages).fit(train_data, train_data, verbose=0)
     assert taught == [("teacher", "a"), ("a", "alone"), ("a", "b")]
+
+
+def test_training_data_may_hang_on_the_teacher(make_model, vectors):
+    teachers = []
+
+    def train_data(teacher):
+        teachers.append(teacher)
+        if teacher is None:
+            return batched(*vectors, 16)
+        return cache_teacher(teacher, vectors, verbose=0).batch(16)
+
+    teacher, first, second, alone = (make_model() for _ in range(4))
+    stages = [
+        Stage("first", first, epochs=1, distillation_losses="kd"),
+        Stage("alone", alone, epochs=1),
+        Stage("second", second, epochs=1, distillation_losses="kd"),
+    ]
+    chain = DistillationChain(teacher, stages)
+    chain.fit(train_data, batched(*vectors, 16), verbose=0)
+    assert teachers == [teacher, None, first]
 
 
 def test_students_stay_plain_models(make_model, train_data):

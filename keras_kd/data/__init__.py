@@ -4,4 +4,5 @@ from keras_kd.data.idx import DATASETS as DATASETS
 from keras_kd.data.idx import DataError as DataError
 from keras_kd.data.pipeline import batches as batches
 from keras_kd.data.pipeline import load_arrays as load_arrays
+from keras_kd.data.pipeline import scale as scale
 from keras_kd.data.sources import prepare as prepare

@@ -42,6 +42,13 @@ def load_arrays(name, split, data_dir=None):
     return tfds.as_numpy(batch)
 
 
+def scale(images):
+    """Bytes as float32 in [0, 1]; takes and gives a NumPy array or a TensorFlow tensor."""
+    if isinstance(images, np.ndarray):
+        return images.astype("float32") / np.float32(255)
+    return tf.cast(images, tf.float32) / 255.0
+
+
 def batches(
     images, labels, batch_size, *, shuffle=False, seed=None, drop_remainder=False
 ):
@@ -80,8 +87,7 @@ def batches(
         indices = indices.shuffle(count, seed=seed)
 
     def gather(batch):
-        x = tf.cast(tf.gather(images, batch), tf.float32) / 255.0
-        return x, tf.gather(labels, batch)
+        return scale(tf.gather(images, batch)), tf.gather(labels, batch)
 
     batched = indices.batch(batch_size, drop_remainder=drop_remainder)
     return batched.map(gather, num_parallel_calls=2).prefetch(2)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_kd.data import batches, load_arrays, pipeline
+from keras_kd.data import batches, load_arrays, pipeline, scale
 from keras_kd.data.idx import DataError
 from keras_kd.data.sources import prepare_dataset
 
@@ -44,6 +45,13 @@ def test_unreadable_records(sample, folder, tmp_path, monkeypatch):
 def test_images_are_scaled():
     ((x, _),) = batches(np.full((2, 1, 1, 1), 255, "uint8"), [0, 1], 2)
     assert x.dtype == "float32" and x.numpy().max() == 1.0
+
+
+def test_scale_is_the_same_for_arrays_and_tensors():
+    images = np.arange(256, dtype="uint8")
+    scaled = scale(images)
+    assert scaled.dtype == np.float32 and scaled.min() == 0 and scaled.max() == 1
+    assert scaled.tobytes() == scale(tf.constant(images)).numpy().tobytes()
 
 
 def test_in_order_by_default():
