@@ -104,6 +104,24 @@ def test_the_student_sees_the_views_that_the_teacher_saw(
     np.testing.assert_allclose(means, [shift, shift + 10, shift], rtol=1e-5)
 
 
+def test_deformed_digits_are_the_same_to_teacher_and_student(mnist_sample, tmp_path):
+    images, labels = (part[:40] for part in mnist_sample[0])
+    layers = [keras.Input((28, 28, 1)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    teacher = keras.Sequential(layers)
+    dataset = cache(
+        teacher,
+        (images, labels),
+        tmp_path / "cache",
+        views=2,
+        augment=keras_kd.augment.Deform(),
+        dtype="float32",
+    ).batch(16)
+    first, second = ([batch.unpack(x) for x, _ in dataset] for _ in range(2))
+    for x, (outputs, _) in first + second:
+        np.testing.assert_allclose(teacher(x), outputs, atol=1e-4)
+    assert np.abs(first[0][0] - second[0][0]).max() > 0.5
+
+
 def test_unlabelled_examples(teacher, vectors):
     dataset = cache(teacher, vectors[0])
     inputs, (own, _) = batch.unpack(next(iter(dataset.batch(64))))
