@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_kd.losses.base import fits_shape
+from keras_kd.losses.ops import fits_shape
 
 
 def check_models(teacher, student):

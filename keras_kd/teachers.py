@@ -10,7 +10,7 @@ import warnings
 import keras
 from keras import ops, tree
 
-from keras_kd.losses.base import check_positive
+from keras_kd.losses.arguments import check_positive
 from keras_kd.losses.ops import log_softmax
 from keras_kd.terms import ends_in_softmax, log_probabilities
 

@@ -26,8 +26,9 @@ def check_distillation_loss(loss, *, expected_failures=None, make_inputs=None):
     """Runs every check that applies to a distillation loss, and reports all that fail.
 
     What a loss promises, it declares as attributes of `keras_kd.losses.DistillationLoss`:
-    `needs_labels`, `zero_at_agreement`, `shift_invariant`. Of a foreign object nothing is
-    known, so it is held to that class's defaults.
+    `needs_labels`, `zero_at_agreement`, `smallest_at_agreement`, `shift_invariant`,
+    `stops_gradients`, `widths_may_differ`. Of a foreign object nothing is known, so it is
+    held to that class's defaults.
 
     Args:
         loss: An object with `compute_loss(teacher_outputs, student_outputs, y_true=None,
@@ -75,9 +76,13 @@ def distillation_loss_checks(loss, make_inputs=None):
     """
     loss = as_distillation_loss(loss)
     functions = [*_ANY_LOSS]
+    functions += [check_agreement] if loss.smallest_at_agreement else []
     functions += [check_sample_weight] if isinstance(loss, PerExampleLoss) else []
     functions += [check_shift_invariance] if loss.shift_invariant else []
-    functions += _COMPILED if keras.backend.backend() in ("tensorflow", "jax") else []
+    functions += [check_other_width if loss.widths_may_differ else check_widths]
+    if keras.backend.backend() in ("tensorflow", "jax"):
+        functions += [check_student_gradient, check_graph]
+        functions += [] if loss.stops_gradients else [check_gradient]
     inputs = zip((*_OUTPUTS, "y_true"), (make_inputs or make_logits)(9, 0), strict=True)
     batch = {name: value for name, value in inputs if value is not None}
     return [Check(function, loss, batch) for function in functions]
@@ -205,6 +210,14 @@ def check_widths(loss, batch):
         _expect_shapes_refused(loss, batch | {"student_outputs": student})
 
 
+def check_other_width(loss, batch):
+    """Outputs of another width have a value of their own; without batch, are refused."""
+    student = batch["student_outputs"]
+    value = _compute(loss, batch | {"student_outputs": _rows(student, np.s_[..., :-1])})
+    _expect_finite(value, "a student of another width")
+    _expect_shapes_refused(loss, batch | {"student_outputs": _rows(student, 0)})
+
+
 def check_config(loss, batch):
     """Config to JSON and back gives a loss of equal config and equal value."""
     loss = loss.loss if isinstance(loss, AdoptedLoss) else loss
@@ -286,10 +299,9 @@ def check_graph(loss, batch):
             _expect_equal(value, _value(loss, part), how, "eagerly")
 
 
-_ANY_LOSS = [check_float32_scalar, check_agreement, check_batch_order, check_zero_weight]
-_ANY_LOSS += [check_batch_sizes, check_widths, check_batch_of_one, check_labels]
+_ANY_LOSS = [check_float32_scalar, check_batch_order, check_zero_weight]
+_ANY_LOSS += [check_batch_sizes, check_batch_of_one, check_labels]
 _ANY_LOSS += [check_config, check_repeated_call]
-_COMPILED = [check_student_gradient, check_gradient, check_graph]
 
 
 def _rows(batch, index):

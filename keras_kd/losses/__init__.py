@@ -2,14 +2,51 @@
 
 import difflib
 
+from keras_kd.losses._dist import DIST as DIST
+from keras_kd.losses._dist import dist as dist
+from keras_kd.losses._dkd import DKD as DKD
+from keras_kd.losses._dkd import dkd as dkd
 from keras_kd.losses._kd import SoftTargets as SoftTargets
 from keras_kd.losses._kd import soft_targets as soft_targets
+from keras_kd.losses._logit_mse import LogitMSE as LogitMSE
+from keras_kd.losses._logit_mse import logit_mse as logit_mse
+from keras_kd.losses._logit_std import LogitStd as LogitStd
+from keras_kd.losses._logit_std import logit_std as logit_std
+from keras_kd.losses._nkd import NKD as NKD
+from keras_kd.losses._nkd import nkd as nkd
+from keras_kd.losses._pkt import (
+    ProbabilisticKnowledgeTransfer as ProbabilisticKnowledgeTransfer,
+)
+from keras_kd.losses._pkt import (
+    probabilistic_knowledge_transfer as probabilistic_knowledge_transfer,
+)
+from keras_kd.losses._rkd import RelationalKnowledge as RelationalKnowledge
+from keras_kd.losses._rkd import relational_knowledge as relational_knowledge
+from keras_kd.losses._sp import SimilarityPreserving as SimilarityPreserving
+from keras_kd.losses._sp import similarity_preserving as similarity_preserving
+from keras_kd.losses._ttm import TTM as TTM
+from keras_kd.losses._ttm import ttm as ttm
+from keras_kd.losses._wsl import WSL as WSL
+from keras_kd.losses._wsl import wsl as wsl
 from keras_kd.losses.base import DistillationLoss as DistillationLoss
 from keras_kd.losses.base import LayerPair as LayerPair
 from keras_kd.losses.base import PerExampleLoss as PerExampleLoss
 from keras_kd.losses.base import as_distillation_loss as as_distillation_loss
+from keras_kd.losses.relations import RelationLoss as RelationLoss
 
-LOSSES = {"kd": SoftTargets}
+LOSSES = {
+    "kd": SoftTargets,
+    "logit_mse": LogitMSE,
+    "dkd": DKD,
+    "dist": DIST,
+    "logit_std": LogitStd,
+    "sp": SimilarityPreserving,
+    "pkt": ProbabilisticKnowledgeTransfer,
+    "rkd": RelationalKnowledge,
+    "nkd": NKD,
+    "wsl": WSL,
+    "ttm": TTM,
+}
 
 
 def names():

@@ -4,10 +4,10 @@ Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
 """
 
 import keras
-from keras import ops
 
-from keras_kd.losses.base import PerExampleLoss, as_layer_pairs, check_positive
-from keras_kd.losses.ops import log_softmax
+from keras_kd.losses.arguments import check_choice, check_positive
+from keras_kd.losses.base import PerExampleLoss, as_one_pair, taps_config
+from keras_kd.losses.ops import cross_entropy, kl_divergence, log_softmax
 
 FORMS = ("kl", "cross_entropy")
 
@@ -39,13 +39,9 @@ def soft_targets(teacher_logits, student_logits, *, temperature=4.0, form="kl"):
     """
     teacher_log_probs = log_softmax(teacher_logits, temperature)
     student_log_probs = log_softmax(student_logits, temperature)
-    teacher_probs = ops.exp(teacher_log_probs)
     if form == "cross_entropy":
-        return -(temperature**2) * ops.sum(teacher_probs * student_log_probs, axis=-1)
-    log_ratio = teacher_log_probs - student_log_probs
-    # Never negative in theory; rounding can put it a hair below zero.
-    divergence = ops.maximum(ops.sum(teacher_probs * log_ratio, axis=-1), 0.0)
-    return temperature**2 * divergence
+        return temperature**2 * cross_entropy(teacher_log_probs, student_log_probs)
+    return temperature**2 * kl_divergence(teacher_log_probs, student_log_probs)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -81,19 +77,9 @@ class SoftTargets(PerExampleLoss):
 
     def __init__(self, temperature=4.0, form="kl", taps=None):
         self.temperature = check_positive("temperature", temperature)
-        if form not in FORMS:
-            raise ValueError(
-                f"`form` must be one of {', '.join(map(repr, FORMS))}. "
-                f"Received: form={form!r}."
-            )
-        self.form = form
+        self.form = check_choice("form", form, FORMS)
         self.zero_at_agreement = form == "kl"
-        self.taps = as_layer_pairs(taps)
-        if len(self.taps) > 1:
-            raise ValueError(
-                "SoftTargets compares one pair of outputs. Give one SoftTargets for each. "
-                f"Received: taps={taps!r}."
-            )
+        self.taps = as_one_pair("SoftTargets", taps)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return soft_targets(
@@ -105,4 +91,4 @@ class SoftTargets(PerExampleLoss):
 
     def get_config(self):
         config = {"temperature": self.temperature, "form": self.form}
-        return config | ({"taps": list(map(list, self.taps))} if self.taps else {})
+        return config | taps_config(self.taps)

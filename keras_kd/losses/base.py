@@ -2,15 +2,13 @@
 
 import abc
 import inspect
-import math
-import numbers
 import warnings
 from typing import NamedTuple
 
 import keras
 from keras import ops
 
-from keras_kd.losses.ops import at_least_float32
+from keras_kd.losses.ops import at_least_float32, fits_shape
 
 
 class LayerPair(NamedTuple):
@@ -36,16 +34,23 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         needs_labels: Whether `y_true` may not be None.
         on_logits: Whether the outputs are read as logits; outputs that are probabilities
             are then passed as their logarithm.
-        zero_at_agreement, shift_invariant: Promises that
+        zero_at_agreement, smallest_at_agreement, shift_invariant: Promises that
             `keras_kd.testing.check_distillation_loss` holds it to: the value is zero
-            where the outputs agree; a constant added to all logits changes nothing.
+            where the outputs agree; it is nowhere smaller; a constant added to all
+            logits changes nothing.
+        stops_gradients: Whether parts of the value that depend on the student are
+            constants to the gradient, which is then not the slope of the value.
+        widths_may_differ: Whether the last axes of the outputs may differ in length.
     """
 
     taps = ()
     needs_labels = False
     on_logits = False
     zero_at_agreement = True
+    smallest_at_agreement = True
     shift_invariant = False
+    stops_gradients = False
+    widths_may_differ = False
 
     def build(self, teacher_shape, student_shape):
         """Checks shapes before the first batch, where they are known.
@@ -94,7 +99,36 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         return f"{type(self).__name__}({arguments})"
 
 
-class PerExampleLoss(DistillationLoss):
+class OneOutputLoss(DistillationLoss):
+    """A loss of one output of each model: the checks of what comes in."""
+
+    def check_shapes(self, teacher_shape, student_shape):
+        """Refuses outputs that this loss cannot compare; unknown sizes are None.
+
+        Raises:
+            ValueError: As `compute_loss`; the message gives both shapes.
+        """
+        check_same_shape(type(self).__name__, teacher_shape, student_shape)
+
+    def build(self, teacher_shape, student_shape):
+        for model, shape in (("teacher", teacher_shape), ("student", student_shape)):
+            if isinstance(shape, list):
+                raise _several_outputs(type(self).__name__, model)
+        self.check_shapes(teacher_shape, student_shape)
+
+    def checked(self, teacher_outputs, student_outputs):
+        """The outputs as tensors of float32 or more, if they can be compared."""
+        for model, outputs in (("teacher", teacher_outputs), ("student", student_outputs)):
+            if any(ops.is_tensor(x) for x in _elements(outputs)):
+                raise _several_outputs(type(self).__name__, model)
+        # Tensors of any dtype in; a NumPy float64 array is not silently made float32.
+        teacher_outputs = at_least_float32(teacher_outputs)
+        student_outputs = at_least_float32(student_outputs)
+        self.check_shapes(tuple(teacher_outputs.shape), tuple(student_outputs.shape))
+        return teacher_outputs, student_outputs
+
+
+class PerExampleLoss(OneOutputLoss):
     """A loss with one value per example.
 
     A final class writes `call(teacher, student, y_true)`, which returns (batch, ...);
@@ -105,25 +139,12 @@ class PerExampleLoss(DistillationLoss):
     def call(self, teacher_outputs, student_outputs, y_true):
         """One value per example, (batch, ...)."""
 
-    def build(self, teacher_shape, student_shape):
-        name = type(self).__name__
-        for model, shape in (("teacher", teacher_shape), ("student", student_shape)):
-            if isinstance(shape, list):
-                raise _several_outputs(name, model)
-        check_same_shape(name, teacher_shape, student_shape)
-
     def compute_loss(
         self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
     ):
-        name = type(self).__name__
-        for model, outputs in (("teacher", teacher_outputs), ("student", student_outputs)):
-            if any(ops.is_tensor(x) for x in _elements(outputs)):
-                raise _several_outputs(name, model)
-        # Tensors of any dtype in; a NumPy float64 array is not silently made float32.
-        teacher_outputs = at_least_float32(teacher_outputs)
-        student_outputs = at_least_float32(student_outputs)
-        check_same_shape(name, teacher_outputs.shape, student_outputs.shape)
+        teacher_outputs, student_outputs = self.checked(teacher_outputs, student_outputs)
         if self.needs_labels and y_true is None:
+            name = type(self).__name__
             raise ValueError(f"{name} needs labels. Received: y_true=None.")
         values = self.call(teacher_outputs, student_outputs, y_true)
         return weighted_mean(values, sample_weight)
@@ -149,33 +170,37 @@ def weighted_mean(values, sample_weight=None):
 
     Args:
         values: (batch, ...).
-        sample_weight: (batch,), Keras's (batch, 1), the values' own shape, or None.
+        sample_weight: As `weights_of` takes it, or None.
 
     Raises:
         ValueError: `sample_weight` has another shape; nothing is broadcast over examples.
     """
     if sample_weight is not None:
-        sample_weight = ops.cast(sample_weight, values.dtype)
-        shape, received = tuple(values.shape), tuple(sample_weight.shape)
-        if not fits_shape(received, shape):
-            if not fits_shape(received, shape[:1]) and not fits_shape(
-                received, (shape[0], 1)
-            ):
-                raise ValueError(
-                    "`sample_weight` must hold one weight for each example, or for each "
-                    f"value of shape {shape}. Received: a shape of {received}."
-                )
-            # One weight per example, over all of its values.
-            sample_weight = ops.reshape(sample_weight, (-1,) + (1,) * (len(shape) - 1))
-        values = values * sample_weight
+        values = values * weights_of(values, sample_weight)
     return ops.mean(values)
 
 
-def fits_shape(shape, other):
-    """Whether two shapes agree, where an unknown dimension (None) agrees with any."""
-    return len(shape) == len(other) and all(
-        None in pair or pair[0] == pair[1] for pair in zip(shape, other, strict=True)
-    )
+def weights_of(values, sample_weight):
+    """`sample_weight` in the shape of the values, or with axes of 1 after the first.
+
+    Args:
+        values: (batch, ...).
+        sample_weight: (batch,), Keras's (batch, 1), or the values' own shape.
+
+    Raises:
+        ValueError: `sample_weight` has another shape.
+    """
+    sample_weight = ops.cast(sample_weight, values.dtype)
+    shape, received = tuple(values.shape), tuple(sample_weight.shape)
+    if fits_shape(received, shape):
+        return sample_weight
+    if not any(fits_shape(received, x) for x in (shape[:1], (shape[0], 1))):
+        raise ValueError(
+            "`sample_weight` must hold one weight for each example, or for each value of "
+            f"shape {shape}. Received: a shape of {received}."
+        )
+    # One weight per example, over all of its values.
+    return ops.reshape(sample_weight, (-1,) + (1,) * (len(shape) - 1))
 
 
 KERAS_LOSSES = (
@@ -273,6 +298,26 @@ def as_layer_pairs(taps):
     return tuple(LayerPair(*pair) for pair in pairs)
 
 
+def as_one_pair(loss_name, taps):
+    """Taps of a loss that compares one output of each model: () or one `LayerPair`.
+
+    Raises:
+        ValueError: It is not one pair of names.
+    """
+    pairs = as_layer_pairs(taps)
+    if len(pairs) > 1:
+        raise ValueError(
+            f"{loss_name} compares one pair of outputs. Give one {loss_name} for each. "
+            f"Received: taps={taps!r}."
+        )
+    return pairs
+
+
+def taps_config(taps):
+    """The entry of `LayerPair`s in a loss's config; none where it has none."""
+    return {"taps": list(map(list, taps))} if taps else {}
+
+
 def check_same_shape(loss_name, teacher_shape, student_shape):
     """Refuses outputs that cannot be compared element by element.
 
@@ -297,16 +342,14 @@ def check_same_shape(loss_name, teacher_shape, student_shape):
         )
 
 
-def check_positive(name, value):
-    """`value` as a float, if it is a finite number > 0.
+def check_two_classes(loss_name, shape):
+    """Refuses outputs of one class, where a loss has nothing to compare.
 
     Raises:
-        ValueError: It is anything else; the message names the argument.
+        ValueError: The last axis of `shape` has the length 1.
     """
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
+    if len(shape) > 1 and shape[-1] == 1:
         raise ValueError(
-            f"`{name}` must be a finite number greater than 0. "
-            f"Received: {name}={value!r}."
+            f"{loss_name} takes logits of two or more classes. "
+            f"Received: outputs of shape {tuple(shape)}."
         )
-    return float(value)

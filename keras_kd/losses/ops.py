@@ -14,6 +14,13 @@ def at_least_float32(x):
     return x if dtype == "float64" else ops.cast(x, "float32")
 
 
+def fits_shape(shape, other):
+    """Whether two shapes agree, where an unknown dimension (None) agrees with any."""
+    return len(shape) == len(other) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(shape, other, strict=True)
+    )
+
+
 def log_softmax(logits, temperature=1.0):
     """Logarithm of `softmax(logits / temperature)` over the last axis.
 
@@ -28,3 +35,81 @@ def log_softmax(logits, temperature=1.0):
         (..., num_classes), float32 (float64 for float64 logits).
     """
     return ops.log_softmax(at_least_float32(logits) / temperature, axis=-1)
+
+
+def kl_divergence(teacher_log_probs, student_log_probs):
+    """`sum_c p_c * (log p_c - log q_c)` over the last axis, p the teacher's.
+
+    Never negative: rounding alone can put it a hair below zero.
+    """
+    p, q = ops.exp(teacher_log_probs), ops.exp(student_log_probs)
+    per_class = p * (teacher_log_probs - student_log_probs)
+    # q - p sums to zero, and to what rounding made of it: at high temperatures, where the
+    # divergence is small, float32 keeps two digits more.
+    return ops.maximum(ops.sum(per_class + (q - p), axis=-1), 0.0)
+
+
+def cross_entropy(teacher_log_probs, student_log_probs):
+    """`-sum_c p_c * log q_c` over the last axis, p the teacher's."""
+    return -ops.sum(ops.exp(teacher_log_probs) * student_log_probs, axis=-1)
+
+
+def label_mask(y_true, logits):
+    """Where each example's labelled class is.
+
+    Args:
+        y_true: Integer labels, one for each row of logits, with or without a last axis of
+            1; or one-hot labels of the logits' shape, of which the largest is taken.
+        logits: (batch, ..., num_classes), two classes or more.
+
+    Returns:
+        (batch, ..., num_classes), bool.
+
+    Raises:
+        ValueError: `y_true` has another shape.
+    """
+    y_true = ops.convert_to_tensor(y_true)
+    rows, received = tuple(logits.shape[:-1]), tuple(y_true.shape)
+    num_classes = logits.shape[-1]
+    if fits_shape(received, (*rows, 1)):
+        y_true = ops.squeeze(y_true, axis=-1)
+    elif fits_shape(received, (*rows, num_classes)):
+        y_true = ops.argmax(y_true, axis=-1)
+    elif not fits_shape(received, rows):
+        raise ValueError(
+            "`y_true` must hold one label for each row of logits, or one-hot labels of "
+            f"their shape. Received: y_true of shape {received}, logits of shape "
+            f"{tuple(logits.shape)}."
+        )
+    return ops.one_hot(ops.cast(y_true, "int32"), num_classes, dtype="bool")
+
+
+def at_label(mask, values):
+    """`values` at the labelled class, (batch, ...): of (batch, ..., num_classes)."""
+    return ops.sum(ops.where(mask, values, 0.0), axis=-1)
+
+
+def without_label(mask, logits):
+    """Logits in which the labelled class has no probability.
+
+    Not minus infinity, of which a gradient makes 0 * inf.
+    """
+    return ops.where(mask, -1e30, logits)
+
+
+def norm(x, axis=-1):
+    """Euclidean norm over one axis, whose gradient at the zero vector is zero, not NaN."""
+    square = ops.sum(ops.square(x), axis=axis)
+    is_zero = ops.equal(square, 0.0)
+    return ops.where(is_zero, 0.0, ops.sqrt(ops.where(is_zero, 1.0, square)))
+
+
+def flat(features):
+    """(batch, ...) as (batch, size), float32 (float64 for float64 features)."""
+    features = at_least_float32(features)
+    return ops.reshape(features, (ops.shape(features)[0], -1))
+
+
+def unit_vectors(x):
+    """The vectors in the last axis divided by their length; zeros stay zeros."""
+    return ops.divide_no_nan(x, ops.expand_dims(norm(x), axis=-1))

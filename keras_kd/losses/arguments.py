@@ -1,0 +1,50 @@
+"""Checks of a loss's arguments; each error names the argument and what it got."""
+
+import math
+import numbers
+
+
+def check_positive(name, value):
+    """`value` as a float, if it is a finite number > 0.
+
+    Raises:
+        ValueError: It is anything else; the message names the argument.
+    """
+    if not _is_finite_number(value) or value <= 0:
+        raise ValueError(
+            f"`{name}` must be a finite number greater than 0. Received: {name}={value!r}."
+        )
+    return float(value)
+
+
+def check_not_negative(name, value):
+    """`value` as a float, if it is a finite number >= 0.
+
+    Raises:
+        ValueError: It is anything else; the message names the argument.
+    """
+    if not _is_finite_number(value) or value < 0:
+        raise ValueError(
+            f"`{name}` must be a finite number, 0 or greater. Received: {name}={value!r}."
+        )
+    return float(value)
+
+
+def _is_finite_number(value):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def check_choice(name, value, choices):
+    """`value`, if it is one of `choices`.
+
+    Raises:
+        ValueError: It is anything else; the message names the argument.
+    """
+    # By type, too: 1 is no True.
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(map(repr, choices))}. "
+            f"Received: {name}={value!r}."
+        )
+    return value

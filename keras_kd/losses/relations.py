@@ -1,0 +1,84 @@
+"""What losses on the relations between the examples of a batch share."""
+
+import abc
+
+from keras import ops
+
+from keras_kd.losses.base import OneOutputLoss, as_one_pair, taps_config, weighted_mean
+from keras_kd.losses.ops import at_least_float32, fits_shape
+
+
+class RelationLoss(OneOutputLoss):
+    """A loss on how the examples of a batch relate to each other.
+
+    Each example has a value, which is a mean over the other examples, its partners:
+
+        loss = sum_i(sample_weight_i * loss_i) / batch
+
+    `sample_weight` weighs an example twice: its own value, as everywhere, and its part in
+    the means of the others, relative to the mean weight. All ones are no weights, weights
+    that are all doubled double the loss, and what an example of weight 0 holds is nothing.
+    A batch of one has no relations, and the loss 0.
+
+    Teacher and student may have features of another size: each is related to its own.
+    """
+
+    widths_may_differ = True
+
+    def __init__(self, taps=None):
+        self.taps = as_one_pair(type(self).__name__, taps)
+
+    @abc.abstractmethod
+    def call(self, teacher_outputs, student_outputs, sample_weight):
+        """One value per example, (batch,)."""
+
+    def check_shapes(self, teacher_shape, student_shape):
+        name = type(self).__name__
+        received = (
+            f"Received: teacher_outputs of shape {tuple(teacher_shape)}, "
+            f"student_outputs of shape {tuple(student_shape)}."
+        )
+        if min(len(teacher_shape), len(student_shape)) < 2:
+            raise ValueError(
+                f"{name} takes outputs of shape (batch, ..., size). {received}"
+            )
+        if not fits_shape(teacher_shape[:1], student_shape[:1]):
+            raise ValueError(
+                f"{name} relates the examples of one batch to each other, so both models "
+                f"must have outputs of the same batch. {received}"
+            )
+
+    def compute_loss(
+        self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
+    ):
+        teacher_outputs, student_outputs = self.checked(teacher_outputs, student_outputs)
+        values = self.call(teacher_outputs, student_outputs, sample_weight)
+        return weighted_mean(values, sample_weight)
+
+    def get_config(self):
+        return taps_config(self.taps)
+
+
+def partner_weights(sample_weight, features):
+    """How much each example counts among the partners of any other, (batch,), 1 on average.
+
+    Args:
+        sample_weight: (batch,), Keras's (batch, 1), or None for all ones.
+        features: (batch, ...).
+
+    Raises:
+        ValueError: `sample_weight` has another shape.
+    """
+    features = at_least_float32(features)
+    batch = features.shape[0]
+    if sample_weight is None:
+        return ops.ones((ops.shape(features)[0],), dtype=features.dtype)
+    sample_weight = ops.cast(sample_weight, features.dtype)
+    received = tuple(sample_weight.shape)
+    if not fits_shape(received, (batch,)) and not fits_shape(received, (batch, 1)):
+        raise ValueError(
+            f"`sample_weight` must hold one weight per example, a shape of ({batch},). "
+            f"Received: a shape of {received}."
+        )
+    sample_weight = ops.reshape(sample_weight, (-1,))
+    return ops.divide_no_nan(sample_weight, ops.mean(sample_weight))

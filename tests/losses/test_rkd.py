@@ -1,0 +1,150 @@
+"""`rkd` against the paper's formula, in NumPy and float64."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd.losses import RelationalKnowledge, relational_knowledge
+from tests.losses.features import SHAPES, length, random_features, rows
+from tests.losses.logits import student_gradient
+
+
+def expected(teacher, student, distance_weight=25.0, angle_weight=50.0):
+    """Park et al. 2019, equations 5 to 10, over all pairs and triples of the batch."""
+    distances, angles = (
+        [relation(rows(x)) for x in (teacher, student)] for relation in (distance, angle)
+    )
+    return distance_weight * huber(*distances) + angle_weight * huber(*angles)
+
+
+def distance(x):
+    matrix = np.array([[length(a - b) for b in x] for a in x])
+    return matrix / (matrix.sum() / (len(x) * (len(x) - 1)))
+
+
+def angle(x):
+    values = []
+    for i, j, k in itertools.product(range(len(x)), repeat=3):
+        a, b = x[j] - x[i], x[k] - x[i]
+        values.append(0.0 if i in (j, k) else a @ b / (length(a) * length(b)))
+    return np.array(values)
+
+
+def huber(teacher, student):
+    size = np.abs(teacher - student).ravel()
+    return np.mean([s**2 / 2 if s < 1 else s - 0.5 for s in size])
+
+
+@pytest.mark.parametrize("weights", [(25.0, 50.0), (1.0, 0.0), (0.0, 2.0)], ids=str)
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_value(shapes, weights):
+    teacher, student = random_features(*shapes)
+    reference = expected(teacher, student, *weights)
+    names = ("distance_weight", "angle_weight")
+    values = relational_knowledge(
+        teacher, student, **dict(zip(names, weights, strict=True))
+    )
+    assert values.shape == (len(teacher),)
+    np.testing.assert_allclose(np.mean(values), reference, rtol=1e-12)
+    teacher, student = np.float32(teacher), np.float32(student)
+    found = RelationalKnowledge(*weights).compute_loss(teacher, student)
+    np.testing.assert_allclose(found, reference, rtol=1e-5)
+
+
+def test_the_defaults_are_25_and_50():
+    teacher, student = random_features((5, 7), (5, 3))
+    found = RelationalKnowledge().compute_loss(teacher, student)
+    np.testing.assert_allclose(found, expected(teacher, student), rtol=1e-6)
+
+
+def test_both_branches_of_huber_are_reached():
+    # On a line, and at right angles: differences of distances and of cosines from 0 to 2.
+    teacher = np.array([[0.0, 0], [1, 0], [-1, 0], [0, 9]])
+    student = np.array([[0.0, 0], [1, 0], [1, 0.1], [0, 0.1]])
+    gaps = [np.abs(f(teacher) - f(student)).max() for f in (distance, angle)]
+    assert min(gaps) > 1
+    found = relational_knowledge(teacher, student)
+    np.testing.assert_allclose(np.mean(found), expected(teacher, student), rtol=1e-12)
+
+
+def test_only_proportions_matter():
+    teacher, student = random_features((5, 7), (5, 3))
+    turn = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    found = RelationalKnowledge().compute_loss(3 * teacher + 5, 0.1 * student @ turn - 2)
+    np.testing.assert_allclose(found, expected(teacher, student), rtol=1e-6)
+
+
+def test_batch_of_two():
+    # One distance, which is its own mean, and no angle.
+    teacher, student = random_features((2, 7), (2, 3))
+    found = RelationalKnowledge().compute_loss(teacher, student)
+    np.testing.assert_allclose(found, expected(teacher, student), atol=1e-6)
+
+
+def test_examples_of_weight_zero_are_as_if_not_there():
+    teacher, student = random_features((6, 7), (6, 3))
+    weight = np.array([1.0, 0.0, 1.0, 1.0, 0.0, 1.0])
+    rest = weight > 0
+    # Four examples, whose means are over 4, in a sum that is divided by 6.
+    reference = expected(teacher[rest], student[rest]) * 4 / 6
+    for shaped in (weight, weight[:, None]):
+        loss = RelationalKnowledge()
+        found = loss.compute_loss(teacher, student, sample_weight=shaped)
+        np.testing.assert_allclose(found, reference, rtol=1e-5)
+
+
+def test_weights_weigh_every_mean():
+    teacher, student = random_features((4, 7), (4, 3))
+    weight = np.array([0.5, 1.0, 2.0, 0.5])
+    (t, a), (s, b) = (
+        (np.array([[length(x - y) for y in f] for x in f]), angle(f).reshape(4, 4, 4))
+        for f in (teacher, student)
+    )
+    pair = np.outer(weight, weight)
+    others = pair * (1 - np.eye(4))
+    total = 0
+    for i, j in np.ndindex(4, 4):
+        gap = t[i, j] / np.average(t, weights=others) - s[i, j] / np.average(
+            s, weights=others
+        )
+        total += 25 * pair[i, j] / 4 * huber(gap, 0) / 4
+        for k in range(4):
+            total += 50 * pair[i, j] * weight[k] / 4 / 4 * huber(a[i, j, k], b[i, j, k]) / 4
+    found = RelationalKnowledge().compute_loss(teacher, student, sample_weight=weight)
+    np.testing.assert_allclose(found, total, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_right_for_large_features(dtype):
+    # An equilateral triangle against a line with its middle.
+    teacher = np.eye(3) * 1e4
+    student = np.array([[-1e4], [0.0], [1e4]])
+    tensors = [keras.ops.cast(x, dtype) for x in (teacher, student)]
+    value = RelationalKnowledge().compute_loss(*tensors)
+    assert keras.backend.standardize_dtype(value.dtype) == "float32"
+    np.testing.assert_allclose(float(value), expected(teacher, student), rtol=1e-5)
+    assert np.isfinite(student_gradient(RelationalKnowledge(), *tensors)).all()
+
+
+def test_equal_examples():
+    # As the authors' code has it: a distance of 1e-6, which counts in the mean.
+    teacher, student = random_features((5, 7), (5, 3))
+    student[1] = student[3]
+    near = np.where(np.arange(5)[:, None] == 1, student + [1e-6, 0, 0], student)
+    distances = RelationalKnowledge(angle_weight=0.0)
+    np.testing.assert_allclose(
+        distances.compute_loss(teacher, student),
+        expected(teacher, near, angle_weight=0.0),
+        rtol=1e-5,
+    )
+    gradient = student_gradient(RelationalKnowledge(), teacher, student)
+    assert np.isfinite(gradient).all() and np.abs(gradient).max() < 100
+
+
+@pytest.mark.parametrize("name", ["distance_weight", "angle_weight"])
+@pytest.mark.parametrize("value", [-1, "1", None, float("nan"), True])
+def test_bad_weight(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be a finite number, 0 or greater"):
+        RelationalKnowledge(**{name: value})
