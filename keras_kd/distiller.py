@@ -105,6 +105,8 @@ class Distiller(keras.Model):
                 self.distillation_losses, self.distillation_loss_weights, strict=True
             )
         )
+        # An attribute, so that Keras tracks their weights and saves them.
+        self.loss_layers = [x for term in self._terms for x in term.loss.layers]
         teacher_sides = [term.teacher for term in self._terms]
         student_sides = [term.student for term in self._terms]
         self._teacher_taps = Taps(teacher, {x for s in teacher_sides for x in s.names})
@@ -122,13 +124,14 @@ class Distiller(keras.Model):
 
     @property
     def layers(self):
-        """Teacher and student; what a `.keras` file holds the weights of."""
-        return [x for x in (self.teacher, self.student) if x is not None]
+        """Teacher, student, and the layers of losses: whose weights a file holds."""
+        models = [x for x in (self.teacher, self.student) if x is not None]
+        return models + self.loss_layers
 
     @property
     def trainable_variables(self):
-        """The student's alone: the teacher's are never updated."""
-        return self.student.trainable_variables
+        """The student's, and those of losses' layers: the teacher's are never updated."""
+        return self._of_trained("trainable_variables")
 
     @property
     def non_trainable_variables(self):
@@ -137,7 +140,11 @@ class Distiller(keras.Model):
 
     @property
     def trainable_weights(self):
-        return self.student.trainable_weights
+        return self._of_trained("trainable_weights")
+
+    def _of_trained(self, attribute):
+        trained = [self.student, *self.loss_layers]
+        return [v for layer in trained for v in getattr(layer, attribute)]
 
     @property
     def non_trainable_weights(self):

@@ -7,6 +7,7 @@ or, for a test of each check, in pytest:
     @pytest.mark.parametrize("check", distillation_loss_checks(MyLoss()), ids=str)
 """
 
+import copy
 import dataclasses
 import json
 import warnings
@@ -17,6 +18,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_kd.losses.base import AdoptedLoss, PerExampleLoss, as_distillation_loss
+from keras_kd.losses.features import FeatureLoss
 from keras_kd.losses.ops import at_least_float32
 
 _OUTPUTS = ("teacher_outputs", "student_outputs")
@@ -38,7 +40,7 @@ def check_distillation_loss(loss, *, expected_failures=None, make_inputs=None):
         make_inputs: What to call the loss with: a function (batch_size, seed) ->
             (teacher_outputs, student_outputs, y_true), of NumPy arrays with the batch
             first, or lists of them for a loss with several taps; y_true may be None.
-            Defaults to `make_logits`.
+            Defaults to `make_logits`, and to maps for a `FeatureLoss`.
 
     Raises:
         AssertionError: Checks fail that are not expected to, or pass although they are;
@@ -75,16 +77,25 @@ def distillation_loss_checks(loss, make_inputs=None):
     checked where Keras's backend is TensorFlow or JAX.
     """
     loss = as_distillation_loss(loss)
+    if make_inputs is None:
+        make_inputs = _make_maps(loss) if isinstance(loss, FeatureLoss) else make_logits
+    inputs = zip((*_OUTPUTS, "y_true"), make_inputs(9, 0), strict=True)
+    batch = {name: value for name, value in inputs if value is not None}
+    if loss.makes_layers:
+        # What it promises may hang on the layers that these shapes ask for.
+        loss.build(*(tree.map_structure(np.shape, batch[name]) for name in _OUTPUTS))
     functions = [*_ANY_LOSS]
     functions += [check_agreement] if loss.smallest_at_agreement else []
-    functions += [check_sample_weight] if isinstance(loss, PerExampleLoss) else []
+    if not loss.uses_batch_statistics:
+        is_per_example = isinstance(loss, (PerExampleLoss, FeatureLoss))
+        functions += [check_sample_weight] if is_per_example else []
+        functions += [check_zero_weight]
     functions += [check_shift_invariance] if loss.shift_invariant else []
-    functions += [check_other_width if loss.widths_may_differ else check_widths]
+    bridges = loss.widths_may_differ and not loss.layers
+    functions += [check_other_width if bridges else check_widths]
     if keras.backend.backend() in ("tensorflow", "jax"):
         functions += [check_student_gradient, check_graph]
         functions += [] if loss.stops_gradients else [check_gradient]
-    inputs = zip((*_OUTPUTS, "y_true"), (make_inputs or make_logits)(9, 0), strict=True)
-    batch = {name: value for name, value in inputs if value is not None}
     return [Check(function, loss, batch) for function in functions]
 
 
@@ -93,6 +104,19 @@ def make_logits(batch_size, seed):
     rng = np.random.default_rng(seed)
     teacher, student = rng.normal(scale=3.0, size=(2, batch_size, 10))
     return teacher, student, rng.integers(10, size=batch_size)
+
+
+def _make_maps(loss):
+    """A function like `make_logits` of features, (batch_size, 4, 4, 6), or lists of them."""
+
+    def make(batch_size, seed):
+        rng = np.random.default_rng(seed)
+        count = max(loss.least_pairs, len(loss.taps))
+        sides = rng.normal(scale=2.0, size=(2, count, batch_size, 4, 4, 6))
+        teacher, student = map(list, sides) if count > 1 else sides[:, 0]
+        return teacher, student, None
+
+    return make
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +237,8 @@ def check_widths(loss, batch):
 def check_other_width(loss, batch):
     """Outputs of another width have a value of their own; without batch, are refused."""
     student = batch["student_outputs"]
+    # It may make layers for the other width.
+    loss = copy.copy(loss)
     value = _compute(loss, batch | {"student_outputs": _rows(student, np.s_[..., :-1])})
     _expect_finite(value, "a student of another width")
     _expect_shapes_refused(loss, batch | {"student_outputs": _rows(student, 0)})
@@ -225,6 +251,10 @@ def check_config(loss, batch):
     restored = keras.saving.deserialize_keras_object(json.loads(text))
     again = json.dumps(keras.saving.serialize_keras_object(restored))
     _expect(text == again, f"the loss of config {text} comes back with {again}", "the same")
+    if as_distillation_loss(loss).layers:
+        _value(restored, batch)
+        for layer, other in zip(restored.layers, loss.layers, strict=True):
+            layer.set_weights(other.get_weights())
     values = [_value(as_distillation_loss(x), batch) for x in (restored, loss)]
     _expect_equal(*values, "the loss from its config", "the loss itself")
 
@@ -299,7 +329,7 @@ def check_graph(loss, batch):
             _expect_equal(value, _value(loss, part), how, "eagerly")
 
 
-_ANY_LOSS = [check_float32_scalar, check_batch_order, check_zero_weight]
+_ANY_LOSS = [check_float32_scalar, check_batch_order]
 _ANY_LOSS += [check_batch_sizes, check_batch_of_one, check_labels]
 _ANY_LOSS += [check_config, check_repeated_call]
 

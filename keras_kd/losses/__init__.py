@@ -2,10 +2,14 @@
 
 import difflib
 
+from keras_kd.losses._at import AttentionTransfer as AttentionTransfer
+from keras_kd.losses._at import attention_transfer as attention_transfer
 from keras_kd.losses._dist import DIST as DIST
 from keras_kd.losses._dist import dist as dist
 from keras_kd.losses._dkd import DKD as DKD
 from keras_kd.losses._dkd import dkd as dkd
+from keras_kd.losses._fitnet import FitNet as FitNet
+from keras_kd.losses._fitnet import fitnet as fitnet
 from keras_kd.losses._kd import SoftTargets as SoftTargets
 from keras_kd.losses._kd import soft_targets as soft_targets
 from keras_kd.losses._logit_mse import LogitMSE as LogitMSE
@@ -32,20 +36,26 @@ from keras_kd.losses.base import DistillationLoss as DistillationLoss
 from keras_kd.losses.base import LayerPair as LayerPair
 from keras_kd.losses.base import PerExampleLoss as PerExampleLoss
 from keras_kd.losses.base import as_distillation_loss as as_distillation_loss
+from keras_kd.losses.features import FeatureLoss as FeatureLoss
 from keras_kd.losses.relations import RelationLoss as RelationLoss
 
 LOSSES = {
+    # On logits.
     "kd": SoftTargets,
     "logit_mse": LogitMSE,
     "dkd": DKD,
     "dist": DIST,
     "logit_std": LogitStd,
-    "sp": SimilarityPreserving,
-    "pkt": ProbabilisticKnowledgeTransfer,
-    "rkd": RelationalKnowledge,
     "nkd": NKD,
     "wsl": WSL,
     "ttm": TTM,
+    # On features.
+    "fitnet": FitNet,
+    "at": AttentionTransfer,
+    # Between examples.
+    "pkt": ProbabilisticKnowledgeTransfer,
+    "sp": SimilarityPreserving,
+    "rkd": RelationalKnowledge,
 }
 
 

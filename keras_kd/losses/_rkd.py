@@ -116,7 +116,7 @@ class RelationalKnowledge(RelationLoss):
     >>> loss = RelationalKnowledge()
     >>> corner, line = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [[0.0], [1.0], [2.0]]
     >>> round(float(loss.compute_loss(corner, line)), 2)
-    4.4
+    8.27
 
     Reference:
         [Park et al., 2019](https://arxiv.org/abs/1904.05068)

@@ -31,6 +31,8 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
     Attributes:
         taps: LayerPairs, in the order `compute_loss` receives their outputs; () for the
             models' own outputs.
+        layers: Built Keras layers that train with the student and are no part of it.
+        makes_layers: Whether `build` may make `layers`, so that shapes must be known.
         needs_labels: Whether `y_true` may not be None.
         on_logits: Whether the outputs are read as logits; outputs that are probabilities
             are then passed as their logarithm.
@@ -41,9 +43,13 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         stops_gradients: Whether parts of the value that depend on the student are
             constants to the gradient, which is then not the slope of the value.
         widths_may_differ: Whether the last axes of the outputs may differ in length.
+        uses_batch_statistics: Whether `layers` normalise by the batch, so that an
+            example's value depends on the others, those of weight 0 too.
     """
 
     taps = ()
+    layers = ()
+    makes_layers = False
     needs_labels = False
     on_logits = False
     zero_at_agreement = True
@@ -51,9 +57,10 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
     shift_invariant = False
     stops_gradients = False
     widths_may_differ = False
+    uses_batch_statistics = False
 
     def build(self, teacher_shape, student_shape):
-        """Checks shapes before the first batch, where they are known.
+        """Checks shapes before the first batch, where they are known, and makes `layers`.
 
         Args:
             teacher_shape: (None, ...) of what `compute_loss` will receive of the teacher;

@@ -50,7 +50,8 @@ def test_under_mixed_precision_student_and_loss_stay_finite(loss, make_model, ve
     distiller = Distiller(teacher, student, loss, student_loss_weight=0.0)
     distiller.compile("sgd")
     before = student.get_weights()
-    history = distiller.fit(*vectors, verbose=0).history
+    # Epochs enough for the loss scale to come down to where gradients are finite.
+    history = distiller.fit(*vectors, epochs=5, verbose=0).history
     assert np.isfinite(history["distillation_loss"]).all()
     # Not all: what a loss does not see, the last bias for instance, may stay as it is.
     assert all(np.isfinite(new).all() for new in student.get_weights())

@@ -1,0 +1,84 @@
+"""Attention: where the teacher's features are strong, the student's are.
+
+Zagoruyko, Komodakis, "Paying More Attention to Attention", 2017.
+"""
+
+import keras
+from keras import ops
+
+from keras_kd.losses.arguments import check_positive
+from keras_kd.losses.features import FeatureLoss, mean_per_example, same_size
+from keras_kd.losses.ops import flat, unit_vectors
+
+
+def attention_transfer(teacher_features, student_features, *, p=2.0):
+    """Difference of normalised attention maps, one value per example.
+
+        map_i = mean_c |x_i,:,:,c|**p, flattened, divided by its length
+        loss_i = mean_k (teacher_map_ik - student_map_ik)**2
+
+    Args:
+        teacher_features: (batch, height, width, channels).
+        student_features: The same; channels may differ, and the larger map of the two is
+            averaged down to the other's height and width.
+        p: Power > 0.
+
+    Returns:
+        (batch,), float32 (float64 for float64 features).
+
+    Reference:
+        [Zagoruyko and Komodakis, 2017](https://arxiv.org/abs/1612.03928), equation 2.
+    """
+    maps = same_size(teacher_features, student_features)
+    teacher_map, student_map = (_attention(x, p) for x in maps)
+    return mean_per_example(ops.square(teacher_map - student_map))
+
+
+def _attention(features, p):
+    # Even powers, as of the default, need no absolute value, whose gradient at 0 is rough.
+    powers = ops.square(features) if p == 2 else ops.power(ops.abs(features), p)
+    return unit_vectors(flat(ops.mean(powers, axis=-1)))
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class AttentionTransfer(FeatureLoss):
+    """Attention transfer of Zagoruyko and Komodakis 2017; identifier `"at"`.
+
+        loss_i = mean_k (teacher_map_ik - student_map_ik)**2, summed over the pairs
+
+    with map_i the mean over channels of |features_i|**p, flattened and of length 1. Values
+    and default are those of the authors' repository, szagoruyko/attention-transfer, and of
+    RepDistiller. The authors weigh it by 1000, RepDistiller by 1000.
+
+    Args:
+        p: Power > 0; higher attends to the strongest places. Defaults to 2.0.
+        taps: A pair of layer names, the teacher's first, or a list of pairs, of layers
+            that give maps. Defaults to the models' own outputs.
+
+    Raises:
+        ValueError: `p` is not a finite number > 0, or `taps` is something else. In use:
+            features are no maps, or not of static height and width where these differ.
+
+    Example:
+
+    >>> teacher = keras.ops.reshape([3.0, 4.0], (1, 1, 2, 1))
+    >>> student = keras.ops.reshape([1.0, 1.0], (1, 1, 2, 1))
+    >>> round(float(AttentionTransfer(p=1).compute_loss(teacher, student)), 4)
+    0.0101
+
+    Reference:
+        [Zagoruyko and Komodakis, 2017](https://arxiv.org/abs/1612.03928)
+    """
+
+    on_maps = True
+
+    def __init__(self, p=2.0, taps=None):
+        super().__init__(taps)
+        self.p = check_positive("p", p)
+
+    def call(self, teacher_features, student_features):
+        pairs = zip(teacher_features, student_features, strict=True)
+        return sum(attention_transfer(x, y, p=self.p) for x, y in pairs)
+
+    def get_config(self):
+        return {"p": self.p} | super().get_config()

@@ -1,0 +1,214 @@
+"""What losses on intermediate features share."""
+
+import abc
+
+import keras
+from keras import ops
+
+from keras_kd.losses.base import (
+    DistillationLoss,
+    as_layer_pairs,
+    taps_config,
+    weighted_mean,
+)
+from keras_kd.losses.ops import at_least_float32, fits_shape
+
+
+class FeatureLoss(DistillationLoss):
+    """A loss on one or several pairs of features, with one value per example.
+
+    Features are (batch, height, width, channels) or (batch, size). A final class writes
+    `call(teacher_features, student_features)`; one that bridges widths or sizes with
+    layers of its own also writes `make_layers`. Those layers are made by `build`: the
+    Distiller calls it in its constructor, `compute_loss` if nobody has yet. They train with
+    the student, are saved with the Distiller, and are no part of the student. So a loss
+    with layers belongs to one Distiller.
+
+    Attributes:
+        least_pairs, most_pairs: How many pairs of features it compares; None is any
+            number.
+        on_maps: Whether features must be (batch, height, width, channels).
+
+    Args:
+        taps: A pair of layer names, the teacher's first, or a list of pairs, whose outputs
+            to compare. Defaults to the models' own outputs.
+
+    Raises:
+        ValueError: `taps` is something else, or has too few or too many pairs.
+    """
+
+    least_pairs = 1
+    most_pairs = None
+    on_maps = False
+    widths_may_differ = True
+
+    def __init__(self, taps=None):
+        self.taps = as_layer_pairs(taps)
+        if self.taps:
+            self._check_count(len(self.taps), f"taps={taps!r}")
+        self._built_for = None
+
+    @abc.abstractmethod
+    def call(self, teacher_features, student_features):
+        """One value per example.
+
+        Args:
+            teacher_features: list of tensors, one for each pair, float32 or more.
+            student_features: The same of the student.
+
+        Returns:
+            (batch,).
+        """
+
+    def make_layers(self, teacher_shapes, student_shapes):
+        """Built Keras layers that train with the student; () where none is needed.
+
+        Args:
+            teacher_shapes: list of (batch or None, ...), one for each pair.
+            student_shapes: The same of the student.
+        """
+        return ()
+
+    def check_shapes(self, teacher_shapes, student_shapes):
+        """Refuses features that this loss cannot compare; unknown sizes are None.
+
+        Raises:
+            ValueError: As `compute_loss`; the message gives both shapes.
+        """
+        name = type(self).__name__
+        counts = len(teacher_shapes), len(student_shapes)
+        if counts[0] != counts[1] or (self.taps and counts[0] != len(self.taps)):
+            raise ValueError(
+                f"{name} takes as many features of the student as of the teacher"
+                f"{f', {len(self.taps)} for its taps' if self.taps else ''}. "
+                f"Received: {counts[0]} teacher_outputs, {counts[1]} student_outputs."
+            )
+        self._check_count(counts[0], f"{counts[0]} teacher_outputs")
+        for shapes in zip(teacher_shapes, student_shapes, strict=True):
+            ranks = {len(shape) for shape in shapes}
+            if not ranks <= ({4} if self.on_maps else {2, 4}) or len(ranks) != 1:
+                takes = "(batch, height, width, channels)"
+                takes += "" if self.on_maps else ", or (batch, size) of both models"
+                raise ValueError(
+                    f"{name} takes features of shape {takes}. {_received(*shapes)}"
+                )
+        batches = [shape[:1] for shape in (*teacher_shapes, *student_shapes)]
+        if not all(fits_shape(x, y) for x in batches for y in batches):
+            raise ValueError(
+                f"{name} compares each example with itself, so all features must be of "
+                f"one batch. {_received(*_some_that_differ(teacher_shapes, student_shapes))}"
+            )
+
+    def build(self, teacher_shape, student_shape):
+        shapes = _as_list(teacher_shape), _as_list(student_shape)
+        self.check_shapes(*shapes)
+        widths = [[shape[1:] for shape in side] for side in shapes]
+        if self._built_for is None:
+            self.layers = tuple(self.make_layers(*shapes))
+            # Without layers there is nothing that other shapes would not fit.
+            self._built_for = widths if self.layers else None
+        elif not all(
+            all(map(fits_shape, side, built))
+            for side, built in zip(widths, self._built_for, strict=True)
+        ):
+            raise ValueError(
+                f"{type(self).__name__} made its layers for features of shapes "
+                f"{self._built_for[0]} (teacher) and {self._built_for[1]} (student), "
+                f"without the batch. {_received(shapes[0][0], shapes[1][0])}"
+            )
+
+    def compute_loss(
+        self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
+    ):
+        teacher = list(map(at_least_float32, _as_list(teacher_outputs)))
+        student = list(map(at_least_float32, _as_list(student_outputs)))
+        self.build(*([tuple(x.shape) for x in side] for side in (teacher, student)))
+        if self.layers:
+            # As their weights are.
+            teacher, student = (
+                [ops.cast(x, "float32") for x in y] for y in (teacher, student)
+            )
+        return weighted_mean(self.call(teacher, student), sample_weight)
+
+    def get_config(self):
+        return taps_config(self.taps)
+
+    def _check_count(self, count, received):
+        least, most = self.least_pairs, self.most_pairs
+        if count < least or (most is not None and count > most):
+            takes = f"{least}" if least == most else f"at least {least}"
+            raise ValueError(
+                f"{type(self).__name__} compares {takes} pair{'s' * (least > 1)} of "
+                f"features. Received: {received}."
+            )
+
+
+def _as_list(features):
+    """A list of features, or of shapes; a single one becomes a list of it."""
+    is_several = isinstance(features, (list, tuple)) and not (
+        features and (features[0] is None or isinstance(features[0], (int, float, list)))
+    )
+    return list(features) if is_several else [features]
+
+
+def _some_that_differ(teacher_shapes, student_shapes):
+    for pair in zip(teacher_shapes, student_shapes, strict=True):
+        if not fits_shape(pair[0][:1], pair[1][:1]):
+            return pair
+    return teacher_shapes[0], student_shapes[-1]
+
+
+def _received(teacher_shape, student_shape):
+    return (
+        f"Received: teacher_outputs of shape {tuple(teacher_shape)}, "
+        f"student_outputs of shape {tuple(student_shape)}."
+    )
+
+
+def mean_per_example(values):
+    """Mean over all axes but the first: (batch, ...) to (batch,)."""
+    return ops.mean(values, axis=tuple(range(1, len(values.shape))))
+
+
+def same_size(teacher_features, student_features):
+    """Both maps at the smaller one's height and width, by averages of the larger one's.
+
+    As PyTorch's adaptive_avg_pool2d. (batch, size) is left as it is.
+
+    Args:
+        teacher_features, student_features: (batch, height, width, channels), of static
+            height and width.
+    """
+    if len(teacher_features.shape) < 4:
+        return teacher_features, student_features
+    sizes = [x.shape[1:3] for x in (teacher_features, student_features)]
+    if fits_shape(*sizes):
+        return teacher_features, student_features
+    for size in sizes:
+        if None in size:
+            raise ValueError(
+                "Features of different height and width are compared at the smaller size, "
+                f"which must be known before the model runs. Received: sizes {sizes}."
+            )
+    size = tuple(map(min, zip(*sizes, strict=True)))
+    return tuple(_averaged(x, size) for x in (teacher_features, student_features))
+
+
+def _averaged(features, size):
+    if tuple(features.shape[1:3]) == size:
+        return features
+    features = ops.convert_to_tensor(features)
+    return ops.adaptive_average_pool(features, size, data_format="channels_last")
+
+
+def make_projection(shape, width, **arguments):
+    """A linear map of the last axis, a 1 x 1 convolution on maps: built, in float32.
+
+    Args:
+        shape: (batch or None, ..., channels) of its inputs.
+        width: Channels of its outputs.
+        **arguments: Passed to `keras.layers.Dense`.
+    """
+    layer = keras.layers.Dense(width, dtype="float32", **arguments)
+    layer.build((None, *shape[1:]))
+    return layer

@@ -1,0 +1,96 @@
+"""`at` against the paper's formula, in NumPy and float64."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd.losses import AttentionTransfer, attention_transfer
+from tests.losses.features import length, random_features
+from tests.losses.logits import student_gradient
+
+SHAPES = [
+    ((8, 3, 3, 6), (8, 3, 3, 6)),
+    ((5, 4, 2, 7), (5, 4, 2, 3)),
+    ((2, 2, 2, 100), (2, 2, 2, 9)),
+]
+
+
+def expected(teacher, student, p=2):
+    """Zagoruyko and Komodakis 2017, equation 2, squared, as the authors' code has it."""
+    total = 0
+    for t, s in zip(teacher, student, strict=True):
+        maps = [np.sum(np.abs(x) ** p, axis=-1).ravel() for x in (t, s)]
+        difference = np.subtract(*(q / length(q) for q in maps))
+        total += np.mean(difference**2)
+    return total / len(teacher)
+
+
+@pytest.mark.parametrize("p", [1, 2, 3.5])
+@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+def test_value(shapes, p):
+    teacher, student = random_features(*shapes)
+    values = attention_transfer(teacher, student, p=p)
+    assert values.shape == (len(teacher),)
+    np.testing.assert_allclose(np.mean(values), expected(teacher, student, p), rtol=1e-12)
+    loss = AttentionTransfer(p)
+    found = loss.compute_loss(np.float32(teacher), np.float32(student))
+    np.testing.assert_allclose(found, expected(teacher, student, p), rtol=1e-5)
+
+
+def test_the_default_is_the_square():
+    teacher, student = random_features(*SHAPES[0])
+    found = AttentionTransfer().compute_loss(teacher, student)
+    np.testing.assert_allclose(found, expected(teacher, student), rtol=1e-6)
+
+
+def test_pairs_are_summed():
+    (t1, s1), (t2, s2) = (random_features(*shapes) for shapes in SHAPES[:2])
+    t2, s2 = t2[:5], s2[:5]
+    found = AttentionTransfer().compute_loss([t1[:5], t2], [s1[:5], s2])
+    reference = expected(t1[:5], s1[:5]) + expected(t2, s2)
+    np.testing.assert_allclose(found, reference, rtol=1e-6)
+
+
+def test_a_larger_map_is_averaged_before_the_attention():
+    teacher, student = random_features((3, 2, 2, 2), (3, 4, 4, 5))
+    averaged = student.reshape(3, 2, 2, 2, 2, 5).mean(axis=(2, 4))
+    found = AttentionTransfer().compute_loss(teacher, student)
+    np.testing.assert_allclose(found, expected(teacher, averaged), rtol=1e-6)
+
+
+def test_only_where_matters():
+    teacher, student = random_features(*SHAPES[1])
+    found = AttentionTransfer().compute_loss(3 * teacher, -0.1 * student[..., ::-1])
+    np.testing.assert_allclose(found, expected(teacher, student), rtol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e4])
+def test_constant_features(value, p):
+    teacher = np.float32(random_features(*SHAPES[1])[0])
+    student = np.full((5, 4, 2, 3), value, "float32")
+    loss = AttentionTransfer(p)
+    if value:
+        found = loss.compute_loss(teacher, student)
+        reference = expected(np.float64(teacher), np.float64(student), p)
+        np.testing.assert_allclose(found, reference, rtol=1e-5)
+    assert np.isfinite(loss.compute_loss(student, teacher))
+    assert np.isfinite(student_gradient(loss, teacher, student)).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_right_for_large_features(dtype):
+    # All at one place against all places alike: (1, 0, 0, 0) against (1, 1, 1, 1) / 2.
+    teacher = np.zeros((1, 2, 2, 3))
+    teacher[:, 0, 0] = 1e4
+    teacher = keras.ops.cast(teacher, dtype)
+    student = keras.ops.cast(np.full((1, 2, 2, 3), -1e4), dtype)
+    value = AttentionTransfer().compute_loss(teacher, student)
+    assert keras.backend.standardize_dtype(value.dtype) == "float32"
+    np.testing.assert_allclose(float(value), 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, -1, "2", None, float("inf"), True])
+def test_bad_power(value):
+    with pytest.raises(ValueError, match="`p` must be a finite number greater than 0"):
+        AttentionTransfer(value)
