@@ -27,9 +27,12 @@ class StopOnBadLoss(keras.callbacks.Callback):
         if math.isfinite(logs.get("loss", 0.0)):
             return
         term = next(x for x in _TERMS if not math.isfinite(logs.get(x, 0.0)))
+        # `steps_per_execution` batches have been trained on since the last look.
+        steps = 1 if self.model is None else self.model.steps_per_execution
+        where = f"batch {batch + 1}" if steps == 1 else f"batches to {batch + 1}"
         raise FloatingPointError(
-            f"{term} is {float(logs[term])} in epoch {self._epoch + 1}, batch "
-            f"{batch + 1}. Usual causes: a learning rate that is too high, inputs that "
+            f"{term} is {float(logs[term])} in epoch {self._epoch + 1}, {where}. "
+            "Usual causes: a learning rate that is too high, inputs that "
             "are not scaled or hold NaN, labels outside 0..num_classes-1."
         )
 

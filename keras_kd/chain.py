@@ -12,7 +12,9 @@ from keras_kd.callbacks import StopOnBadLoss
 from keras_kd.checks import check_models
 from keras_kd.distiller import Distiller
 from keras_kd.evaluate import evaluate
+from keras_kd.precision import in_float32
 from keras_kd.profile import profile
+from keras_kd.train_step import choose_steps_per_execution
 
 
 def _default_loss():
@@ -81,6 +83,7 @@ class Stage:
         """The compiled model whose `fit` trains the student."""
         if self.distillation_losses is None:
             model = _LabelsAlone(self.student)
+            steps = choose_steps_per_execution(None)
         else:
             weight = self.student_loss_weight
             model = Distiller(
@@ -90,8 +93,13 @@ class Stage:
                 self.distillation_loss_weights,
                 student_loss_weight=0.5 if weight is None else weight,
             )
-        metrics = list(self.metrics)
-        model.compile(optimizer=self.optimizer, loss=self.loss, metrics=metrics)
+            steps = None
+        model.compile(
+            optimizer=self.optimizer,
+            loss=self.loss,
+            metrics=list(self.metrics),
+            steps_per_execution=steps,
+        )
         return model
 
 
@@ -138,7 +146,8 @@ class ChainResult:
     """What a fitted chain leaves.
 
     Attributes:
-        students: dict of stage name to trained `keras.Model`.
+        students: dict of stage name to trained `keras.Model`; in float32 where it was
+            trained in mixed precision, as what is measured and saved.
         histories: dict of stage name to Keras's history, metric name to one value an
             epoch.
         models: A `ModelResult` per model, the teacher first.
@@ -272,9 +281,10 @@ class DistillationChain:
             seconds, history = _fit_stage(
                 stage, teacher, train_data, validation_data, stage_folder, verbose
             )
+            student = in_float32(stage.student)
             models.append(
                 _measure(
-                    stage.student,
+                    student,
                     stage.name,
                     taught_by,
                     validation_data,
@@ -282,7 +292,7 @@ class DistillationChain:
                     seconds,
                 )
             )
-            students[stage.name], histories[stage.name] = stage.student, history
+            students[stage.name], histories[stage.name] = student, history
             if taught:
                 teacher, teacher_name = stage.student, stage.name
         result = ChainResult(students, histories, models)
@@ -292,7 +302,7 @@ class DistillationChain:
             run_dirs.write_json(folder / "results.json", {"models": rows})
             if teacher_name in students:
                 run_dirs.export_saved_model(
-                    teacher, folder / teacher_name / "saved_model"
+                    students[teacher_name], folder / teacher_name / "saved_model"
                 )
         return result
 

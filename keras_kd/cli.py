@@ -40,12 +40,16 @@ def main():
 @click.option("--epochs", type=int, help="Epochs of every stage.")
 @click.option("--batch-size", type=int, help="Examples a step.")
 @click.option("--seed", type=int, help="Seed of weights, dropout and data order.")
+@click.option(
+    "--dtype-policy",
+    help="Of the students while they train: float32, mixed_bfloat16 or mixed_float16.",
+)
 @_data_dir
-def run(recipe, run_dir, epochs, batch_size, seed, data_dir):
+def run(recipe, run_dir, data_dir, **overrides):
     """Run a RECIPE: its name (mnist), or a path to a .toml file."""
     from keras_kd import recipe as recipes
 
-    loaded = recipes.load(recipe, epochs=epochs, batch_size=batch_size, seed=seed)
+    loaded = recipes.load(recipe, **overrides)
     if run_dir is None:
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         run_dir = Path("runs") / f"{Path(recipe).stem}-{now}"

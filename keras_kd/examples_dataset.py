@@ -42,12 +42,12 @@ class ExamplesDataset(tf.data.Dataset):
     ):
         """As `tf.data.Dataset.batch`; prepares the next batches while one is used."""
         if num_parallel_calls is None:
-            num_parallel_calls = tf.data.AUTOTUNE
+            num_parallel_calls = 2
         rows = self._rows.batch(batch_size, drop_remainder=drop_remainder)
         examples = rows.map(
             self._gather, num_parallel_calls=num_parallel_calls, deterministic=deterministic
         )
-        return examples.prefetch(tf.data.AUTOTUNE, name=name)
+        return without_autotune(examples.prefetch(2, name=name))
 
     def shuffle(self, *args, **kwargs):
         """As `tf.data.Dataset.shuffle`."""
@@ -75,6 +75,17 @@ class ExamplesDataset(tf.data.Dataset):
     def _one_example(self, row):
         examples = self._gather(row[tf.newaxis])
         return nest.map_structure(lambda tensor: tensor[0], examples)
+
+
+def without_autotune(dataset):
+    """The dataset with fixed numbers of threads and buffers.
+
+    Each end of an iteration waits up to a second for tf.data's tuner to stop, which is
+    half an epoch of a small student.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def views_in_turn(make_dataset, views, count):

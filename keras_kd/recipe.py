@@ -18,6 +18,8 @@ from keras_kd.teacher_cache import cache_teacher
 RECIPES = Path(__file__).parent / "recipes"
 SHIPPED_MODELS = Path(__file__).parents[1] / "models"
 
+DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+
 PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 
 
@@ -75,11 +77,17 @@ class StageRecipe(_Section):
     # Printed beside ours; no part of the training.
     published_accuracy: list[float] = []
 
-    def make(self, seed):
+    def make(self, seed, dtype_policy):
         keras.utils.set_random_seed(seed)
+        with_default = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(dtype_policy)
+        try:
+            student = zoo.build(self.model)
+        finally:
+            keras.config.set_dtype_policy(with_default)
         return Stage(
             self.name,
-            zoo.build(self.model),
+            student,
             self.epochs,
             distillation_losses=[x.make() for x in self.losses] or None,
             student_loss_weight=self.student_loss_weight,
@@ -93,6 +101,8 @@ class Recipe(_Section):
     dataset: Annotated[str, _one_of(list(data.DATASETS), "data set")]
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     batch_size: PositiveInt
+    # Of the students while they train; what is measured and saved is float32.
+    dtype_policy: Annotated[str, _one_of(DTYPE_POLICIES, "dtype policy")] = "float32"
     # "mnist/teacher" is a folder of models/; a path that ends in .keras is a file.
     teacher: str | None = None
     stage: Annotated[list[StageRecipe], Field(min_length=1)]
@@ -108,8 +118,8 @@ def load(name_or_path, **overrides):
 
     Args:
         name_or_path: A name of `names()`, or a path that ends in `.toml`.
-        **overrides: `seed`, `batch_size`, or `epochs` (of every stage), each an int;
-            None leaves the recipe's own value.
+        **overrides: `seed`, `batch_size`, or `epochs` (of every stage), each an int, or
+            `dtype_policy`; None leaves the recipe's own value.
 
     Returns:
         A `Recipe`.
@@ -218,7 +228,7 @@ def run(recipe, run_dir, data_dir=None, verbose="auto"):
         ValueError: A model does not fit the data or another model.
     """
     teacher = load_model(recipe.teacher) if recipe.teacher else None
-    stages = [stage.make(recipe.seed) for stage in recipe.stage]
+    stages = [stage.make(recipe.seed, recipe.dtype_policy) for stage in recipe.stage]
     chain = DistillationChain(teacher, stages)
     folder = run_dirs.create(run_dir)
     data.prepare(recipe.dataset, data_dir)

@@ -88,7 +88,7 @@ def make_term(loss, weight, teacher, student, teacher_kind, student_kind):
         )
     elif loss.makes_layers and not loss.layers:
         raise ValueError(
-            f"{type(loss).__name__} makes layers for the shapes of the tapped outputs, which "
+            f"{type(loss).__name__} makes layers for the shapes of what it compares, which "
             "models without symbolic outputs do not tell. Call the loss's "
             "build(teacher_shape, student_shape) first, with None for the batch. "
             f"Received: shapes {teacher_shapes} (teacher) and {student_shapes} (student)."

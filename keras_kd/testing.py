@@ -107,7 +107,7 @@ def make_logits(batch_size, seed):
 
 
 def _make_maps(loss):
-    """A function like `make_logits` of features, (batch_size, 4, 4, 6), or lists of them."""
+    """A function like `make_logits`, of maps (batch_size, 4, 4, 6) or lists of them."""
 
     def make(batch_size, seed):
         rng = np.random.default_rng(seed)

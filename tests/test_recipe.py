@@ -188,13 +188,32 @@ def test_run(write, sample_data, tmp_path):
     assert (run_dir / "accuracies.md").read_text() == accuracies + "\n"
 
 
+def test_mixed_precision_in_training_and_float32_in_the_files(
+    write, sample_data, tmp_path
+):
+    path = write(extra='dtype_policy = "mixed_bfloat16"')
+    loaded = recipe.load(path)
+    stage = loaded.stage[0].make(0, loaded.dtype_policy)
+    assert stage.student.layers[1].compute_dtype == "bfloat16"
+    assert keras.config.dtype_policy().name == "float32"
+    result, _ = recipe.run(loaded, tmp_path / "run", verbose=0)
+    saved = keras.saving.load_model(tmp_path / "run" / "first" / "model.keras")
+    for model in (saved, result.students["first"]):
+        assert model.layers[1].compute_dtype == "float32"
+    assert recipe.load(path, dtype_policy="float32").dtype_policy == "float32"
+    with pytest.raises(ValueError, match="dtype_policy: no such dtype policy: 'bfloat16'"):
+        recipe.load(path, dtype_policy="bfloat16")
+
+
 def test_same_seed_same_bytes_and_paired_initial_weights(write, sample_data, tmp_path):
     zoo.build("mnist_ta").save(tmp_path / "teacher.keras")
     path = write(text=chain_text(tmp_path / "teacher.keras"))
     weights = {}
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         loaded = recipe.load(path, seed=seed)
-        stages = [stage.make(seed).student.get_weights()[0] for stage in loaded.stage]
+        stages = [
+                stage.make(seed, "float32").student.get_weights()[0] for stage in loaded.stage
+            ]
         np.testing.assert_array_equal(*stages)
         result, _ = recipe.run(loaded, tmp_path / run, verbose=0)
         saved = zipfile.ZipFile(tmp_path / run / "student" / "model.keras")

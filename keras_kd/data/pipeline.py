@@ -6,6 +6,7 @@ import tensorflow_datasets as tfds
 
 from keras_kd.data.idx import DATASETS, DataError
 from keras_kd.data.sources import check_prepared, default_data_dir
+from keras_kd.examples_dataset import without_autotune
 
 
 def load_arrays(name, split, data_dir=None):
@@ -90,4 +91,4 @@ def batches(
         return scale(tf.gather(images, batch)), tf.gather(labels, batch)
 
     batched = indices.batch(batch_size, drop_remainder=drop_remainder)
-    return batched.map(gather, num_parallel_calls=2).prefetch(2)
+    return without_autotune(batched.map(gather, num_parallel_calls=2).prefetch(2))

@@ -96,7 +96,7 @@ class FeatureLoss(DistillationLoss):
         if not all(fits_shape(x, y) for x in batches for y in batches):
             raise ValueError(
                 f"{name} compares each example with itself, so all features must be of "
-                f"one batch. {_received(*_some_that_differ(teacher_shapes, student_shapes))}"
+                f"one batch. {_received(*_that_differ(teacher_shapes, student_shapes))}"
             )
 
     def build(self, teacher_shape, student_shape):
@@ -151,7 +151,7 @@ def _as_list(features):
     return list(features) if is_several else [features]
 
 
-def _some_that_differ(teacher_shapes, student_shapes):
+def _that_differ(teacher_shapes, student_shapes):
     for pair in zip(teacher_shapes, student_shapes, strict=True):
         if not fits_shape(pair[0][:1], pair[1][:1]):
             return pair

@@ -1,0 +1,40 @@
+"""A model trained in mixed precision, as it ships: in float32."""
+
+import keras
+
+
+def in_float32(model):
+    """The same model, its weights copied, computing in float32.
+
+    Mixed precision saves time in training; on a device without that precision, and in
+    exported files, float32 is faster or alone possible. Weights are float32 in both.
+
+    Args:
+        model: A built `keras.Model` that can be serialised.
+
+    Returns:
+        `model` itself where no layer has a dtype policy of mixed precision.
+    """
+    layers = model._flatten_layers()
+    if not any(layer.dtype_policy.name.startswith("mixed_") for layer in layers):
+        return model
+    config = _in_float32(keras.saving.serialize_keras_object(model))
+    copy = keras.saving.deserialize_keras_object(config)
+    if not copy.built:
+        copy.build_from_config(config["build_config"])
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _in_float32(config):
+    if isinstance(config, dict):
+        if str(config.get("name")).startswith("mixed_") and len(config) == 1:
+            return {"name": "float32"}
+        return {
+            key: _in_float32(value)
+            for key, value in config.items()
+            if key != "compile_config"
+        }
+    if isinstance(config, (list, tuple)):
+        return type(config)(map(_in_float32, config))
+    return config
