@@ -18,6 +18,8 @@ from keras_kd.losses._logit_std import LogitStd as LogitStd
 from keras_kd.losses._logit_std import logit_std as logit_std
 from keras_kd.losses._nkd import NKD as NKD
 from keras_kd.losses._nkd import nkd as nkd
+from keras_kd.losses._nst import NeuronSelectivity as NeuronSelectivity
+from keras_kd.losses._nst import neuron_selectivity as neuron_selectivity
 from keras_kd.losses._pkt import (
     ProbabilisticKnowledgeTransfer as ProbabilisticKnowledgeTransfer,
 )
@@ -52,6 +54,7 @@ LOSSES = {
     # On features.
     "fitnet": FitNet,
     "at": AttentionTransfer,
+    "nst": NeuronSelectivity,
     # Between examples.
     "pkt": ProbabilisticKnowledgeTransfer,
     "sp": SimilarityPreserving,
