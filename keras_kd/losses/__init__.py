@@ -10,6 +10,8 @@ from keras_kd.losses._dkd import DKD as DKD
 from keras_kd.losses._dkd import dkd as dkd
 from keras_kd.losses._fitnet import FitNet as FitNet
 from keras_kd.losses._fitnet import fitnet as fitnet
+from keras_kd.losses._fsp import FlowOfSolution as FlowOfSolution
+from keras_kd.losses._fsp import flow_of_solution as flow_of_solution
 from keras_kd.losses._kd import SoftTargets as SoftTargets
 from keras_kd.losses._kd import soft_targets as soft_targets
 from keras_kd.losses._logit_mse import LogitMSE as LogitMSE
@@ -55,6 +57,7 @@ LOSSES = {
     "fitnet": FitNet,
     "at": AttentionTransfer,
     "nst": NeuronSelectivity,
+    "fsp": FlowOfSolution,
     # Between examples.
     "pkt": ProbabilisticKnowledgeTransfer,
     "sp": SimilarityPreserving,
