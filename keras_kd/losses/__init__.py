@@ -12,6 +12,8 @@ from keras_kd.losses._fitnet import FitNet as FitNet
 from keras_kd.losses._fitnet import fitnet as fitnet
 from keras_kd.losses._fsp import FlowOfSolution as FlowOfSolution
 from keras_kd.losses._fsp import flow_of_solution as flow_of_solution
+from keras_kd.losses._ft import FactorTransfer as FactorTransfer
+from keras_kd.losses._ft import factor_transfer as factor_transfer
 from keras_kd.losses._kd import SoftTargets as SoftTargets
 from keras_kd.losses._kd import soft_targets as soft_targets
 from keras_kd.losses._logit_mse import LogitMSE as LogitMSE
@@ -58,6 +60,7 @@ LOSSES = {
     "at": AttentionTransfer,
     "nst": NeuronSelectivity,
     "fsp": FlowOfSolution,
+    "ft": FactorTransfer,
     # Between examples.
     "pkt": ProbabilisticKnowledgeTransfer,
     "sp": SimilarityPreserving,

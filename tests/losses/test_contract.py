@@ -29,6 +29,7 @@ LOSSES = [
     losses.TTM(exponent=0.2, weighted=True),
     losses.TTM(exponent=1.0),
     losses.FlowOfSolution(form="sum", pooling="max"),
+    losses.FactorTransfer(p1=None, p2=2),
 ]
 
 
