@@ -2,6 +2,8 @@
 
 import difflib
 
+from keras_kd.losses._ab import ActivationBoundaries as ActivationBoundaries
+from keras_kd.losses._ab import activation_boundaries as activation_boundaries
 from keras_kd.losses._at import AttentionTransfer as AttentionTransfer
 from keras_kd.losses._at import attention_transfer as attention_transfer
 from keras_kd.losses._dist import DIST as DIST
@@ -61,6 +63,7 @@ LOSSES = {
     "nst": NeuronSelectivity,
     "fsp": FlowOfSolution,
     "ft": FactorTransfer,
+    "ab": ActivationBoundaries,
     # Between examples.
     "pkt": ProbabilisticKnowledgeTransfer,
     "sp": SimilarityPreserving,

@@ -30,6 +30,7 @@ LOSSES = [
     losses.TTM(exponent=1.0),
     losses.FlowOfSolution(form="sum", pooling="max"),
     losses.FactorTransfer(p1=None, p2=2),
+    losses.ActivationBoundaries(margin=0.5, scale=1.0),
 ]
 
 
