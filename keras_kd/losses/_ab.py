@@ -31,7 +31,7 @@ def activation_boundaries(teacher_features, student_features, *, margin=1.0):
         (batch,), float32 (float64 for float64 features).
 
     Reference:
-        [Heo et al., 2019](https://arxiv.org/abs/1811.03233), equation 5.
+        [Heo et al., 2019](https://arxiv.org/abs/1811.03233)
     """
     teacher, student = map(flat, same_size(teacher_features, student_features))
     short_by = ops.relu(margin - ops.where(teacher > 0.0, student, -student))
@@ -45,17 +45,17 @@ class ActivationBoundaries(FeatureLoss):
         loss_i = scale * sum_k max(0, margin - sign_ik * r(student_i)_k)**2
 
     with sign_ik = 1 where teacher_ik > 0, else -1, summed over the pairs: the last counts
-    fully, each other half of the next. Give it features before the ReLU. Where
-    the numbers of channels differ, r is the authors' connector, a linear 1 x 1 convolution
-    and batch normalisation, which trains with the student; where they agree, the identity.
+    fully, each before it half of the next. Give it features before the ReLU. Where the
+    numbers of channels differ, r is the authors' connector, a linear 1 x 1 convolution and
+    batch normalisation, which trains with the student; where they agree, the identity.
 
     Values and defaults are those of the authors' code for CIFAR, bhheo/AB_distillation, and
-    of RepDistiller's ABLoss: sums over all neurons, a mean over the batch alone, times
-    3 / 1000. So larger features have larger values. The authors' code for transfer from
-    ImageNet has 1 / 1000: `scale=0.001`. The paper's sum, and torchdistill's where it is
-    given those weights of the pairs, is `scale=1.0`. All of them train on this loss alone
-    first, then without it. RepDistiller's connectors also bridge maps of different size by
-    strides; here the larger map is averaged.
+    of RepDistiller's ABLoss: a sum over neurons, so that larger maps have larger values, a
+    mean over the batch alone, times 3 / 1000. The authors' code for transfer from ImageNet
+    has 1 / 1000: `scale=0.001`. The paper's sum, and torchdistill's where it is given those
+    weights of the pairs, is `scale=1.0`. The paper and RepDistiller train on this loss
+    alone first, then without it. RepDistiller's connectors also bridge maps of different
+    size, by strides; here the larger map is averaged.
 
     Args:
         margin: How far beyond zero the student has to be, > 0. Defaults to 1.0.

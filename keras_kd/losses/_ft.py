@@ -29,7 +29,7 @@ def factor_transfer(teacher_features, student_features, *, p1=2, p2=1):
         (batch,), float32 (float64 for float64 features).
 
     Reference:
-        [Kim et al., 2018](https://arxiv.org/abs/1802.04977), equation 3.
+        [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
     """
     maps = same_size(teacher_features, student_features)
     teacher_factor, student_factor = (_factor(x, p1) for x in maps)
@@ -64,7 +64,7 @@ class FactorTransfer(FeatureLoss):
     Args:
         p1: Power of the features in their mean over channels, 1 or 2; None for factors of
             all channels, equally many of teacher and student. Defaults to 2.
-        p2: Power of the difference, 1 or 2. Defaults to 1, the paper's.
+        p2: Power of the difference, 1 or 2. Defaults to 1, as the authors have it.
         taps: A pair of layer names, the teacher's first, or a list of pairs, of layers
             that give maps. Defaults to the models' own outputs.
 

@@ -27,7 +27,7 @@ def neuron_selectivity(teacher_features, student_features):
         (batch,), float32 (float64 for float64 features).
 
     Reference:
-        [Huang and Wang, 2017](https://arxiv.org/abs/1707.01219), equations 5 to 8.
+        [Huang and Wang, 2017](https://arxiv.org/abs/1707.01219)
     """
     maps = same_size(teacher_features, student_features)
     teacher, student = (unit_vectors(channel_vectors(x)) for x in maps)

@@ -12,7 +12,7 @@ SHAPES = [(8, 6), (3, 100), (4, 3, 3, 5)]
 
 
 def expected(teacher, student, margin=1.0):
-    """Heo et al. 2019, equation 5: the sum over neurons, the mean over examples."""
+    """Heo et al. 2019: the sum over neurons, the mean over examples."""
     total = 0
     for t, s in zip(teacher.ravel(), student.ravel(), strict=True):
         if t > 0 and s <= margin:

@@ -16,7 +16,7 @@ SHAPES = [
 
 
 def expected(teacher, student, p1=2, p2=1):
-    """Kim et al. 2018, equation 3, as a mean over elements, of factors over channels."""
+    """Kim et al. 2018, as a mean over elements, of factors over channels."""
     total = 0
     for t, s in zip(teacher, student, strict=True):
         factors = [sum(x[..., c] ** p1 for c in range(x.shape[-1])).ravel() for x in (t, s)]

@@ -20,7 +20,7 @@ SHAPES = [
 
 
 def expected(teacher, student):
-    """Huang and Wang 2017, equations 5 to 8, over all pairs of channels."""
+    """Huang and Wang 2017 with the polynomial kernel, over all pairs of channels."""
     total = 0
     for t, s in zip(teacher, student, strict=True):
         t, s = channels(t), channels(s)
