@@ -2,6 +2,8 @@
 
 import difflib
 
+from keras_kd.losses._ab import ActivationBoundaries as ActivationBoundaries
+from keras_kd.losses._ab import activation_boundaries as activation_boundaries
 from keras_kd.losses._at import AttentionTransfer as AttentionTransfer
 from keras_kd.losses._at import attention_transfer as attention_transfer
 from keras_kd.losses._dist import DIST as DIST
@@ -10,6 +12,10 @@ from keras_kd.losses._dkd import DKD as DKD
 from keras_kd.losses._dkd import dkd as dkd
 from keras_kd.losses._fitnet import FitNet as FitNet
 from keras_kd.losses._fitnet import fitnet as fitnet
+from keras_kd.losses._fsp import FlowOfSolution as FlowOfSolution
+from keras_kd.losses._fsp import flow_of_solution as flow_of_solution
+from keras_kd.losses._ft import FactorTransfer as FactorTransfer
+from keras_kd.losses._ft import factor_transfer as factor_transfer
 from keras_kd.losses._kd import SoftTargets as SoftTargets
 from keras_kd.losses._kd import soft_targets as soft_targets
 from keras_kd.losses._logit_mse import LogitMSE as LogitMSE
@@ -18,6 +24,8 @@ from keras_kd.losses._logit_std import LogitStd as LogitStd
 from keras_kd.losses._logit_std import logit_std as logit_std
 from keras_kd.losses._nkd import NKD as NKD
 from keras_kd.losses._nkd import nkd as nkd
+from keras_kd.losses._nst import NeuronSelectivity as NeuronSelectivity
+from keras_kd.losses._nst import neuron_selectivity as neuron_selectivity
 from keras_kd.losses._pkt import (
     ProbabilisticKnowledgeTransfer as ProbabilisticKnowledgeTransfer,
 )
@@ -52,6 +60,10 @@ LOSSES = {
     # On features.
     "fitnet": FitNet,
     "at": AttentionTransfer,
+    "nst": NeuronSelectivity,
+    "fsp": FlowOfSolution,
+    "ft": FactorTransfer,
+    "ab": ActivationBoundaries,
     # Between examples.
     "pkt": ProbabilisticKnowledgeTransfer,
     "sp": SimilarityPreserving,

@@ -92,6 +92,11 @@ class FeatureLoss(DistillationLoss):
                 raise ValueError(
                     f"{name} takes features of shape {takes}. {_received(*shapes)}"
                 )
+            if not (self.widths_may_differ or fits_shape(*(x[-1:] for x in shapes))):
+                raise ValueError(
+                    f"{name} compares channel by channel, so the student's layer must have "
+                    f"as many channels as the teacher's. {_received(*shapes)}"
+                )
         batches = [shape[:1] for shape in (*teacher_shapes, *student_shapes)]
         if not all(fits_shape(x, y) for x in batches for y in batches):
             raise ValueError(
@@ -170,7 +175,7 @@ def mean_per_example(values):
     return ops.mean(values, axis=tuple(range(1, len(values.shape))))
 
 
-def same_size(teacher_features, student_features):
+def same_size(teacher_features, student_features, pool=ops.adaptive_average_pool):
     """Both maps at the smaller one's height and width, by averages of the larger one's.
 
     As PyTorch's adaptive_avg_pool2d. (batch, size) is left as it is.
@@ -178,6 +183,7 @@ def same_size(teacher_features, student_features):
     Args:
         teacher_features, student_features: (batch, height, width, channels), of static
             height and width.
+        pool: What makes the larger one smaller; `ops.adaptive_max_pool` takes maxima.
     """
     if len(teacher_features.shape) < 4:
         return teacher_features, student_features
@@ -191,14 +197,21 @@ def same_size(teacher_features, student_features):
                 f"which must be known before the model runs. Received: sizes {sizes}."
             )
     size = tuple(map(min, zip(*sizes, strict=True)))
-    return tuple(_averaged(x, size) for x in (teacher_features, student_features))
+    return tuple(_pooled(x, size, pool) for x in (teacher_features, student_features))
 
 
-def _averaged(features, size):
+def _pooled(features, size, pool):
     if tuple(features.shape[1:3]) == size:
         return features
-    features = ops.convert_to_tensor(features)
-    return ops.adaptive_average_pool(features, size, data_format="channels_last")
+    return pool(ops.convert_to_tensor(features), size, data_format="channels_last")
+
+
+def channel_vectors(features):
+    """Maps as vectors, (batch, channels, height * width), float32 or more."""
+    features = at_least_float32(features)
+    batch, height, width, channels = ops.shape(features)
+    places = ops.reshape(features, (batch, height * width, channels))
+    return ops.transpose(places, (0, 2, 1))
 
 
 def make_projection(shape, width, **arguments):

@@ -28,6 +28,9 @@ LOSSES = [
     losses.WSL(temperature=4.0),
     losses.TTM(exponent=0.2, weighted=True),
     losses.TTM(exponent=1.0),
+    losses.FlowOfSolution(form="sum", pooling="max"),
+    losses.FactorTransfer(p1=None, p2=2),
+    losses.ActivationBoundaries(margin=0.5, scale=1.0),
 ]
 
 
@@ -40,11 +43,24 @@ def test_contract(check):
     check()
 
 
+def make_maps(count):
+    """A small network on vectors of 4 that ends in one or several maps."""
+    inputs = keras.layers.Input((4,))
+    maps = [keras.layers.Reshape((2, 2, 1))(inputs)]
+    for _ in range(count):
+        maps.append(keras.layers.Conv2D(3, 2, padding="same")(maps[-1]))
+    return keras.Model(inputs, maps[1:] if count > 1 else maps[1])
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_under_mixed_precision_student_and_loss_stay_finite(loss, make_model, vectors):
-    teacher = make_model()
+    def make():
+        is_on_features = isinstance(loss, losses.FeatureLoss)
+        return make_maps(loss.least_pairs) if is_on_features else make_model()
+
+    teacher = make()
     keras.config.set_dtype_policy("mixed_float16")
-    student = make_model()
+    student = make()
     keras.config.set_dtype_policy("float32")
     assert student.outputs[0].dtype == "float16"
     distiller = Distiller(teacher, student, loss, student_loss_weight=0.0)
