@@ -212,7 +212,8 @@ def test_same_seed_same_bytes_and_paired_initial_weights(write, sample_data, tmp
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
         loaded = recipe.load(path, seed=seed)
         stages = [
-                stage.make(seed, "float32").student.get_weights()[0] for stage in loaded.stage
+                stage.make(seed, "float32").student.get_weights()[0]
+                for stage in loaded.stage
             ]
         np.testing.assert_array_equal(*stages)
         result, _ = recipe.run(loaded, tmp_path / run, verbose=0)
