@@ -18,6 +18,9 @@ from keras_kd.losses._logit_std import LogitStd as LogitStd
 from keras_kd.losses._logit_std import logit_std as logit_std
 from keras_kd.losses._nkd import NKD as NKD
 from keras_kd.losses._nkd import nkd as nkd
+from keras_kd.losses._ofd import FeatureOverhaul as FeatureOverhaul
+from keras_kd.losses._ofd import batch_norm_margin as batch_norm_margin
+from keras_kd.losses._ofd import ofd as ofd
 from keras_kd.losses._pkt import (
     ProbabilisticKnowledgeTransfer as ProbabilisticKnowledgeTransfer,
 )
@@ -30,6 +33,8 @@ from keras_kd.losses._sp import SimilarityPreserving as SimilarityPreserving
 from keras_kd.losses._sp import similarity_preserving as similarity_preserving
 from keras_kd.losses._ttm import TTM as TTM
 from keras_kd.losses._ttm import ttm as ttm
+from keras_kd.losses._vid import VariationalInformation as VariationalInformation
+from keras_kd.losses._vid import variational_information as variational_information
 from keras_kd.losses._wsl import WSL as WSL
 from keras_kd.losses._wsl import wsl as wsl
 from keras_kd.losses.base import DistillationLoss as DistillationLoss
@@ -52,6 +57,8 @@ LOSSES = {
     # On features.
     "fitnet": FitNet,
     "at": AttentionTransfer,
+    "vid": VariationalInformation,
+    "ofd": FeatureOverhaul,
     # Between examples.
     "pkt": ProbabilisticKnowledgeTransfer,
     "sp": SimilarityPreserving,

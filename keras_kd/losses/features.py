@@ -212,3 +212,14 @@ def make_projection(shape, width, **arguments):
     layer = keras.layers.Dense(width, dtype="float32", **arguments)
     layer.build((None, *shape[1:]))
     return layer
+
+
+def make_batch_norm(shape):
+    """A batch normalisation as PyTorch's by default: built, in float32.
+
+    Args:
+        shape: (batch or None, ..., channels) of its inputs.
+    """
+    layer = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype="float32")
+    layer.build((None, *shape[1:]))
+    return layer

@@ -1,6 +1,7 @@
 """Every identifier, and some instances of other arguments, through every check."""
 
 import doctest
+import functools
 import inspect
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 
 from keras_kd import Distiller, losses, testing
 
+# Layers that losses make here, before any test, have the same weights in each run.
+keras.utils.set_random_seed(0)
 LOSSES = [
     *map(losses.get, losses.names()),
     losses.SoftTargets(form="cross_entropy"),
@@ -28,6 +31,9 @@ LOSSES = [
     losses.WSL(temperature=4.0),
     losses.TTM(exponent=0.2, weighted=True),
     losses.TTM(exponent=1.0),
+    losses.FeatureOverhaul(margin=-0.5),
+    losses.FeatureOverhaul(connector="always", taps=[("a", "b"), ("c", "d")]),
+    losses.VariationalInformation(init_pred_var=1.0, taps=[("a", "b"), ("c", "d")]),
 ]
 
 
@@ -40,8 +46,23 @@ def test_contract(check):
     check()
 
 
+def make_maps_model(count):
+    """As many layers of maps, for losses on features."""
+    maps = [
+        keras.layers.Conv2D(6, 3, padding="same", name=f"maps{i}") for i in range(count)
+    ]
+    return keras.Sequential([keras.layers.Input((4, 4, 2)), *maps])
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
 def test_under_mixed_precision_student_and_loss_stay_finite(loss, make_model, vectors):
+    if isinstance(loss, losses.FeatureLoss):
+        # Another of its kind: this one may have layers, for other models.
+        count = max(loss.least_pairs, len(loss.taps))
+        taps = {"taps": [(f"maps{i}", f"maps{i}") for i in range(count)]}
+        loss = type(loss).from_config(loss.get_config() | taps)
+        make_model = functools.partial(make_maps_model, count)
+        vectors = np.random.default_rng(0).normal(size=(64, 4, 4, 2)), vectors[1]
     teacher = make_model()
     keras.config.set_dtype_policy("mixed_float16")
     student = make_model()
