@@ -27,8 +27,13 @@ from keras_kd.losses._pkt import (
 from keras_kd.losses._pkt import (
     probabilistic_knowledge_transfer as probabilistic_knowledge_transfer,
 )
+from keras_kd.losses._reviewkd import AttentionFusion as AttentionFusion
+from keras_kd.losses._reviewkd import ReviewKD as ReviewKD
+from keras_kd.losses._reviewkd import hcl as hcl
 from keras_kd.losses._rkd import RelationalKnowledge as RelationalKnowledge
 from keras_kd.losses._rkd import relational_knowledge as relational_knowledge
+from keras_kd.losses._simkd import SimKD as SimKD
+from keras_kd.losses._simkd import simkd as simkd
 from keras_kd.losses._sp import SimilarityPreserving as SimilarityPreserving
 from keras_kd.losses._sp import similarity_preserving as similarity_preserving
 from keras_kd.losses._ttm import TTM as TTM
@@ -59,6 +64,8 @@ LOSSES = {
     "at": AttentionTransfer,
     "vid": VariationalInformation,
     "ofd": FeatureOverhaul,
+    "reviewkd": ReviewKD,
+    "simkd": SimKD,
     # Between examples.
     "pkt": ProbabilisticKnowledgeTransfer,
     "sp": SimilarityPreserving,

@@ -61,7 +61,7 @@ def _mean_of_negatives(features):
 
 
 def batch_norm_margin(layer):
-    """The margin of each channel that a batch normalisation leads to, for `FeatureOverhaul`.
+    """`FeatureOverhaul`'s margin of each channel behind a batch normalisation.
 
         margin_c = E[x | x < 0], x normal with mean beta_c and deviation |gamma_c|
 

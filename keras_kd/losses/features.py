@@ -191,14 +191,31 @@ def same_size(teacher_features, student_features):
                 f"which must be known before the model runs. Received: sizes {sizes}."
             )
     size = tuple(map(min, zip(*sizes, strict=True)))
-    return tuple(_averaged(x, size) for x in (teacher_features, student_features))
+    return tuple(averaged(x, size) for x in (teacher_features, student_features))
 
 
-def _averaged(features, size):
-    if tuple(features.shape[1:3]) == size:
-        return features
+def averaged(features, size):
+    """Maps as averages over windows, as PyTorch's adaptive_avg_pool2d makes them.
+
+    Window i of n is from floor(i * height / n) to ceil((i + 1) * height / n). Not Keras's
+    own operation, which TensorFlow cannot compile where one window is the whole map.
+
+    Args:
+        features: (batch, height, width, channels), of static height and width.
+        size: The new height and width.
+    """
     features = ops.convert_to_tensor(features)
-    return ops.adaptive_average_pool(features, size, data_format="channels_last")
+    for axis, new in enumerate(size, start=1):
+        old = features.shape[axis]
+        if new != old:
+            windows = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
+            parts = [
+                features[:, start:end] if axis == 1 else features[:, :, start:end]
+                for start, end in windows
+            ]
+            means = [ops.mean(x, axis=axis, keepdims=True) for x in parts]
+            features = ops.concatenate(means, axis=axis)
+    return features
 
 
 def make_projection(shape, width, **arguments):

@@ -33,6 +33,8 @@ LOSSES = [
     losses.TTM(exponent=1.0),
     losses.FeatureOverhaul(margin=-0.5),
     losses.FeatureOverhaul(connector="always", taps=[("a", "b"), ("c", "d")]),
+    losses.ReviewKD(taps=[("a", "b"), ("c", "d")]),
+    losses.SimKD(factor=1, taps=("a", "b")),
     losses.VariationalInformation(init_pred_var=1.0, taps=[("a", "b"), ("c", "d")]),
 ]
 
