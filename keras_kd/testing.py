@@ -303,7 +303,8 @@ def check_gradient(loss, batch):
     except Exception:  # Of the backend: a loss need not take float64.
         dtype, value = "float32", _compute(loss, batch)
     is_double = keras.backend.standardize_dtype(value.dtype) == "float64"
-    step, tolerance, rounding = (1e-6, 1e-5, 1e-15) if is_double else (1e-2, 2e-2, 1e-6)
+    # In float32 not smaller for rounding, not larger for the kinks of a ReLU in `layers`.
+    step, tolerance, rounding = (1e-6, 1e-5, 1e-15) if is_double else (1e-3, 2e-2, 3e-7)
     gradient = _student_gradient(loss, batch, dtype)
     norm = np.sqrt(sum(map(np.vdot, gradient, gradient)))
     allowed = tolerance * norm + rounding * abs(float(value)) / step

@@ -1,6 +1,7 @@
 """Architectures by name, each ending in logits.
 
-The three of the published MNIST experiment; convolutions are unpadded.
+The three of the published MNIST experiment, and a small student that has feature maps to
+compare; convolutions are unpadded.
 """
 
 import keras
@@ -62,9 +63,35 @@ def fully_connected(units, name="fully_connected"):
     )
 
 
+def small_cnn(filters, name="small_cnn"):
+    """A strided convolution, then a depthwise-separable one, a max-pool and the logits.
+
+    Args:
+        filters: Two integers, the widths of the convolutions, "conv1" and "conv2". With the
+            teacher's widths its maps can be compared channel by channel.
+        name: The model's name.
+
+    Returns:
+        A model as `cnn` returns it.
+    """
+    first, second = filters
+    return keras.Sequential(
+        [
+            layers.Input(MNIST_SHAPE),
+            layers.Conv2D(first, 3, strides=2, activation="relu", name="conv1"),
+            layers.SeparableConv2D(second, 3, activation="relu", name="conv2"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dense(NUM_CLASSES, name="logits"),
+        ],
+        name=name,
+    )
+
+
 ARCHITECTURES = {
     "mnist_teacher": lambda: cnn((32, 64), 0.5, name="mnist_teacher"),
     "mnist_ta": lambda: cnn((16, 32), 0.25, name="mnist_ta"),
+    "mnist_small_cnn": lambda: small_cnn((32, 64), name="mnist_small_cnn"),
     "mnist_student": lambda: fully_connected((784, 784), name="mnist_student"),
 }
 

@@ -26,18 +26,28 @@ from keras_kd.losses._nkd import NKD as NKD
 from keras_kd.losses._nkd import nkd as nkd
 from keras_kd.losses._nst import NeuronSelectivity as NeuronSelectivity
 from keras_kd.losses._nst import neuron_selectivity as neuron_selectivity
+from keras_kd.losses._ofd import FeatureOverhaul as FeatureOverhaul
+from keras_kd.losses._ofd import batch_norm_margin as batch_norm_margin
+from keras_kd.losses._ofd import ofd as ofd
 from keras_kd.losses._pkt import (
     ProbabilisticKnowledgeTransfer as ProbabilisticKnowledgeTransfer,
 )
 from keras_kd.losses._pkt import (
     probabilistic_knowledge_transfer as probabilistic_knowledge_transfer,
 )
+from keras_kd.losses._reviewkd import AttentionFusion as AttentionFusion
+from keras_kd.losses._reviewkd import ReviewKD as ReviewKD
+from keras_kd.losses._reviewkd import hcl as hcl
 from keras_kd.losses._rkd import RelationalKnowledge as RelationalKnowledge
 from keras_kd.losses._rkd import relational_knowledge as relational_knowledge
+from keras_kd.losses._simkd import SimKD as SimKD
+from keras_kd.losses._simkd import simkd as simkd
 from keras_kd.losses._sp import SimilarityPreserving as SimilarityPreserving
 from keras_kd.losses._sp import similarity_preserving as similarity_preserving
 from keras_kd.losses._ttm import TTM as TTM
 from keras_kd.losses._ttm import ttm as ttm
+from keras_kd.losses._vid import VariationalInformation as VariationalInformation
+from keras_kd.losses._vid import variational_information as variational_information
 from keras_kd.losses._wsl import WSL as WSL
 from keras_kd.losses._wsl import wsl as wsl
 from keras_kd.losses.base import DistillationLoss as DistillationLoss
@@ -64,6 +74,10 @@ LOSSES = {
     "fsp": FlowOfSolution,
     "ft": FactorTransfer,
     "ab": ActivationBoundaries,
+    "vid": VariationalInformation,
+    "ofd": FeatureOverhaul,
+    "reviewkd": ReviewKD,
+    "simkd": SimKD,
     # Between examples.
     "pkt": ProbabilisticKnowledgeTransfer,
     "sp": SimilarityPreserving,

@@ -30,6 +30,19 @@ def check_not_negative(name, value):
     return float(value)
 
 
+def check_not_positive(name, value):
+    """`value` as a float, if it is a finite number <= 0.
+
+    Raises:
+        ValueError: It is anything else; the message names the argument.
+    """
+    if not _is_finite_number(value) or value > 0:
+        raise ValueError(
+            f"`{name}` must be a finite number, 0 or less. Received: {name}={value!r}."
+        )
+    return float(value)
+
+
 def _is_finite_number(value):
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and math.isfinite(value)

@@ -175,7 +175,7 @@ def mean_per_example(values):
     return ops.mean(values, axis=tuple(range(1, len(values.shape))))
 
 
-def same_size(teacher_features, student_features, pool=ops.adaptive_average_pool):
+def same_size(teacher_features, student_features, reduce=ops.mean):
     """Both maps at the smaller one's height and width, by averages of the larger one's.
 
     As PyTorch's adaptive_avg_pool2d. (batch, size) is left as it is.
@@ -183,7 +183,7 @@ def same_size(teacher_features, student_features, pool=ops.adaptive_average_pool
     Args:
         teacher_features, student_features: (batch, height, width, channels), of static
             height and width.
-        pool: What makes the larger one smaller; `ops.adaptive_max_pool` takes maxima.
+        reduce: What makes the larger one smaller; `ops.max` takes maxima.
     """
     if len(teacher_features.shape) < 4:
         return teacher_features, student_features
@@ -197,13 +197,32 @@ def same_size(teacher_features, student_features, pool=ops.adaptive_average_pool
                 f"which must be known before the model runs. Received: sizes {sizes}."
             )
     size = tuple(map(min, zip(*sizes, strict=True)))
-    return tuple(_pooled(x, size, pool) for x in (teacher_features, student_features))
+    return tuple(pooled(x, size, reduce) for x in (teacher_features, student_features))
 
 
-def _pooled(features, size, pool):
-    if tuple(features.shape[1:3]) == size:
-        return features
-    return pool(ops.convert_to_tensor(features), size, data_format="channels_last")
+def pooled(features, size, reduce=ops.mean):
+    """Maps as averages over windows, as PyTorch's adaptive_avg_pool2d makes them.
+
+    Window i of n is from floor(i * height / n) to ceil((i + 1) * height / n). Not Keras's
+    own operation, which TensorFlow cannot compile where one window is the whole map.
+
+    Args:
+        features: (batch, height, width, channels), of static height and width.
+        size: The new height and width.
+        reduce: `ops.max` takes maxima instead.
+    """
+    features = ops.convert_to_tensor(features)
+    for axis, new in enumerate(size, start=1):
+        old = features.shape[axis]
+        if new != old:
+            windows = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
+            parts = [
+                features[:, start:end] if axis == 1 else features[:, :, start:end]
+                for start, end in windows
+            ]
+            means = [reduce(x, axis=axis, keepdims=True) for x in parts]
+            features = ops.concatenate(means, axis=axis)
+    return features
 
 
 def channel_vectors(features):
@@ -223,5 +242,16 @@ def make_projection(shape, width, **arguments):
         **arguments: Passed to `keras.layers.Dense`.
     """
     layer = keras.layers.Dense(width, dtype="float32", **arguments)
+    layer.build((None, *shape[1:]))
+    return layer
+
+
+def make_batch_norm(shape):
+    """A batch normalisation as PyTorch's by default: built, in float32.
+
+    Args:
+        shape: (batch or None, ..., channels) of its inputs.
+    """
+    layer = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype="float32")
     layer.build((None, *shape[1:]))
     return layer

@@ -129,6 +129,19 @@ def test_maps_are_averaged_to_the_smaller_size():
     np.testing.assert_allclose(module.same_size(student, teacher)[1], found, rtol=1e-12)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (2, 5), (7, 5)], ids=str)
+def test_averages_are_the_same_in_a_graph(size):
+    tf = pytest.importorskip("tensorflow")
+    x = np.random.default_rng(0).normal(size=(2, 7, 5, 3))
+    found = module.averaged(x, size)
+    assert found.shape == (2, *size, 3)
+    graph = tf.function(lambda x: module.averaged(x, size))
+    np.testing.assert_allclose(graph(x), found, rtol=1e-12)
+    whole = module.averaged(found, (1, 1))[:, 0, 0]
+    if 5 % size[1] == 7 % size[0] == 0:
+        np.testing.assert_allclose(whole, x.mean(axis=(1, 2)), rtol=1e-12)
+
+
 def test_layers_train_with_the_student_and_stay_behind(models, images, tmp_path):
     loss = kd.losses.FitNet(taps=("conv", "conv"))
     distiller = compiled(models, loss)

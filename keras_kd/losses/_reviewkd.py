@@ -1,0 +1,212 @@
+"""Knowledge review: the student's deeper features help its earlier ones match.
+
+Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", 2021.
+"""
+
+import keras
+from keras import ops
+
+from keras_kd.losses.features import FeatureLoss, mean_per_example, pooled
+from keras_kd.losses.ops import at_least_float32
+
+
+def hcl(teacher_features, student_features):
+    """Hierarchical context loss of pairs of features, one value per example.
+
+        loss_i = sum over pairs of
+                 sum_l w_l * mean_k (teacher_ilk - student_ilk)**2 / sum_l w_l
+
+    with l = 0 the features as they are, of weight 1, and then their averages over windows,
+    down to 4 x 4, 2 x 2 and 1 x 1, each of half the weight of the one before. Levels that
+    are not smaller than the features' height are left out.
+
+    Args:
+        teacher_features: list of (batch, height, width, channels) or (batch, size), one for
+            each pair.
+        student_features: The same, of the same shapes.
+
+    Returns:
+        (batch,), float32 (float64 for float64 features).
+
+    Reference:
+        [Chen et al., 2021](https://arxiv.org/abs/2104.09044), section 3.3.
+    """
+    pairs = zip(teacher_features, student_features, strict=True)
+    return sum(_context(at_least_float32(x) - at_least_float32(y)) for x, y in pairs)
+
+
+def _context(difference):
+    # Averages of a difference are the difference of the averages.
+    loss = mean_per_example(ops.square(difference))
+    if len(difference.shape) < 4:
+        return loss
+    weight = total = 1.0
+    for level in (4, 2, 1):
+        if level < difference.shape[1]:
+            averages = pooled(difference, (level, level))
+            weight /= 2
+            total += weight
+            loss += weight * mean_per_example(ops.square(averages))
+    return loss / total
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class AttentionFusion(keras.layers.Layer):
+    """The paper's fusion by attention of one level's features with those of deeper levels.
+
+        own = b(conv1x1(features));  deeper is resized to its height and width
+        attention = sigmoid(conv1x1([own, deeper])), two maps
+        fused = own * attention_1 + deeper * attention_2, resized to the teacher's
+        output = b(conv3x3(fused)), b a batch normalisation
+
+    Args:
+        mid_width: Channels of `fused`, at all levels the same.
+        width: The teacher's channels.
+        size: The teacher's height and width.
+        has_deeper: Whether there is a deeper level; without, `fused` is `own`.
+        **kwargs: Passed to `keras.layers.Layer`.
+    """
+
+    def __init__(self, mid_width, width, size, has_deeper, **kwargs):
+        super().__init__(**kwargs)
+        self.mid_width, self.width = mid_width, width
+        self.size, self.has_deeper = tuple(size), has_deeper
+        self.own, self.own_norm = self._convolution(mid_width, 1)
+        self.output_map, self.output_norm = self._convolution(width, 3)
+        self.attention = None
+        if has_deeper:
+            self.attention = keras.layers.Conv2D(
+                2, 1, activation="sigmoid", dtype=self.dtype_policy
+            )
+
+    def _convolution(self, width, kernel_size):
+        return keras.layers.Conv2D(
+            width,
+            kernel_size,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="lecun_uniform",
+            dtype=self.dtype_policy,
+        ), keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy
+        )
+
+    def build(self, input_shape):
+        mid_shape = (*input_shape[:-1], self.mid_width)
+        self.own.build(input_shape)
+        self.own_norm.build(mid_shape)
+        self.output_map.build(mid_shape)
+        self.output_norm.build((*mid_shape[:-1], self.width))
+        if self.has_deeper:
+            self.attention.build((*mid_shape[:-1], 2 * self.mid_width))
+
+    def call(self, features, deeper=None, training=None):
+        """`(output, fused)`; fused is `deeper` of the level before."""
+        fused = self.own_norm(self.own(features), training=training)
+        if self.has_deeper:
+            deeper = _nearest(deeper, fused.shape[1:3])
+            attention = self.attention(ops.concatenate([fused, deeper], axis=-1))
+            fused = fused * attention[..., :1] + deeper * attention[..., 1:]
+        fused = _nearest(fused, self.size)
+        return self.output_norm(self.output_map(fused), training=training), fused
+
+    def get_config(self):
+        own = {
+            "mid_width": self.mid_width,
+            "width": self.width,
+            "size": self.size,
+            "has_deeper": self.has_deeper,
+        }
+        return super().get_config() | own
+
+
+def _nearest(features, size):
+    """Resized as PyTorch does by nearest: row i is row floor(i * height / new height)."""
+    for axis, new in enumerate(size, start=1):
+        old = features.shape[axis]
+        if new != old:
+            places = [i * old // new for i in range(new)]
+            features = ops.take(features, places, axis=axis)
+    return features
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class ReviewKD(FeatureLoss):
+    """Knowledge review of Chen et al. 2021; identifier `"reviewkd"`.
+
+        loss_i = sum over pairs of
+                 sum_l w_l * mean_k (teacher_ilk - fused_ilk)**2 / sum_l w_l
+
+    with w_l and averages over windows l as in `hcl`. From the deepest pair to the first,
+    the student's features are fused with those of the pairs after it, at the teacher's
+    height, width and channels, by the paper's modules: see `AttentionFusion`. They train
+    with the student, also where widths agree.
+
+    Values are those of the authors' repository, dvlab-research/ReviewKD, and of mdistiller;
+    modules have the channels of the student's last features inside, 512 at most. Both
+    raise the weight of this loss from 0 during the first 20 epochs, which is the training
+    loop's part. They take features of the end of each stage, before the ReLU, and last what
+    the classifier sees.
+
+    Args:
+        taps: A list of pairs of layer names, the teacher's first, from early to late
+            layers. Defaults to the models' own outputs.
+
+    Raises:
+        ValueError: `taps` is something else. In use: the two features of a pair are not
+            both maps or both vectors, or maps have no static height and width.
+
+    Example:
+
+    >>> loss = ReviewKD()
+    >>> zeros, ones = keras.ops.zeros((2, 4, 4, 3)), keras.ops.ones((2, 4, 4, 3))
+    >>> float(loss.compute_loss([2 * ones, ones], [zeros, zeros]))
+    5.0
+
+    Reference:
+        [Chen et al., 2021](https://arxiv.org/abs/2104.09044)
+    """
+
+    makes_layers = True
+    uses_batch_statistics = True
+    zero_at_agreement = False
+    smallest_at_agreement = False
+
+    def make_layers(self, teacher_shapes, student_shapes):
+        mid_width = min(512, student_shapes[-1][-1])
+        layers = []
+        for i, (teacher_shape, shape) in enumerate(
+            zip(teacher_shapes, student_shapes, strict=True), start=1
+        ):
+            size, own_size = teacher_shape[1:-1], shape[1:-1]
+            if None in (*size, *own_size):
+                raise ValueError(
+                    "ReviewKD resizes maps, so their height and width must be known before "
+                    f"the model runs. Received: sizes {size} and {own_size}."
+                )
+            layer = AttentionFusion(
+                mid_width,
+                teacher_shape[-1],
+                size or (1, 1),
+                has_deeper=i < len(teacher_shapes),
+                dtype="float32",
+            )
+            layer.build((None, *(own_size or (1, 1)), shape[-1]))
+            layers.append(layer)
+        return layers
+
+    def call(self, teacher_features, student_features):
+        outputs, fused = [], None
+        for layer, features in zip(
+            reversed(self.layers), reversed(student_features), strict=True
+        ):
+            output, fused = layer(_as_map(features), fused, training=True)
+            outputs.insert(0, output)
+        return hcl(map(_as_map, teacher_features), outputs)
+
+
+def _as_map(features):
+    """(batch, size) as a map of one place."""
+    if len(features.shape) == 4:
+        return features
+    return ops.reshape(features, (-1, 1, 1, features.shape[-1]))
