@@ -4,6 +4,8 @@ import difflib
 
 from keras_kd.losses._at import AttentionTransfer as AttentionTransfer
 from keras_kd.losses._at import attention_transfer as attention_transfer
+from keras_kd.losses._cc import CorrelationCongruence as CorrelationCongruence
+from keras_kd.losses._cc import correlation_congruence as correlation_congruence
 from keras_kd.losses._dist import DIST as DIST
 from keras_kd.losses._dist import dist as dist
 from keras_kd.losses._dkd import DKD as DKD
@@ -56,6 +58,7 @@ LOSSES = {
     "pkt": ProbabilisticKnowledgeTransfer,
     "sp": SimilarityPreserving,
     "rkd": RelationalKnowledge,
+    "cc": CorrelationCongruence,
 }
 
 

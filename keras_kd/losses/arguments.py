@@ -30,6 +30,20 @@ def check_not_negative(name, value):
     return float(value)
 
 
+def check_integer(name, value, least):
+    """`value` as an int, if it is an integer >= `least`.
+
+    Raises:
+        ValueError: It is anything else; the message names the argument.
+    """
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer, {least} or greater. Received: {name}={value!r}."
+        )
+    return int(value)
+
+
 def _is_finite_number(value):
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and math.isfinite(value)

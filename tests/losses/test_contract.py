@@ -28,6 +28,7 @@ LOSSES = [
     losses.WSL(temperature=4.0),
     losses.TTM(exponent=0.2, weighted=True),
     losses.TTM(exponent=1.0),
+    losses.CorrelationCongruence(gamma=1.0, order=3),
 ]
 
 
