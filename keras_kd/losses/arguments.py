@@ -30,6 +30,19 @@ def check_not_negative(name, value):
     return float(value)
 
 
+def check_fraction(name, value):
+    """`value` as a float, if it is a number between 0 and 1.
+
+    Raises:
+        ValueError: It is anything else; the message names the argument.
+    """
+    if not _is_finite_number(value) or not 0 <= value <= 1:
+        raise ValueError(
+            f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}."
+        )
+    return float(value)
+
+
 def check_integer(name, value, least):
     """`value` as an int, if it is an integer >= `least`.
 
