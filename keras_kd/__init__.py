@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _LATER = {
     "cache_teacher": "keras_kd.teacher_cache",
     "CacheError": "keras_kd.cache_files",
+    "with_index": "keras_kd.example_index",
     "augment": "keras_kd.data.augment",
 }
 

@@ -1,12 +1,15 @@
-"""How cached teacher outputs travel in a batch: inside x, put in and taken out here alone.
+"""How cached teacher outputs, and the examples' numbers, travel in a batch.
 
-Keras's `fit` takes (x, y, sample_weight) and no fourth element, and `y` belongs to the
-labels (class weights and metrics read it), so x becomes a dict:
+They are put inside x and taken out of it here alone. Keras's `fit` takes
+(x, y, sample_weight) and no fourth element, and `y` belongs to the labels (class weights
+and metrics read it), so x becomes a dict:
 
-    ({"keras_kd.inputs": x, "keras_kd.teacher_outputs": ...}, y, sample_weight)
+    ({"keras_kd.inputs": x, "keras_kd.teacher_outputs": ..., "keras_kd.index": ...},
+     y, sample_weight)
 
-The keys carry the package's name, so a model whose own inputs are a dict is safe. Teacher
-outputs kept in part (`TopK`) become dense logits again when they are taken out.
+with one of the last two keys or both. They carry the package's name, so a model whose own
+inputs are a dict is safe. Teacher outputs kept in part (`TopK`) become dense logits again
+when they are taken out.
 """
 
 from typing import Any, NamedTuple
@@ -15,6 +18,8 @@ from keras import backend, ops
 
 _INPUTS = "keras_kd.inputs"
 _OUTPUTS = "keras_kd.teacher_outputs"
+_INDEX = "keras_kd.index"
+_PACKED = [{_INPUTS, _OUTPUTS}, {_INPUTS, _INDEX}, {_INPUTS, _OUTPUTS, _INDEX}]
 _TOP_K = "keras_kd.top_k_of_"
 _LIST = "keras_kd.list"
 
@@ -67,19 +72,26 @@ def encode(own, taps):
     return encoded | ({"taps": _encode(taps)} if taps else {})
 
 
-def pack(x, teacher_outputs):
-    """x with the teacher's outputs inside.
+def pack(x, teacher_outputs=None, index=None):
+    """x with what else a batch carries of its examples inside.
 
     Args:
         x: The student's inputs, a tensor or a nested structure.
-        teacher_outputs: As `encode` returns them.
+        teacher_outputs: The teacher's outputs, as `encode` returns them.
+        index: Which of the data set's examples these are, integers (batch,).
     """
-    return {_INPUTS: x, _OUTPUTS: teacher_outputs}
+    carried = {_OUTPUTS: teacher_outputs, _INDEX: index}
+    return {_INPUTS: x} | {k: part for k, part in carried.items() if part is not None}
 
 
 def inputs_of(x):
     """The student's inputs alone, of what a batch carries as x, or of its shapes."""
     return x[_INPUTS] if _is_packed(x) else x
+
+
+def index_of(x):
+    """The examples' numbers in the data set, (batch,); None where x carries none."""
+    return x.get(_INDEX) if _is_packed(x) else None
 
 
 def unpack(x):
@@ -94,14 +106,14 @@ def unpack(x):
         at least float32, `TopK` has become dense logits; `own` is None and `taps` is {}
         where they were not kept.
     """
-    if not _is_packed(x):
-        return x, None
+    if not _is_packed(x) or _OUTPUTS not in x:
+        return inputs_of(x), None
     parts = {name: _decode(part) for name, part in x[_OUTPUTS].items()}
     return x[_INPUTS], (parts.get("own"), parts.get("taps", {}))
 
 
 def _is_packed(x):
-    return isinstance(x, dict) and set(x) == {_INPUTS, _OUTPUTS}
+    return isinstance(x, dict) and set(x) in _PACKED
 
 
 def _encode(part):

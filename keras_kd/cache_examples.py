@@ -1,4 +1,4 @@
-"""Examples whose teacher outputs are cached: read in batches, joined with the outputs."""
+"""Examples read in batches, and joined with cached teacher outputs and their numbers."""
 
 import keras
 import numpy as np
@@ -58,12 +58,12 @@ class ArrayExamples:
             rows = slice(start, start + batch_size)
             yield tree.map_structure(lambda array: array[rows], self._x)
 
-    def join(self, outputs, views, augment, seed):
-        """The examples with the teacher's outputs, an `ExamplesDataset`.
+    def join(self, outputs=None, views=1, augment=None, seed=0):
+        """The examples with the teacher's outputs and their numbers, `ExamplesDataset`.
 
         Args:
             outputs: As `keras_kd.batch.encode` gives them, of arrays (views * count, ...):
-                view 0 of all examples, then view 1, and so on.
+                view 0 of all examples, then view 1, and so on. None joins none.
             views: How many views of each example there are.
             augment: `augment(inputs, indices, view, seed)` that makes them, or None.
             seed: Integer, for `augment`.
@@ -71,8 +71,9 @@ class ArrayExamples:
         count = self.count
         # Whole on the GPU it would have to come back for every batch.
         with tf.device("CPU:0"):
-            x, labels, outputs = nest.map_structure(
-                tf.constant, (self._x, self._labels, outputs)
+            x, labels, *outputs = nest.map_structure(
+                tf.constant,
+                (self._x, self._labels, *([] if outputs is None else [outputs])),
             )
 
         @tf.function
@@ -81,7 +82,7 @@ class ArrayExamples:
             inputs = _rows(x, indices)
             if augment is not None:
                 inputs = augment(inputs, indices, rows // count, seed)
-            packed = batches.pack(inputs, _rows(outputs, rows))
+            packed = batches.pack(inputs, *_rows(outputs, rows), index=indices)
             return keras.utils.pack_x_y_sample_weight(packed, *_rows(labels, indices))
 
         def rows_of(view):
@@ -132,8 +133,18 @@ class StreamedExamples:
         whole = nest.map_structure(lambda *parts: np.concatenate(parts), *read)
         return ArrayExamples(whole)
 
+    def with_index(self):
+        """The examples with their numbers, a tf.data.Dataset."""
+
+        def add(index, example):
+            x, *labels = _split(example)
+            packed = batches.pack(x, index=index)
+            return keras.utils.pack_x_y_sample_weight(packed, *labels)
+
+        return self._dataset.enumerate().map(add, num_parallel_calls=tf.data.AUTOTUNE)
+
     def join(self, read_view, views, augment, seed, count):
-        """The examples with the teacher's outputs, a tf.data.Dataset.
+        """The examples with the teacher's outputs and their numbers, a tf.data.Dataset.
 
         While it is iterated over, each example is compared with what the teacher saw.
 
@@ -151,9 +162,8 @@ class StreamedExamples:
             _assert_same(fingerprints(inputs), cached)
             if augment is not None:
                 inputs = augment(inputs, indices, tf.fill(tf.shape(indices), view), seed)
-            return keras.utils.pack_x_y_sample_weight(
-                batches.pack(inputs, outputs), *labels
-            )
+            packed = batches.pack(inputs, outputs, index=indices)
+            return keras.utils.pack_x_y_sample_weight(packed, *labels)
 
         def of_view(view):
             chunks = tf.data.Dataset.zip(

@@ -110,6 +110,16 @@ def check_one_of(name, value, choices):
     return value
 
 
+def check_validation(validation_distillation, losses):
+    """Refuses validation by losses that know training examples alone; a ValueError."""
+    for loss in losses:
+        if validation_distillation and (loss.needs_index or loss.has_state):
+            raise ValueError(
+                f"{loss!r} remembers the training examples, and validation examples would "
+                "be taken for these. Received: validation_distillation=True."
+            )
+
+
 def check_finite(teacher):
     """Refuses a teacher whose weights hold NaN or infinity, naming the first."""
     for variable in teacher.weights:

@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import datetime
+import inspect
 from pathlib import Path
 
 import click
@@ -101,9 +102,10 @@ def methods():
     """List every distillation loss with its arguments and defaults."""
     from keras_kd import losses
 
-    for name in losses.names():
-        loss = losses.get(name)
-        click.echo(f"{name:16} {loss!r}\n{'':16} {loss.__doc__.splitlines()[0]}")
+    for name, cls in losses.LOSSES.items():
+        arguments = inspect.signature(cls)
+        summary = cls.__doc__.splitlines()[0]
+        click.echo(f"{name:16} {cls.__name__}{arguments}\n{'':16} {summary}")
 
 
 @main.group(name="data")

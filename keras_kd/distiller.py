@@ -51,6 +51,7 @@ class Distiller(keras.Model):
             `compile` is given.
         validation_distillation: Whether `evaluate` and validation run the teacher too;
             `val_loss` is then the weighted total, as in training. Defaults to False.
+            Losses that remember training examples (`needs_index`) do not take it.
         **kwargs: Passed to `keras.Model`.
 
     Raises:
@@ -110,8 +111,10 @@ class Distiller(keras.Model):
                 self.distillation_losses, self.distillation_loss_weights, strict=True
             )
         )
+        losses = [term.loss for term in self._terms]
+        checks.check_validation(self.validation_distillation, losses)
         # An attribute, so that Keras tracks their weights and saves them.
-        self.loss_layers = [x for term in self._terms for x in term.loss.layers]
+        self.loss_layers = [layer for loss in losses for layer in loss.layers]
         teacher_sides = [term.teacher for term in self._terms]
         student_sides = [term.student for term in self._terms]
         self._teacher_taps = Taps(teacher, {x for s in teacher_sides for x in s.names})
@@ -298,14 +301,14 @@ class Distiller(keras.Model):
             )
         return ops.cast(self._compile_loss(y, y_pred, sample_weight), "float32")
 
-    def compute_distillation_loss(self, y, sample_weight, teacher, student):
+    def compute_distillation_loss(self, y, sample_weight, teacher, student, index=None):
         """The weighted sum of the distillation losses, a float32 scalar.
 
         Losses whose weight is zero are not computed. `teacher` and `student` are
-        `Outputs`.
+        `Outputs`; `index` holds the examples' numbers, where a loss needs them.
         """
         values = [
-            term.compute(teacher, student, y, sample_weight)
+            term.compute(teacher, student, y, sample_weight, index)
             for term in self._terms
             if term.weight > 0
         ]
@@ -341,7 +344,8 @@ class Distiller(keras.Model):
         student = student or Outputs(y_pred, {})
         if self._step.distils and teacher is None:
             teacher = self.run_teacher(x)
-        terms = loss_terms(self, y, y_pred, sample_weight, teacher, student)
+        index = batch.index_of(x)
+        terms = loss_terms(self, y, y_pred, sample_weight, teacher, student, index)
         batch_size = ops.shape(tree.flatten(y_pred)[0])[0]
         for name, value in terms.items():
             tracker = getattr(self, f"{name}_tracker")

@@ -51,13 +51,18 @@ class Term:
     teacher: Side
     student: Side
 
-    def compute(self, teacher_outputs, student_outputs, y, sample_weight):
-        """The weighted loss of one batch, a float32 scalar; both outputs `Outputs`."""
+    def compute(self, teacher_outputs, student_outputs, y, sample_weight, index=None):
+        """The weighted loss of one batch, a float32 scalar; both outputs `Outputs`.
+
+        `index` holds the examples' numbers; losses that do not need them receive none.
+        """
+        more = {"index": index} if self.loss.needs_index else {}
         value = self.loss.compute_loss(
             self.teacher.pick(teacher_outputs),
             self.student.pick(student_outputs),
             y_true=y,
             sample_weight=sample_weight,
+            **more,
         )
         return self.weight * ops.cast(value, "float32")
 

@@ -7,6 +7,7 @@ or, for a test of each check, in pytest:
     @pytest.mark.parametrize("check", distillation_loss_checks(MyLoss()), ids=str)
 """
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -29,8 +30,8 @@ def check_distillation_loss(loss, *, expected_failures=None, make_inputs=None):
 
     What a loss promises, it declares as attributes of `keras_kd.losses.DistillationLoss`:
     `needs_labels`, `zero_at_agreement`, `smallest_at_agreement`, `shift_invariant`,
-    `stops_gradients`, `widths_may_differ`. Of a foreign object nothing is known, so it is
-    held to that class's defaults.
+    `stops_gradients`, `widths_may_differ`, `has_state`. Of a foreign object nothing is
+    known, so it is held to that class's defaults.
 
     Args:
         loss: An object with `compute_loss(teacher_outputs, student_outputs, y_true=None,
@@ -40,7 +41,8 @@ def check_distillation_loss(loss, *, expected_failures=None, make_inputs=None):
         make_inputs: What to call the loss with: a function (batch_size, seed) ->
             (teacher_outputs, student_outputs, y_true), of NumPy arrays with the batch
             first, or lists of them for a loss with several taps; y_true may be None.
-            Defaults to `make_logits`, and to maps for a `FeatureLoss`.
+            Defaults to `make_logits`, and to maps for a `FeatureLoss`. A loss that
+            `needs_index` receives 0, 1, 2, ... as `index`.
 
     Raises:
         AssertionError: Checks fail that are not expected to, or pass although they are;
@@ -81,9 +83,14 @@ def distillation_loss_checks(loss, make_inputs=None):
         make_inputs = _make_maps(loss) if isinstance(loss, FeatureLoss) else make_logits
     inputs = zip((*_OUTPUTS, "y_true"), make_inputs(9, 0), strict=True)
     batch = {name: value for name, value in inputs if value is not None}
+    if loss.needs_index:
+        batch["index"] = np.arange(9)
     if loss.makes_layers:
         # What it promises may hang on the layers that these shapes ask for.
         loss.build(*(tree.map_structure(np.shape, batch[name]) for name in _OUTPUTS))
+    if loss.has_state:
+        # Its state after one batch; what the first has to set is its own affair.
+        loss.compute_loss(**_tensors(batch))
     functions = [*_ANY_LOSS]
     functions += [check_agreement] if loss.smallest_at_agreement else []
     if not loss.uses_batch_statistics:
@@ -260,7 +267,7 @@ def check_config(loss, batch):
 
 
 def check_repeated_call(loss, batch):
-    """The same batch has the same value again: no randomness, no hidden state."""
+    """The same batch has the same value again: no randomness, no undeclared state."""
     other = _rows(batch, slice(4))
     first, _, again = (_value(loss, x) for x in (batch, other, batch))
     _expect(first == again, f"{first!r} in one call, {again!r} in a later", "equal values")
@@ -278,7 +285,7 @@ def check_batch_of_one(loss, batch):
 
 def check_labels(loss, batch):
     """Missing labels are refused if `needs_labels`; else labels change nothing."""
-    unlabelled = {name: batch[name] for name in _OUTPUTS}
+    unlabelled = {name: x for name, x in batch.items() if name != "y_true"}
     if loss.needs_labels:
         _expect_refused(loss, unlabelled, ["label"])
     else:
@@ -359,7 +366,21 @@ def _compute(loss, batch, dtype="float32"):
     with warnings.catch_warnings():
         # That a foreign loss ignores weights is said by the checks themselves.
         warnings.filterwarnings("ignore", ".*ignores sample_weight", UserWarning)
-        return ops.convert_to_tensor(loss.compute_loss(**_tensors(batch, dtype)))
+        with _same_state(loss):
+            return ops.convert_to_tensor(loss.compute_loss(**_tensors(batch, dtype)))
+
+
+@contextlib.contextmanager
+def _same_state(loss):
+    """Puts a declared state back: the checks compare values that start from the same."""
+    layers = loss.layers if loss.has_state else ()
+    variables = [v for layer in layers for v in layer.non_trainable_variables]
+    # JAX's arrays never change, and a copy would belong to the function that is traced.
+    is_jax = keras.backend.backend() == "jax"
+    before = [ops.convert_to_tensor(v) if is_jax else ops.copy(v) for v in variables]
+    yield
+    for variable, value in zip(variables, before, strict=True):
+        variable.assign(value)
 
 
 def _value(loss, batch, dtype="float32"):

@@ -21,7 +21,7 @@ class OneStep:
         return student if student is not None and student.own is y_pred else None
 
 
-def loss_terms(distiller, y, y_pred, sample_weight, teacher, student):
+def loss_terms(distiller, y, y_pred, sample_weight, teacher, student, index=None):
     """The parts of one batch's loss, each a float32 scalar.
 
         total = student_loss_weight * student_loss
@@ -38,6 +38,7 @@ def loss_terms(distiller, y, y_pred, sample_weight, teacher, student):
         teacher, student: `Outputs` of the two models. `teacher` is None where no
             distillation loss is wanted (validation): the total is then the student's
             loss, unscaled, plus regularisation.
+        index: The examples' numbers in the data set (batch,), or None.
 
     Returns:
         dict of "student_loss", "distillation_loss" and "total_loss".
@@ -50,7 +51,7 @@ def loss_terms(distiller, y, y_pred, sample_weight, teacher, student):
     if teacher is not None:
         if weight < 1:
             distillation_loss = distiller.compute_distillation_loss(
-                y, sample_weight, teacher, student
+                y, sample_weight, teacher, student, index
             )
         total = weight * student_loss + (1 - weight) * distillation_loss
     for loss in distiller.losses:

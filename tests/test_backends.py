@@ -72,5 +72,13 @@ def test_files_with_and_without_teacher_go_on(other):
     assert other["files_come_back"] == [True, True]
 
 
+def test_a_loss_with_a_memory_remembers_and_resumes(other):
+    memory = other["memory"]
+    # Both memories, both normalisation constants, and the count of draws.
+    assert memory["changed"] == [True] * 4 and memory["draws"] == 10
+    assert min(memory["losses"]) > 0
+    np.testing.assert_allclose(memory["from_file"], memory["losses"][1:], rtol=1e-5)
+
+
 def test_the_teacher_is_unchanged(other):
     assert other["teacher_unchanged"]

@@ -24,6 +24,18 @@ def test_inputs_and_outputs_come_out_as_they_went_in():
     np.testing.assert_array_equal(taps["backbone/block3"], features)
 
 
+@pytest.mark.parametrize("outputs", [None, np.ones((6, 3), "float32")], ids=["", "both"])
+def test_numbers_of_examples_come_out_beside_inputs_and_outputs(outputs):
+    x = {"a": np.zeros((6, 2), "float32")}
+    encoded = None if outputs is None else batch.encode(outputs, {})
+    packed = batch.pack(x, encoded, index=np.arange(6))
+    (read,) = tf.data.Dataset.from_tensor_slices(packed).batch(6)
+    assert batch.index_of(read).numpy().tolist() == [*range(6)]
+    assert list(batch.inputs_of(read)) == list(batch.unpack(read)[0]) == ["a"]
+    kept = batch.unpack(read)[1]
+    assert kept is None if outputs is None else np.array_equal(kept[0], outputs)
+
+
 def test_outputs_keep_their_structure():
     one = np.ones((6, 3), "float32")
     _, (own, taps) = round_trip([one, {"a": one, "b": (one, one)}], {})
@@ -44,6 +56,7 @@ def test_halves_become_float32():
         np.zeros((6, 2)),
         {"inputs": np.zeros(2), "teacher_outputs": np.zeros(2)},
         {"keras_kd.inputs": np.zeros(2)},
+        {"keras_kd.inputs": np.zeros(2), "index": np.zeros(2)},
         (np.zeros(2), np.zeros(2)),
     ],
 )
@@ -51,6 +64,8 @@ def test_inputs_of_a_user_are_left_alone(x):
     unpacked, teacher_outputs = batch.unpack(x)
     assert unpacked is x
     assert teacher_outputs is None
+    assert batch.inputs_of(x) is x
+    assert batch.index_of(x) is None
 
 
 @pytest.mark.parametrize("places", [(), (5,)])

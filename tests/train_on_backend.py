@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 import keras_kd as kd
-from keras_kd import teachers
+from keras_kd import batch, teachers
 
 BATCH_SIZE, STEPS = 8, 10
 
@@ -97,6 +97,33 @@ def come_back(distiller, teacher, folder):
     return [bool(np.allclose(train(x), expected, atol=1e-5)) for x in loaded]
 
 
+def remember(teacher, student, folder):
+    """Whether a loss with a memory changes it, and goes on from a file as without."""
+    x, *_ = make_data()
+    loss = kd.losses.ContrastiveRepresentation(len(x), feat_dim=4, negatives=8)
+    distiller = kd.Distiller(teacher, student, loss, student_loss_weight=0.0)
+    distiller.compile(keras.optimizers.Adam(0.01))
+    memory = loss.layers[-1]
+    before = memory.get_weights()
+
+    def fit(distiller):
+        # What `with_index` does, without TensorFlow.
+        numbered = batch.pack(x, index=np.arange(len(x)))
+        arguments = {"batch_size": BATCH_SIZE, "shuffle": False, "verbose": 0}
+        return distiller.fit(numbered, **arguments).history["distillation_loss"]
+
+    first = fit(distiller)
+    changed = [not np.allclose(*w) for w in zip(before, memory.get_weights(), strict=True)]
+    distiller.save(folder / "memory.keras")
+    again = fit(keras.saving.load_model(folder / "memory.keras"))
+    return {
+        "changed": changed,
+        "draws": int(memory.get_weights()[-1][1]),
+        "losses": first + fit(distiller),
+        "from_file": again,
+    }
+
+
 def main(folder):
     x, y, _ = make_data()
     teacher = make_model(seed=1, units=16)
@@ -114,6 +141,7 @@ def main(folder):
         .tolist(),
         "files_come_back": come_back(distiller, teacher, folder),
     }
+    told["memory"] = remember(teacher, student, folder)
     told["teacher_unchanged"] = as_bytes(teacher) == before
     print(json.dumps(told))
 

@@ -1,11 +1,16 @@
 """What the student is asked to match: one method, one file, one word."""
 
 import difflib
+import inspect
 
 from keras_kd.losses._ab import ActivationBoundaries as ActivationBoundaries
 from keras_kd.losses._ab import activation_boundaries as activation_boundaries
 from keras_kd.losses._at import AttentionTransfer as AttentionTransfer
 from keras_kd.losses._at import attention_transfer as attention_transfer
+from keras_kd.losses._cc import CorrelationCongruence as CorrelationCongruence
+from keras_kd.losses._cc import correlation_congruence as correlation_congruence
+from keras_kd.losses._crd import ContrastiveRepresentation as ContrastiveRepresentation
+from keras_kd.losses._crd import contrastive_representation as contrastive_representation
 from keras_kd.losses._dist import DIST as DIST
 from keras_kd.losses._dist import dist as dist
 from keras_kd.losses._dkd import DKD as DKD
@@ -82,6 +87,8 @@ LOSSES = {
     "pkt": ProbabilisticKnowledgeTransfer,
     "sp": SimilarityPreserving,
     "rkd": RelationalKnowledge,
+    "cc": CorrelationCongruence,
+    "crd": ContrastiveRepresentation,
 }
 
 
@@ -128,8 +135,8 @@ def get(identifier, **arguments):
     try:
         return LOSSES[identifier](**arguments)
     except TypeError as error:
-        takes = ", ".join(LOSSES[identifier]().get_config())
+        takes = inspect.signature(LOSSES[identifier]).parameters
         raise ValueError(
-            f"The loss {identifier!r} takes the arguments: {takes}. "
-            f"Received: {', '.join(arguments)}."
+            f"The loss {identifier!r} takes the arguments: {', '.join(takes)}. "
+            f"Received: {', '.join(arguments) or 'none'}."
         ) from error

@@ -43,6 +43,33 @@ def check_not_positive(name, value):
     return float(value)
 
 
+def check_fraction(name, value):
+    """`value` as a float, if it is a number between 0 and 1.
+
+    Raises:
+        ValueError: It is anything else; the message names the argument.
+    """
+    if not _is_finite_number(value) or not 0 <= value <= 1:
+        raise ValueError(
+            f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}."
+        )
+    return float(value)
+
+
+def check_integer(name, value, least):
+    """`value` as an int, if it is an integer >= `least`.
+
+    Raises:
+        ValueError: It is anything else; the message names the argument.
+    """
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer, {least} or greater. Received: {name}={value!r}."
+        )
+    return int(value)
+
+
 def _is_finite_number(value):
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and math.isfinite(value)

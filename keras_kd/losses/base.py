@@ -34,6 +34,11 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         layers: Built Keras layers that train with the student and are no part of it.
         makes_layers: Whether `build` may make `layers`, so that shapes must be known.
         needs_labels: Whether `y_true` may not be None.
+        needs_index: Whether `compute_loss` has one more argument, `index`, integers
+            (batch,): each example's number in the data set, as `keras_kd.with_index`
+            puts it there.
+        has_state: Whether `compute_loss` changes weights of `layers` that no gradient
+            trains, so that a batch's value hangs on the batches before.
         on_logits: Whether the outputs are read as logits; outputs that are probabilities
             are then passed as their logarithm.
         zero_at_agreement, smallest_at_agreement, shift_invariant: Promises that
@@ -51,6 +56,8 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
     layers = ()
     makes_layers = False
     needs_labels = False
+    needs_index = False
+    has_state = False
     on_logits = False
     zero_at_agreement = True
     smallest_at_agreement = True

@@ -10,12 +10,13 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd import Distiller, losses, testing
+from keras_kd import Distiller, losses, testing, with_index
+from tests.losses import instances
 
 # Layers that losses make here, before any test, have the same weights in each run.
 keras.utils.set_random_seed(0)
 LOSSES = [
-    *map(losses.get, losses.names()),
+    *map(instances.get, losses.names()),
     losses.SoftTargets(form="cross_entropy"),
     losses.SoftTargets(temperature=1.0),
     losses.SoftTargets(temperature=20.0),
@@ -39,6 +40,8 @@ LOSSES = [
     losses.ReviewKD(taps=[("a", "b"), ("c", "d")]),
     losses.SimKD(factor=1, taps=("a", "b")),
     losses.VariationalInformation(init_pred_var=1.0, taps=[("a", "b"), ("c", "d")]),
+    losses.CorrelationCongruence(gamma=1.0, order=3),
+    losses.ContrastiveRepresentation(64, feat_dim=5, negatives=3, temperature=0.5),
 ]
 
 
@@ -68,6 +71,9 @@ def test_under_mixed_precision_student_and_loss_stay_finite(loss, make_model, ve
         loss = type(loss).from_config(loss.get_config() | taps)
         make_model = functools.partial(make_maps_model, count)
         vectors = np.random.default_rng(0).normal(size=(64, 4, 4, 2)), vectors[1]
+    else:
+        # A loss's layers are made for one Distiller.
+        loss = loss.from_config(loss.get_config())
     teacher = make_model()
     keras.config.set_dtype_policy("mixed_float16")
     student = make_model()
@@ -77,7 +83,8 @@ def test_under_mixed_precision_student_and_loss_stay_finite(loss, make_model, ve
     distiller.compile("sgd")
     before = student.get_weights()
     # Epochs enough for the loss scale to come down to where gradients are finite.
-    history = distiller.fit(*vectors, epochs=5, verbose=0).history
+    data = [with_index(vectors).batch(32)] if loss.needs_index else vectors
+    history = distiller.fit(*data, epochs=5, shuffle=False, verbose=0).history
     assert np.isfinite(history["distillation_loss"]).all()
     # Not all: what a loss does not see, the last bias for instance, may stay as it is.
     assert all(np.isfinite(new).all() for new in student.get_weights())
