@@ -398,7 +398,7 @@ def _student_gradient(loss, batch, dtype="float32"):
     if keras.backend.backend() == "jax":
         import jax
 
-        gradient = jax.grad(value)(student)
+        gradient = jax.grad(_without_state(value))(student)
     else:
         import tensorflow as tf
 
@@ -409,12 +409,25 @@ def _student_gradient(loss, batch, dtype="float32"):
     return [ops.convert_to_numpy(x) for x in tree.flatten(gradient)]
 
 
+def _without_state(function):
+    """The function, which leaves the moments of a loss's batch normalisations as they are.
+
+    JAX must not see a variable change.
+    """
+
+    def stateless(x):
+        with keras.StatelessScope():
+            return function(x)
+
+    return stateless
+
+
 def _compiled(function, batch):
     """A function of tensors like a batch's, in each way that the backend compiles it."""
     if keras.backend.backend() == "jax":
         import jax
 
-        return {"jax.jit": jax.jit(function)}
+        return {"jax.jit": jax.jit(_without_state(function))}
     import tensorflow as tf
 
     def spec(x):
