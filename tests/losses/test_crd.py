@@ -182,6 +182,25 @@ def test_gradient_reaches_student_and_both_maps():
     assert all(np.abs(g).max() > 1e-4 for g in gradients)
 
 
+def test_the_first_z_is_a_constant_to_the_gradient():
+    teacher, student = random_features((4, 6), (4, 3))
+    loss = Indexed((4, 6), (4, 3))
+    steps = next_steps(loss.loss)
+    first = Reference(loss.loss)
+    first.value(teacher, student, range(4), steps)
+
+    def value(student):
+        reference = Reference(fresh.loss)
+        reference.z = first.z
+        return reference.value(teacher, student, range(4), steps)
+
+    fresh = Indexed((4, 6), (4, 3))
+    move = 1e-5 * np.random.default_rng(0).normal(size=(4, 3))
+    gradient = student_gradient(loss, teacher, student)
+    difference = value(student + move) - value(student - move)
+    np.testing.assert_allclose(2 * np.sum(gradient * move), difference, rtol=1e-4)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_small_batches(count):
     shapes = ((count, 6), (count, 3))
