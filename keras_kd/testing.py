@@ -94,9 +94,9 @@ def distillation_loss_checks(loss, make_inputs=None):
     functions = [*_ANY_LOSS]
     functions += [check_agreement] if loss.smallest_at_agreement else []
     if not loss.uses_batch_statistics:
+        functions += [check_zero_weight]
         is_per_example = isinstance(loss, (PerExampleLoss, FeatureLoss))
         functions += [check_sample_weight] if is_per_example else []
-        functions += [check_zero_weight]
     functions += [check_shift_invariance] if loss.shift_invariant else []
     bridges = loss.widths_may_differ and not loss.layers
     functions += [check_other_width if bridges else check_widths]
