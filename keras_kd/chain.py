@@ -32,7 +32,8 @@ class Stage:
         student: The `keras.Model` to train.
         epochs: Passes over the training data, at least 1.
         distillation_losses: As `Distiller` takes them, or None.
-        distillation_loss_weights: As `Distiller` takes them.
+        distillation_loss_weights: As `Distiller` takes them, schedules too; each stage
+            counts its steps from 0.
         student_loss_weight: As `Distiller` takes it; defaults to 0.5.
         optimizer, loss, metrics: As `compile` takes them. Default to "adam",
             cross-entropy of integer labels and logits, and accuracy.
@@ -47,7 +48,7 @@ class Stage:
     epochs: int
     distillation_losses: Any = None
     distillation_loss_weights: Any = None
-    student_loss_weight: float | None = None
+    student_loss_weight: Any = None
     optimizer: Any = "adam"
     loss: Any = dataclasses.field(default_factory=_default_loss)
     metrics: Any = ("accuracy",)

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_kd.losses.ops import fits_shape
+from keras_kd.losses.schedules import check_schedule, is_schedule, shown
 
 
 def check_models(teacher, student):
@@ -70,7 +71,9 @@ def _fit(shapes, others):
 
 
 def check_fraction(name, value):
-    """`value` as a float, if it is a number between 0 and 1; else a ValueError."""
+    """`value` as a float, if it is a number between 0 and 1; a schedule of it as it is."""
+    if is_schedule(value):
+        return check_schedule(name, value, lambda x: 0 <= x <= 1, "between 0 and 1")
     if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(
             f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}."
@@ -79,7 +82,7 @@ def check_fraction(name, value):
 
 
 def check_weights(weights, count):
-    """`distillation_loss_weights` as a list of `count` floats; else a ValueError."""
+    """`distillation_loss_weights` as a list of `count` floats or schedules of them."""
     if count == 0:
         raise ValueError(
             "`distillation_losses` must name at least one loss. Received: an empty list."
@@ -87,12 +90,20 @@ def check_weights(weights, count):
     if weights is None:
         return [1.0] * count
     weights = list(weights) if isinstance(weights, (list, tuple)) else [weights]
-    if len(weights) != count or not all(_is_number(w) and w >= 0 for w in weights):
+    if len(weights) != count or not all(map(_is_weight, weights)):
         raise ValueError(
-            "`distillation_loss_weights` must hold one finite number >= 0 for each of "
-            f"the {count} distillation losses. Received: {weights!r}."
+            "`distillation_loss_weights` must hold one finite number >= 0 for each of the "
+            f"{count} distillation losses. Received: [{', '.join(map(shown, weights))}]."
         )
-    return [float(w) for w in weights]
+    return [w if is_schedule(w) else float(w) for w in weights]
+
+
+def _is_weight(value):
+    if is_schedule(value):
+        name = "distillation_loss_weights"
+        check_schedule(name, value, lambda x: 0 <= x < math.inf, "0 or greater")
+        return True
+    return _is_number(value) and value >= 0
 
 
 def _is_number(value):
