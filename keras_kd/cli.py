@@ -94,12 +94,10 @@ def profile(model):
 
 @main.command()
 def methods():
-    """List every distillation loss with its arguments and defaults."""
-    from keras_kd import losses
+    """List every distillation loss: its paper, what it compares, arguments and defaults."""
+    from keras_kd.methods import methods
 
-    for name in losses.names():
-        loss = losses.get(name)
-        click.echo(f"{name:16} {loss!r}\n{'':16} {loss.__doc__.splitlines()[0]}")
+    click.echo("\n\n".join(map(str, methods())))
 
 
 @main.group(name="data")

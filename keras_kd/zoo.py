@@ -1,6 +1,7 @@
 """Architectures by name, each ending in logits.
 
-The three of the published MNIST experiment; convolutions are unpadded.
+The three of the published MNIST experiment; convolutions are unpadded. Layers that a loss
+may tap have names of their own: conv1, conv2, hidden1, hidden2, logits.
 """
 
 import keras
@@ -26,13 +27,13 @@ def cnn(filters, dropout, name="cnn"):
     return keras.Sequential(
         [
             layers.Input(MNIST_SHAPE),
-            layers.Conv2D(first, 3, activation="relu"),
+            layers.Conv2D(first, 3, activation="relu", name="conv1"),
             layers.MaxPooling2D(2, strides=1),
-            layers.Conv2D(second, 3, activation="relu"),
+            layers.Conv2D(second, 3, activation="relu", name="conv2"),
             layers.MaxPooling2D(2, strides=2),
             layers.Flatten(),
             layers.Dropout(dropout),
-            layers.Dense(128, activation="relu"),
+            layers.Dense(128, activation="relu", name="hidden1"),
             layers.Dropout(dropout),
             layers.Dense(NUM_CLASSES, name="logits"),
         ],
@@ -50,7 +51,10 @@ def fully_connected(units, name="fully_connected"):
     Returns:
         A model as `cnn` returns it.
     """
-    hidden = [layers.Dense(width, activation="relu") for width in units]
+    hidden = [
+        layers.Dense(width, activation="relu", name=f"hidden{i + 1}")
+        for i, width in enumerate(units)
+    ]
     return keras.Sequential(
         [
             layers.Input(MNIST_SHAPE),
