@@ -157,7 +157,16 @@ class Recipe(_Section):
     batch_size: PositiveInt
     # "mnist/teacher" is a folder of models/; a path that ends in .keras is a file.
     teacher: str | None = None
+    # As DistillationChain takes them.
+    dense: bool = False
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     stage: Annotated[list[StageRecipe], Field(min_length=1)]
+
+    @pydantic.model_validator(mode="after")
+    def _drop_rate_has_an_effect(self):
+        if self.drop_rate and not self.dense:
+            raise ValueError("drop_rate goes with dense = true")
+        return self
 
 
 def names():
@@ -281,7 +290,9 @@ def run(recipe, run_dir, data_dir=None, verbose="auto"):
     """
     teacher = load_model(recipe.teacher) if recipe.teacher else None
     stages = [stage.make(recipe.seed) for stage in recipe.stage]
-    chain = DistillationChain(teacher, stages)
+    chain = DistillationChain(
+        teacher, stages, recipe.dense, recipe.drop_rate, seed=recipe.seed
+    )
     folder = run_dirs.create(run_dir)
     data.prepare(recipe.dataset, data_dir)
     train = data.load_arrays(recipe.dataset, "train", data_dir)

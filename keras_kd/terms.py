@@ -133,13 +133,10 @@ def _known_shape(model, name):
 
     None where it is not known before the model runs.
     """
-    if name is not None:
-        layer = find_layer(model, name)
-    elif _is_symbolic(model):
-        shapes = [tuple(x.shape) for x in model.outputs]
+    layer = model if name is None else find_layer(model, name)
+    if _is_symbolic(layer):
+        shapes = [tuple(x.shape) for x in layer.outputs]
         return shapes[0] if len(shapes) == 1 else shapes
-    else:
-        return None
     try:
         return tuple(layer.output.shape)
     except AttributeError:  # Keras's word for a layer without symbolic output.

@@ -19,7 +19,8 @@ def test_every_loss_is_there_in_order():
 def test_paper_and_arguments_are_said(name):
     method = METHODS[name]
     assert re.fullmatch(r'[A-Z][^"]+, "[^"]+", (19|20)\d\d', method.paper)
-    assert list(method.arguments) == list(inspect.signature(losses.LOSSES[name]).parameters)
+    parameters = inspect.signature(losses.LOSSES[name]).parameters
+    assert list(method.arguments) == list(parameters)
     assert inspect.Parameter.empty not in method.arguments.values()
 
 

@@ -81,6 +81,8 @@ def test_overrides(write):
         ("sed = 1", "", "  sed: unknown key"),
         ("seed = -1", "", "  seed: Input should be greater than or equal to 0"),
         ('seed = "1"', "", "  seed: Input should be a valid integer"),
+        ("drop_rate = 0.5", "", "drop_rate goes with dense = true"),
+        ("dense = true\ndrop_rate = 1.0", "", "drop_rate: Input should be less than 1"),
         ("", "epoch = 2", '  stage 1 ("first") > epoch: unknown key'),
         ("", 'losses = [{ name = "kdd" }]', "losses 1 > name: no such loss: 'kdd'"),
         ("", 'losses = [{ name = "kdd" }]', "did you mean 'kd'?"),
@@ -247,6 +249,15 @@ def test_run_with_a_loss_on_features(write, sample_data, tmp_path):
     loaded = recipe.load(write(text=text.replace("epochs = 2", "epochs = 1")))
     result, _ = recipe.run(loaded, tmp_path / "run", verbose=0)
     assert result.histories["student"]["distillation_loss"][0] > 0
+
+
+def test_run_dense(write, sample_data, tmp_path):
+    zoo.build("mnist_ta").save(tmp_path / "teacher.keras")
+    text = chain_text(tmp_path / "teacher.keras").replace("epochs = 2", "epochs = 1")
+    text = text.replace('name = "alone"', 'name = "second"\nlosses = [{ name = "kd" }]')
+    loaded = recipe.load(write(text="dense = true\ndrop_rate = 0.25\n" + text))
+    result, _ = recipe.run(loaded, tmp_path / "run", verbose=0)
+    assert result.models[-1].taught_by == "teacher, student"
 
 
 def test_same_seed_same_bytes_and_paired_initial_weights(write, sample_data, tmp_path):
