@@ -10,6 +10,7 @@ from keras_kd.chain import DistillationChain as DistillationChain
 from keras_kd.chain import Stage as Stage
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.loading import load_distiller as load_distiller
+from keras_kd.mutual import MutualDistiller as MutualDistiller
 
 __version__ = "0.1.0"
 

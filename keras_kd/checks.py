@@ -56,6 +56,33 @@ def check_models(teacher, student):
         )
 
 
+def check_peers(first, second):
+    """Refuses two students that cannot learn from each other.
+
+    Raises:
+        ValueError: They are one model, share variables that would be trained, or their
+            inputs differ.
+    """
+    if first is second:
+        raise ValueError(
+            f"The model {first.name!r} is two of the `students`. Give each its own: "
+            "keras.models.clone_model makes one with fresh weights."
+        )
+    trained = {id(v) for v in first.trainable_variables}
+    shared = [v.path for v in second.variables if id(v) in trained]
+    if shared:
+        raise ValueError(
+            f"The `students` {first.name!r} and {second.name!r} share variables that would "
+            f"be trained: {', '.join(shared)}."
+        )
+    shapes, others = _input_shapes(first), _input_shapes(second)
+    if shapes and others and not _fit(shapes, others):
+        raise ValueError(
+            f"`students` must take the same inputs. Received: {first.name!r} with input "
+            f"shapes {shapes}, {second.name!r} with {others}."
+        )
+
+
 def _holds_saved_model(model):
     """Whether it runs a SavedModel, whose weights may be constants of its graph."""
     layers = model._flatten_layers()
