@@ -11,6 +11,7 @@ from keras_kd.chain import Stage as Stage
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.loading import load_distiller as load_distiller
 from keras_kd.mutual import MutualDistiller as MutualDistiller
+from keras_kd.teacher_free import TeacherFreeLoss as TeacherFreeLoss
 
 __version__ = "0.1.0"
 
