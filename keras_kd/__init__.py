@@ -6,6 +6,7 @@ from keras_kd import callbacks as callbacks
 from keras_kd import losses as losses
 from keras_kd import teachers as teachers
 from keras_kd import testing as testing
+from keras_kd.generations import born_again as born_again
 from keras_kd.chain import DistillationChain as DistillationChain
 from keras_kd.chain import Stage as Stage
 from keras_kd.distiller import Distiller as Distiller

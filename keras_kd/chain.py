@@ -169,6 +169,12 @@ class ChainResult:
         ]
         return markdown_table(rows, numbers_from=2)
 
+    def write(self, folder):
+        """Writes the models' table to a run folder, as Markdown and as JSON."""
+        run_dirs.write_text(folder / "results.md", self.table() + "\n")
+        rows = [dataclasses.asdict(x) for x in self.models]
+        run_dirs.write_json(folder / "results.json", {"models": rows})
+
 
 def markdown_table(rows, numbers_from):
     """Rows (dicts of column to text) as Markdown; columns from that one on align right."""
@@ -287,7 +293,7 @@ class DistillationChain:
         if self.teacher is not None:
             teacher_folder = folder and folder / "teacher"
             models.append(
-                _measure(
+                measure(
                     self.teacher, "teacher", "given", validation_data, teacher_folder
                 )
             )
@@ -304,7 +310,7 @@ class DistillationChain:
                 stage, as_taught, train_data, validation_data, stage_folder, verbose
             )
             models.append(
-                _measure(
+                measure(
                     stage.student,
                     stage.name,
                     taught_by,
@@ -319,9 +325,7 @@ class DistillationChain:
                 teachers[stage.name] = stage.student
         result = ChainResult(students, histories, models)
         if folder:
-            run_dirs.write_text(folder / "results.md", result.table() + "\n")
-            rows = [dataclasses.asdict(x) for x in models]
-            run_dirs.write_json(folder / "results.json", {"models": rows})
+            result.write(folder)
             *_, last = teachers
             if last in students:
                 run_dirs.export_saved_model(students[last], folder / last / "saved_model")
@@ -335,7 +339,8 @@ class DistillationChain:
         return stage, teacher
 
 
-def _measure(model, name, taught_by, data, folder=None, seconds=None):
+def measure(model, name, taught_by, data, folder=None, seconds=None):
+    """A `ModelResult`; saves the model where there is a folder for it."""
     file_bytes = None
     if folder:
         run_dirs.save_model(model, folder / "model.keras")

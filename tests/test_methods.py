@@ -41,7 +41,8 @@ def test_what_it_compares(name, compares):
 
 def test_as_text():
     assert str(METHODS["dkd"]) == (
-        'dkd         Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022\n'
+        "dkd         Zhao, Cui, Song, Qiu, Liang, "
+        '"Decoupled Knowledge Distillation", 2022\n'
         "            own outputs, as logits; needs labels\n"
         "            alpha=1.0, beta=8.0, temperature=4.0, taps=None"
     )
