@@ -6,10 +6,13 @@ from keras_kd import callbacks as callbacks
 from keras_kd import losses as losses
 from keras_kd import teachers as teachers
 from keras_kd import testing as testing
+from keras_kd.generations import born_again as born_again
 from keras_kd.chain import DistillationChain as DistillationChain
 from keras_kd.chain import Stage as Stage
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.loading import load_distiller as load_distiller
+from keras_kd.mutual import MutualDistiller as MutualDistiller
+from keras_kd.teacher_free import TeacherFreeLoss as TeacherFreeLoss
 
 __version__ = "0.1.0"
 

@@ -1,6 +1,7 @@
 """Stages of distillation, each one's student the next one's teacher."""
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ from tabulate import tabulate
 from keras_kd import run_dir as run_dirs
 from keras_kd.callbacks import StopOnBadLoss
 from keras_kd.checks import check_models
+from keras_kd.dense import dense_stage
 from keras_kd.distiller import Distiller
 from keras_kd.evaluate import evaluate
 from keras_kd.precision import in_float32
@@ -34,7 +36,8 @@ class Stage:
         student: The `keras.Model` to train.
         epochs: Passes over the training data, at least 1.
         distillation_losses: As `Distiller` takes them, or None.
-        distillation_loss_weights: As `Distiller` takes them.
+        distillation_loss_weights: As `Distiller` takes them, schedules too; each stage
+            counts its steps from 0.
         student_loss_weight: As `Distiller` takes it; defaults to 0.5.
         optimizer, loss, metrics: As `compile` takes them. Default to "adam",
             cross-entropy of integer labels and logits, and accuracy.
@@ -49,7 +52,7 @@ class Stage:
     epochs: int
     distillation_losses: Any = None
     distillation_loss_weights: Any = None
-    student_loss_weight: float | None = None
+    student_loss_weight: Any = None
     optimizer: Any = "adam"
     loss: Any = dataclasses.field(default_factory=_default_loss)
     metrics: Any = ("accuracy",)
@@ -175,6 +178,12 @@ class ChainResult:
         ]
         return markdown_table(rows, numbers_from=2)
 
+    def write(self, folder):
+        """Writes the models' table to a run folder, as Markdown and as JSON."""
+        run_dirs.write_text(folder / "results.md", self.table() + "\n")
+        rows = [dataclasses.asdict(x) for x in self.models]
+        run_dirs.write_json(folder / "results.json", {"models": rows})
+
 
 def markdown_table(rows, numbers_from):
     """Rows (dicts of column to text) as Markdown; columns from that one on align right."""
@@ -188,17 +197,35 @@ class DistillationChain:
     """Trains stages in order, each distilled student the next one's teacher.
 
     Teacher assistants between a large teacher and a small student are those of
-    [Mirzadeh et al., 2020](https://arxiv.org/abs/1902.03393).
+    [Mirzadeh et al., 2020](https://arxiv.org/abs/1902.03393). Where all stages have the
+    same architecture it is the self-training of
+    [Yuan et al., 2020](https://arxiv.org/abs/1909.11723), and of born-again networks: see
+    `keras_kd.born_again`.
+
+    With `dense=True` every earlier distilled model and the given teacher teach each
+    student, as in [Son et al., 2021](https://arxiv.org/abs/2009.08825). Each has its own
+    copy of the stage's losses, and the terms are summed as in the authors' repository,
+    wonchulSon/DGKD (whose `lamb` is 1 - student_loss_weight, 1 by default). In equation 7
+    of the paper the labels' loss counts once for each of the n teachers, too: that is, but
+    for a factor n, what `distillation_loss_weights` of 1 / n give. A loss that taps a layer
+    of the teacher taps the layer of that name in each of them; a teacher that has none, or
+    a loss that has its layers already, is refused.
 
     Args:
         teacher: The trained `keras.Model` that teaches the first stage, or None if no
             stage has distillation losses.
         stages: A list of `Stage`.
+        dense: Whether all earlier models teach, not the last one alone.
+        drop_rate: The probability, in [0, 1), that a teacher is dropped from a training
+            step: one less the paper's survival probability. Each is, or is not, whatever
+            becomes of the others, but never all of them; what is left is not scaled up.
+            (The repository drops a fixed number of teachers, 1 by default.) Needs `dense`.
+        seed: Integer, of the dropping.
 
     Raises:
         ValueError: No stages, two of the same name or one called "teacher", one model
-            in two places, a stage to be taught although there is no teacher, or a
-            student that does not fit its teacher.
+            in two places, a stage to be taught although there is no teacher, a student
+            that does not fit its teacher, or a `drop_rate` out of range or without effect.
 
     Example:
 
@@ -212,7 +239,13 @@ class DistillationChain:
     ```
     """
 
-    def __init__(self, teacher, stages):
+    def __init__(self, teacher, stages, dense=False, drop_rate=0.0, seed=0):
+        if not 0 <= drop_rate < 1 or (drop_rate and not dense):
+            raise ValueError(
+                "`drop_rate` must be at least 0 and less than 1, and goes with dense=True. "
+                f"Received: drop_rate={drop_rate!r}, dense={dense!r}."
+            )
+        self.dense, self.drop_rate, self.seed = dense, drop_rate, seed
         self.teacher = teacher
         self.stages = list(stages)
         if not self.stages:
@@ -235,10 +268,12 @@ class DistillationChain:
                 f"Stage {taught[0]!r} has distillation losses but there is no teacher. "
                 "Received: teacher=None."
             )
+        teachers = [teacher]
         for stage in self.stages:
             if stage.distillation_losses is not None:
-                check_models(teacher, stage.student)
-                teacher = stage.student
+                for teacher in teachers:
+                    check_models(teacher, stage.student)
+                teachers = [*(teachers if dense else ()), stage.student]
 
     def fit(self, train_data, validation_data, run_dir=None, verbose="auto"):
         """Trains every stage and measures every model.
@@ -246,7 +281,8 @@ class DistillationChain:
         Args:
             train_data: A `tf.data.Dataset` (or what else `fit` takes as x) of batches; or
                 a function that takes a stage's teacher, None where there is none, and
-                returns them, with what `cache_teacher` keeps of it.
+                returns them, with what `cache_teacher` keeps of it. In a dense chain that
+                teacher is a `keras_kd.teachers.Several`.
             validation_data: Batches of (inputs, labels), for the accuracies after each
                 epoch and in the table. Nothing is chosen by it.
             run_dir: A new folder for models (`.keras`), histories (CSV), the table
@@ -266,24 +302,25 @@ class DistillationChain:
         if self.teacher is not None:
             teacher_folder = folder and folder / "teacher"
             models.append(
-                _measure(
+                measure(
                     self.teacher, "teacher", "given", validation_data, teacher_folder
                 )
             )
-        teacher, teacher_name = self.teacher, "teacher"
-        for stage in self.stages:
+        teachers = {"teacher": self.teacher}
+        for number, stage in enumerate(self.stages):
             taught = stage.distillation_losses is not None
-            taught_by = teacher_name if taught else "labels"
+            taught_by = ", ".join(teachers) if taught else "labels"
             if verbose:
                 count = f"{stage.epochs} epoch{'s'[: stage.epochs > 1]}"
                 print(f"\nStage {stage.name}: taught by {taught_by}, {count}")
             stage_folder = folder and folder / stage.name
+            as_taught = functools.partial(self._as_taught, stage, teachers, number)
             seconds, history = _fit_stage(
-                stage, teacher, train_data, validation_data, stage_folder, verbose
+                stage, as_taught, train_data, validation_data, stage_folder, verbose
             )
             student = in_float32(stage.student)
             models.append(
-                _measure(
+                measure(
                     student,
                     stage.name,
                     taught_by,
@@ -294,20 +331,26 @@ class DistillationChain:
             )
             students[stage.name], histories[stage.name] = student, history
             if taught:
-                teacher, teacher_name = stage.student, stage.name
+                teachers = teachers if self.dense else {}
+                teachers[stage.name] = stage.student
         result = ChainResult(students, histories, models)
         if folder:
-            run_dirs.write_text(folder / "results.md", result.table() + "\n")
-            rows = [dataclasses.asdict(x) for x in models]
-            run_dirs.write_json(folder / "results.json", {"models": rows})
-            if teacher_name in students:
-                run_dirs.export_saved_model(
-                    students[teacher_name], folder / teacher_name / "saved_model"
-                )
+            result.write(folder)
+            *_, last = teachers
+            if last in students:
+                run_dirs.export_saved_model(students[last], folder / last / "saved_model")
         return result
 
+    def _as_taught(self, stage, teachers, number):
+        """The stage with its losses as `fit` needs them, and its teacher."""
+        if self.dense and stage.distillation_losses is not None:
+            return dense_stage(stage, teachers, self.drop_rate, [self.seed, number])
+        *_, teacher = teachers.values()
+        return stage, teacher
 
-def _measure(model, name, taught_by, data, folder=None, seconds=None):
+
+def measure(model, name, taught_by, data, folder=None, seconds=None):
+    """A `ModelResult`; saves the model where there is a folder for it."""
     file_bytes = None
     if folder:
         run_dirs.save_model(model, folder / "model.keras")
@@ -326,12 +369,13 @@ def _measure(model, name, taught_by, data, folder=None, seconds=None):
     )
 
 
-def _fit_stage(stage, teacher, train_data, validation_data, folder, verbose):
+def _fit_stage(stage, as_taught, train_data, validation_data, folder, verbose):
     callbacks = [StopOnBadLoss()]
     if folder:
         folder.mkdir()
         callbacks.append(keras.callbacks.CSVLogger(folder / "history.csv"))
     try:
+        stage, teacher = as_taught()
         model = stage.model_to_fit(teacher)
         start = time.perf_counter()
         if callable(train_data):

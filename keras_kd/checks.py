@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_kd.losses.ops import fits_shape
+from keras_kd.losses.schedules import check_schedule, is_schedule, shown
 
 
 def check_models(teacher, student):
@@ -55,6 +56,33 @@ def check_models(teacher, student):
         )
 
 
+def check_peers(first, second):
+    """Refuses two students that cannot learn from each other.
+
+    Raises:
+        ValueError: They are one model, share variables that would be trained, or their
+            inputs differ.
+    """
+    if first is second:
+        raise ValueError(
+            f"The model {first.name!r} is two of the `students`. Give each its own: "
+            "keras.models.clone_model makes one with fresh weights."
+        )
+    trained = {id(v) for v in first.trainable_variables}
+    shared = [v.path for v in second.variables if id(v) in trained]
+    if shared:
+        raise ValueError(
+            f"The `students` {first.name!r} and {second.name!r} share variables that would "
+            f"be trained: {', '.join(shared)}."
+        )
+    shapes, others = _input_shapes(first), _input_shapes(second)
+    if shapes and others and not _fit(shapes, others):
+        raise ValueError(
+            f"`students` must take the same inputs. Received: {first.name!r} with input "
+            f"shapes {shapes}, {second.name!r} with {others}."
+        )
+
+
 def _holds_saved_model(model):
     """Whether it runs a SavedModel, whose weights may be constants of its graph."""
     layers = model._flatten_layers()
@@ -70,7 +98,9 @@ def _fit(shapes, others):
 
 
 def check_fraction(name, value):
-    """`value` as a float, if it is a number between 0 and 1; else a ValueError."""
+    """`value` as a float, if it is a number between 0 and 1; a schedule of it as it is."""
+    if is_schedule(value):
+        return check_schedule(name, value, lambda x: 0 <= x <= 1, "between 0 and 1")
     if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(
             f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}."
@@ -79,7 +109,7 @@ def check_fraction(name, value):
 
 
 def check_weights(weights, count):
-    """`distillation_loss_weights` as a list of `count` floats; else a ValueError."""
+    """`distillation_loss_weights` as a list of `count` floats or schedules of them."""
     if count == 0:
         raise ValueError(
             "`distillation_losses` must name at least one loss. Received: an empty list."
@@ -87,12 +117,20 @@ def check_weights(weights, count):
     if weights is None:
         return [1.0] * count
     weights = list(weights) if isinstance(weights, (list, tuple)) else [weights]
-    if len(weights) != count or not all(_is_number(w) and w >= 0 for w in weights):
+    if len(weights) != count or not all(map(_is_weight, weights)):
         raise ValueError(
-            "`distillation_loss_weights` must hold one finite number >= 0 for each of "
-            f"the {count} distillation losses. Received: {weights!r}."
+            "`distillation_loss_weights` must hold one finite number >= 0 for each of the "
+            f"{count} distillation losses. Received: [{', '.join(map(shown, weights))}]."
         )
-    return [float(w) for w in weights]
+    return [w if is_schedule(w) else float(w) for w in weights]
+
+
+def _is_weight(value):
+    if is_schedule(value):
+        name = "distillation_loss_weights"
+        check_schedule(name, value, lambda x: 0 <= x < math.inf, "0 or greater")
+        return True
+    return _is_number(value) and value >= 0
 
 
 def _is_number(value):

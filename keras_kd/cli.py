@@ -1,7 +1,6 @@
 """The command line: parse, call, print."""
 
 import datetime
-import inspect
 from pathlib import Path
 
 import click
@@ -99,13 +98,10 @@ def profile(model):
 
 @main.command()
 def methods():
-    """List every distillation loss with its arguments and defaults."""
-    from keras_kd import losses
+    """List every distillation loss: its paper, what it compares, arguments and defaults."""
+    from keras_kd.methods import methods
 
-    for name, cls in losses.LOSSES.items():
-        arguments = inspect.signature(cls)
-        summary = cls.__doc__.splitlines()[0]
-        click.echo(f"{name:16} {cls.__name__}{arguments}\n{'':16} {summary}")
+    click.echo("\n\n".join(map(str, methods())))
 
 
 @main.group(name="data")

@@ -6,6 +6,7 @@ from keras import ops, tree
 from keras_kd import batch, checks
 from keras_kd import losses as losses_module
 from keras_kd.loading import take_handed_teacher
+from keras_kd.scheduled import ScheduledModel
 from keras_kd.taps import Taps
 from keras_kd.terms import Outputs, make_term
 from keras_kd.train_step import (
@@ -19,7 +20,7 @@ _KINDS = ("logits", "probabilities")
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class Distiller(keras.Model):
+class Distiller(ScheduledModel):
     """Trains a student under a frozen teacher with Keras's own `compile` and `fit`.
 
         total = student_loss_weight * student_loss
@@ -39,7 +40,9 @@ class Distiller(keras.Model):
             them. See `keras_kd.losses`; Keras's own loss objects, and any object with
             their `compute_loss`, are taken as they are.
         distillation_loss_weights: One number >= 0 per distillation loss. Defaults to
-            1.0 for each.
+            1.0 for each. A `keras.optimizers.schedules.LearningRateSchedule` in its place,
+            and in that of `student_loss_weight` and of a loss's `temperature`, is read at
+            the optimizer's iterations.
         student_loss_weight: Weight of the loss on the labels, between 0 and 1. Defaults
             to 0.5, which is also the published MNIST experiment's. At 1 the teacher
             does not run; at 0 no labels are needed.
@@ -119,6 +122,10 @@ class Distiller(keras.Model):
         student_sides = [term.student for term in self._terms]
         self._teacher_taps = Taps(teacher, {x for s in teacher_sides for x in s.names})
         self._student_taps = Taps(student, {x for s in student_sides for x in s.names})
+        self.follow_schedules(
+            [self.student_loss_weight, *self.distillation_loss_weights],
+            [term.loss for term in self._terms],
+        )
         self._step = OneStep()
         self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
@@ -195,7 +202,7 @@ class Distiller(keras.Model):
         Raises:
             ValueError: `loss` is None although it has a weight.
         """
-        if loss is None and self.student_loss_weight > 0:
+        if loss is None and self.student_loss_weight != 0:
             raise ValueError(
                 "`loss`, the student's loss on the labels, is needed because "
                 f"student_loss_weight={self.student_loss_weight}. Received: loss=None."
@@ -301,16 +308,19 @@ class Distiller(keras.Model):
             )
         return ops.cast(self._compile_loss(y, y_pred, sample_weight), "float32")
 
-    def compute_distillation_loss(self, y, sample_weight, teacher, student, index=None):
+    def compute_distillation_loss(
+        self, y, sample_weight, teacher, student, step=0, index=None
+    ):
         """The weighted sum of the distillation losses, a float32 scalar.
 
         Losses whose weight is zero are not computed. `teacher` and `student` are
-        `Outputs`; `index` holds the examples' numbers, where a loss needs them.
+        `Outputs`; schedules are read at `step`; `index` holds the examples' numbers, where
+        a loss needs them.
         """
         values = [
-            term.compute(teacher, student, y, sample_weight, index)
+            term.compute(teacher, student, y, sample_weight, step, index)
             for term in self._terms
-            if term.weight > 0
+            if term.weight != 0
         ]
         return sum(values, start=ops.zeros(()))
 
@@ -344,8 +354,10 @@ class Distiller(keras.Model):
         student = student or Outputs(y_pred, {})
         if self._step.distils and teacher is None:
             teacher = self.run_teacher(x)
-        index = batch.index_of(x)
-        terms = loss_terms(self, y, y_pred, sample_weight, teacher, student, index)
+        step, index = self.current_step(training), batch.index_of(x)
+        terms = loss_terms(
+            self, y, y_pred, sample_weight, teacher, student, step, index
+        )
         batch_size = ops.shape(tree.flatten(y_pred)[0])[0]
         for name, value in terms.items():
             tracker = getattr(self, f"{name}_tracker")
@@ -405,8 +417,10 @@ class Distiller(keras.Model):
             "teacher": self.teacher and serialize(self.teacher),
             "student": serialize(self.student),
             "distillation_losses": [serialize(x) for x in self.distillation_losses],
-            "distillation_loss_weights": list(self.distillation_loss_weights),
-            "student_loss_weight": self.student_loss_weight,
+            "distillation_loss_weights": list(
+                map(serialize, self.distillation_loss_weights)
+            ),
+            "student_loss_weight": serialize(self.student_loss_weight),
             "teacher_outputs": self.teacher_outputs,
             "student_outputs": self.student_outputs,
             "validation_distillation": self.validation_distillation,
@@ -425,10 +439,10 @@ class Distiller(keras.Model):
         objects = {
             "teacher": teacher,
             "student": deserialize(config["student"]),
-            "distillation_losses": [
-                deserialize(x) for x in config["distillation_losses"]
-            ],
+            "student_loss_weight": deserialize(config["student_loss_weight"]),
         }
+        for name in ("distillation_losses", "distillation_loss_weights"):
+            objects[name] = list(map(deserialize, config[name]))
         distiller = cls(**(config | objects))
         if without_teacher:
             # The file has no weights for it; `load_distiller` puts it back.

@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 from pydantic import Field
 
-from keras_kd import data, losses, zoo
+from keras_kd import checks, data, losses, zoo
 from keras_kd import run_dir as run_dirs
 from keras_kd.chain import DistillationChain, Stage, markdown_table
 from keras_kd.teacher_cache import cache_teacher
@@ -19,6 +19,9 @@ RECIPES = Path(__file__).parent / "recipes"
 SHIPPED_MODELS = Path(__file__).parents[1] / "models"
 
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+
+# A field of a number may hold a schedule's table, of which pydantic would warn.
+AS_JSON = {"mode": "json", "warnings": False}
 
 PositiveInt = Annotated[int, Field(strict=True, ge=1)]
 
@@ -32,6 +35,60 @@ def _one_of(names, kind):
         raise ValueError(f"no such {kind}: {value!r}. Known: {', '.join(names)}{hint}")
 
     return pydantic.AfterValidator(check)
+
+
+SCHEDULES = sorted(
+    name
+    for name, value in vars(keras.optimizers.schedules).items()
+    if isinstance(value, type) and name != "LearningRateSchedule"
+)
+
+
+def _made(value):
+    """A value of a recipe; of a table with the key `schedule`, the schedule it stands for.
+
+        temperature = { schedule = "CosineDecay", initial_learning_rate = 8.0, ... }
+
+    Raises:
+        ValueError: There is no such schedule, or it does not take these arguments.
+    """
+    if not isinstance(value, dict):
+        return value
+    arguments = dict(value)
+    name = arguments.pop("schedule", None)
+    if name not in SCHEDULES:
+        raise ValueError(
+            f"a table stands for a schedule of Keras. Received: schedule = {name!r}. "
+            f"Known: {', '.join(SCHEDULES)}"
+        )
+    try:
+        return getattr(keras.optimizers.schedules, name)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"not a schedule of Keras: {error}") from error
+
+
+def _or_schedule(check):
+    """Lets a number be a schedule's table instead; `check` refuses what it may not give."""
+
+    def validate(value, validate_number):
+        if not isinstance(value, dict):
+            return validate_number(value)
+        check(_made(value))
+        return value
+
+    return pydantic.WrapValidator(validate)
+
+
+Weight = Annotated[
+    float,
+    Field(ge=0),
+    _or_schedule(lambda x: checks.check_weights(x, count=1)),
+]
+Fraction = Annotated[
+    float,
+    Field(ge=0, le=1),
+    _or_schedule(lambda x: checks.check_fraction("student_loss_weight", x)),
+]
 
 
 class _Section(pydantic.BaseModel):
@@ -54,7 +111,8 @@ class LossRecipe(_Named):
     name: Annotated[str, _one_of(losses.names(), "loss")]
 
     def make(self):
-        return losses.get(self.name, **self.model_extra)
+        arguments = {key: _made(value) for key, value in self.model_extra.items()}
+        return losses.get(self.name, **arguments)
 
 
 class OptimizerRecipe(_Named):
@@ -73,11 +131,13 @@ class StageRecipe(_Section):
     epochs: PositiveInt
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adam")
     losses: list[LossRecipe] = []
-    student_loss_weight: Annotated[float, Field(ge=0, le=1)] | None = None
+    # A number, or a schedule's table: { schedule = "PolynomialDecay", ... }.
+    distillation_loss_weights: list[Weight] | None = None
+    student_loss_weight: Fraction | None = None
     # Printed beside ours; no part of the training.
     published_accuracy: list[float] = []
 
-    def make(self, seed, dtype_policy):
+    def make(self, seed, dtype_policy="float32"):
         keras.utils.set_random_seed(seed)
         with_default = keras.config.dtype_policy()
         keras.config.set_dtype_policy(dtype_policy)
@@ -85,12 +145,14 @@ class StageRecipe(_Section):
             student = zoo.build(self.model)
         finally:
             keras.config.set_dtype_policy(with_default)
+        weights = self.distillation_loss_weights
         return Stage(
             self.name,
             student,
             self.epochs,
             distillation_losses=[x.make() for x in self.losses] or None,
-            student_loss_weight=self.student_loss_weight,
+            distillation_loss_weights=weights and list(map(_made, weights)),
+            student_loss_weight=_made(self.student_loss_weight),
             optimizer=self.optimizer.make(),
         )
 
@@ -105,7 +167,16 @@ class Recipe(_Section):
     dtype_policy: Annotated[str, _one_of(DTYPE_POLICIES, "dtype policy")] = "float32"
     # "mnist/teacher" is a folder of models/; a path that ends in .keras is a file.
     teacher: str | None = None
+    # As DistillationChain takes them.
+    dense: bool = False
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     stage: Annotated[list[StageRecipe], Field(min_length=1)]
+
+    @pydantic.model_validator(mode="after")
+    def _drop_rate_has_an_effect(self):
+        if self.drop_rate and not self.dense:
+            raise ValueError("drop_rate goes with dense = true")
+        return self
 
 
 def names():
@@ -229,7 +300,9 @@ def run(recipe, run_dir, data_dir=None, verbose="auto"):
     """
     teacher = load_model(recipe.teacher) if recipe.teacher else None
     stages = [stage.make(recipe.seed, recipe.dtype_policy) for stage in recipe.stage]
-    chain = DistillationChain(teacher, stages)
+    chain = DistillationChain(
+        teacher, stages, recipe.dense, recipe.drop_rate, seed=recipe.seed
+    )
     folder = run_dirs.create(run_dir)
     data.prepare(recipe.dataset, data_dir)
     train = data.load_arrays(recipe.dataset, "train", data_dir)
@@ -238,8 +311,11 @@ def run(recipe, run_dir, data_dir=None, verbose="auto"):
         _check_labels(stage, train[1])
     keras.utils.set_random_seed(recipe.seed)
 
+    # A teacher's outputs are few and can be kept; the maps inside it are not.
+    taps_layers = any(map(_taps_a_layer, stages))
+
     def train_data(teacher):
-        if teacher is None:
+        if teacher is None or taps_layers:
             return data.batches(
                 *train,
                 recipe.batch_size,
@@ -262,8 +338,13 @@ def run(recipe, run_dir, data_dir=None, verbose="auto"):
     result = chain.fit(train_data, test_data, run_dir=folder, verbose=verbose)
     accuracies = _accuracies(recipe, result)
     run_dirs.write_text(folder / "accuracies.md", accuracies + "\n")
-    run_dirs.write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
+    run_dirs.write_json(folder / "recipe.json", recipe.model_dump(**AS_JSON))
     return result, accuracies
+
+
+def _taps_a_layer(stage):
+    pairs = (pair for loss in stage.distillation_losses or () for pair in loss.taps)
+    return any(pair.teacher is not None for pair in pairs)
 
 
 def _check_labels(stage, labels):

@@ -11,6 +11,7 @@ from keras_kd.cache_examples import ArrayExamples, StreamedExamples
 from keras_kd.cache_filling import CachedAnswers, all_answers
 from keras_kd.fingerprints import cache_settings
 from keras_kd.teacher_answers import TeacherAnswers
+from keras_kd.teachers import Several
 
 
 def cache_teacher(
@@ -52,7 +53,8 @@ def cache_teacher(
         path: Folder to keep the outputs in. Defaults to None: in memory only.
         outputs: List of the names of the teacher's layers whose outputs are kept, as the
             distillation losses tap them ("backbone/block3" in nested models); None in the
-            list is the teacher's own outputs. Defaults to [None].
+            list is the teacher's own outputs. Defaults to [None]; to all models of a
+            `keras_kd.teachers.Several`.
         views: K, how many augmented views of each example the teacher sees. The e-th
             iteration over the returned dataset, which is the e-th epoch, gives view
             e mod K, from 0 (Shen & Xing 2022 replay a teacher's answers like this).
@@ -93,6 +95,8 @@ def cache_teacher(
         same view. [Shen & Xing, 2022](https://arxiv.org/abs/2112.01528): replayed views.
     """
     _check_teacher(teacher)
+    if outputs is None and isinstance(teacher, Several):
+        outputs = list(teacher.taps.values())
     names = _check_names(outputs)
     views = _check_integer("views", views, 1)
     batch_size = _check_integer("batch_size", batch_size, 1)

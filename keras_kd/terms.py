@@ -9,6 +9,7 @@ from keras import ops, tree
 
 from keras_kd.losses.base import DistillationLoss, as_distillation_loss
 from keras_kd.losses.ops import at_least_float32
+from keras_kd.losses.schedules import value_at
 from keras_kd.taps import find_layer
 
 # log(p) of a probability that underflowed to zero; the smallest normal float32 is 1e-38.
@@ -44,27 +45,34 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """A loss, its weight in the sum, and its two sides."""
+    """A loss, its weight in the sum (a number or a schedule), and its two sides."""
 
     loss: DistillationLoss
-    weight: float
+    weight: Any
     teacher: Side
     student: Side
 
-    def compute(self, teacher_outputs, student_outputs, y, sample_weight, index=None):
+    def compute(
+        self, teacher_outputs, student_outputs, y, sample_weight, step=0, index=None
+    ):
         """The weighted loss of one batch, a float32 scalar; both outputs `Outputs`.
 
-        `index` holds the examples' numbers; losses that do not need them receive none.
+        `step` is the one at which schedules are read. `index` holds the examples' numbers;
+        losses that do not need them receive none.
         """
         more = {"index": index} if self.loss.needs_index else {}
-        value = self.loss.compute_loss(
+        picked = self.student.pick(student_outputs)
+        dtype = keras.backend.result_type(
+            *(x.dtype for x in tree.flatten(picked)), "float32"
+        )
+        value = self.loss.at_step(step, dtype).compute_loss(
             self.teacher.pick(teacher_outputs),
-            self.student.pick(student_outputs),
+            picked,
             y_true=y,
             sample_weight=sample_weight,
             **more,
         )
-        return self.weight * ops.cast(value, "float32")
+        return value_at(self.weight, step) * ops.cast(value, "float32")
 
 
 def make_term(loss, weight, teacher, student, teacher_kind, student_kind):
@@ -72,7 +80,7 @@ def make_term(loss, weight, teacher, student, teacher_kind, student_kind):
 
     Args:
         loss: A distillation loss, ours or another's.
-        weight: A number >= 0.
+        weight: A number >= 0, or a schedule of it.
         teacher, student: `keras.Model`s.
         teacher_kind, student_kind: "logits", "probabilities", or None to look at the
             last layer.
@@ -130,13 +138,10 @@ def _known_shape(model, name):
 
     None where it is not known before the model runs.
     """
-    if name is not None:
-        layer = find_layer(model, name)
-    elif _is_symbolic(model):
-        shapes = [tuple(x.shape) for x in model.outputs]
+    layer = model if name is None else find_layer(model, name)
+    if _is_symbolic(layer):
+        shapes = [tuple(x.shape) for x in layer.outputs]
         return shapes[0] if len(shapes) == 1 else shapes
-    else:
-        return None
     try:
         return tuple(layer.output.shape)
     except AttributeError:  # Keras's word for a layer without symbolic output.

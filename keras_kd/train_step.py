@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_kd.losses.schedules import value_at
+
 
 class OneStep:
     """What one step hands from the student's forward pass to the loss to the metrics.
@@ -21,14 +23,17 @@ class OneStep:
         return student if student is not None and student.own is y_pred else None
 
 
-def loss_terms(distiller, y, y_pred, sample_weight, teacher, student, index=None):
+def loss_terms(
+    distiller, y, y_pred, sample_weight, teacher, student, step, index=None
+):
     """The parts of one batch's loss, each a float32 scalar.
 
         total = student_loss_weight * student_loss
               + (1 - student_loss_weight) * sum(w_i * distillation_loss_i)
               + the student's own regularisation losses (added once, unscaled)
 
-    A term whose weight is zero is not computed and counts as zero.
+    A term whose weight is zero is not computed and counts as zero; one whose weight is
+    scheduled always is.
 
     Args:
         distiller: A compiled `Distiller`.
@@ -38,6 +43,7 @@ def loss_terms(distiller, y, y_pred, sample_weight, teacher, student, index=None
         teacher, student: `Outputs` of the two models. `teacher` is None where no
             distillation loss is wanted (validation): the total is then the student's
             loss, unscaled, plus regularisation.
+        step: Where schedules are read, a scalar integer.
         index: The examples' numbers in the data set (batch,), or None.
 
     Returns:
@@ -45,14 +51,15 @@ def loss_terms(distiller, y, y_pred, sample_weight, teacher, student, index=None
     """
     weight = distiller.student_loss_weight
     student_loss = distillation_loss = ops.zeros(())
-    if teacher is None or weight > 0:
+    if teacher is None or weight != 0:
         student_loss = distiller.compute_student_loss(y, y_pred, sample_weight)
     total = student_loss
     if teacher is not None:
-        if weight < 1:
+        if weight != 1:
             distillation_loss = distiller.compute_distillation_loss(
-                y, sample_weight, teacher, student, index
+                y, sample_weight, teacher, student, step, index
             )
+        weight = value_at(weight, step)
         total = weight * student_loss + (1 - weight) * distillation_loss
     for loss in distiller.losses:
         total += ops.sum(ops.cast(loss, "float32"))

@@ -1,7 +1,8 @@
 """Architectures by name, each ending in logits.
 
 The three of the published MNIST experiment, and a small student that has feature maps to
-compare; convolutions are unpadded.
+compare; convolutions are unpadded. Layers that a loss may tap have names of their own:
+conv1, pool1, conv2, pool2, hidden1, hidden2, logits.
 """
 
 import keras
@@ -27,13 +28,13 @@ def cnn(filters, dropout, name="cnn"):
     return keras.Sequential(
         [
             layers.Input(MNIST_SHAPE),
-            layers.Conv2D(first, 3, activation="relu"),
-            layers.MaxPooling2D(2, strides=1),
-            layers.Conv2D(second, 3, activation="relu"),
-            layers.MaxPooling2D(2, strides=2),
+            layers.Conv2D(first, 3, activation="relu", name="conv1"),
+            layers.MaxPooling2D(2, strides=1, name="pool1"),
+            layers.Conv2D(second, 3, activation="relu", name="conv2"),
+            layers.MaxPooling2D(2, strides=2, name="pool2"),
             layers.Flatten(),
             layers.Dropout(dropout),
-            layers.Dense(128, activation="relu"),
+            layers.Dense(128, activation="relu", name="hidden1"),
             layers.Dropout(dropout),
             layers.Dense(NUM_CLASSES, name="logits"),
         ],
@@ -51,7 +52,10 @@ def fully_connected(units, name="fully_connected"):
     Returns:
         A model as `cnn` returns it.
     """
-    hidden = [layers.Dense(width, activation="relu") for width in units]
+    hidden = [
+        layers.Dense(width, activation="relu", name=f"hidden{i + 1}")
+        for i, width in enumerate(units)
+    ]
     return keras.Sequential(
         [
             layers.Input(MNIST_SHAPE),

@@ -110,6 +110,29 @@ def test_training_data_may_hang_on_the_teacher(make_model, vectors):
     assert teachers == [teacher, None, first]
 
 
+def test_schedules_start_again_with_each_stage(make_model, train_data):
+    weight = keras.optimizers.schedules.PolynomialDecay(1.0, 8, 0.0)
+    stages = [
+        Stage(
+            name,
+            make_model(),
+            epochs=2,
+            distillation_losses="kd",
+            student_loss_weight=weight,
+            optimizer=keras.optimizers.SGD(0.0),
+        )
+        for name in ("a", "b")
+    ]
+    chain = DistillationChain(make_model(), stages)
+    histories = chain.fit(train_data, train_data, verbose=0).histories
+    for name in ("a", "b"):
+        terms = {key: np.array(x) for key, x in histories[name].items()}
+        labels, teacher = terms["student_loss"], terms["distillation_loss"]
+        weights = (terms["total_loss"] - teacher) / (labels - teacher)
+        # 4 steps an epoch; batches differ a little in their losses.
+        np.testing.assert_allclose(weights, [0.8125, 0.3125], atol=0.1)
+
+
 def test_students_stay_plain_models(make_model, train_data):
     stages = [Stage("alone", make_model(), 1)]
     result = DistillationChain(None, stages).fit(train_data, train_data, verbose=0)

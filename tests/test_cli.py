@@ -9,6 +9,9 @@ from pathlib import Path
 import keras
 import pytest
 
+from keras_kd import losses
+
+KD_ARGUMENTS = "temperature=4.0, form='kl', taps=None"
 KERAS_KD = Path(sys.executable).with_name("keras-kd")
 
 
@@ -36,8 +39,14 @@ def test_help_names_every_command():
 
 def test_methods():
     text = keras_kd("methods").stdout
-    assert text.startswith("kd ")
-    assert "SoftTargets(temperature=4.0, form='kl')" in text
+    kd = text.split("\n\n")[0].splitlines()
+    assert kd[0].startswith("kd          Hinton, Vinyals, Dean, ") and "2015" in kd[0]
+    assert kd[1:] == [f"{'':12}own outputs, as logits", f"{'':12}{KD_ARGUMENTS}"]
+    assert text.count("\n\n") == len(losses.names()) - 1
+
+
+def test_help_says_what_methods_lists():
+    assert " methods   List every distillation loss: " in keras_kd("--help").stdout
 
 
 def test_profile(tmp_path, make_model):

@@ -14,6 +14,9 @@ import keras_kd as kd
 from keras_kd import batch, teachers
 
 BATCH_SIZE, STEPS = 8, 10
+# Read inside the compiled step, at the optimizer's iterations.
+TEMPERATURE = keras.optimizers.schedules.PolynomialDecay(8.0, STEPS, 2.0)
+WEIGHT = keras.optimizers.schedules.CosineDecay(0.3, STEPS, 0.1)
 
 
 class BatchLosses(keras.callbacks.Callback):
@@ -54,11 +57,11 @@ def make_data():
 
 def make_distiller(teacher, student):
     losses = [
-        kd.losses.SoftTargets(4.0),
+        kd.losses.SoftTargets(TEMPERATURE),
         keras.distillation.FeatureDistillation("mse", "hidden", "hidden"),
     ]
     distiller = kd.Distiller(
-        teacher, student, losses, [1.0, 0.3], validation_distillation=True
+        teacher, student, losses, [1.0, WEIGHT], validation_distillation=True
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])

@@ -140,11 +140,12 @@ class DIST(OneOutputLoss):
     def compute_loss(
         self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
     ):
+        now = self.at_step(0)
         return dist(
             *self.checked(teacher_outputs, student_outputs),
-            beta=self.beta,
-            gamma=self.gamma,
-            temperature=self.temperature,
+            beta=now.beta,
+            gamma=now.gamma,
+            temperature=now.temperature,
             sample_weight=sample_weight,
         )
 

@@ -3,13 +3,20 @@
 import math
 import numbers
 
+from keras_kd.losses.schedules import check_schedule, is_schedule
+
+# What may change with the training step; see `DistillationLoss.at_step`.
+SCHEDULED = ("temperature",)
+
 
 def check_positive(name, value):
-    """`value` as a float, if it is a finite number > 0.
+    """`value` as a float, if it is a finite number > 0; a temperature's schedule as it is.
 
     Raises:
         ValueError: It is anything else; the message names the argument.
     """
+    if name in SCHEDULED and is_schedule(value):
+        return check_schedule(name, value, lambda x: 0 < x < math.inf, "greater than 0")
     if not _is_finite_number(value) or value <= 0:
         raise ValueError(
             f"`{name}` must be a finite number greater than 0. Received: {name}={value!r}."

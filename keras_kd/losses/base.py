@@ -1,6 +1,7 @@
 """The contract of a distillation loss, and the checks that losses share."""
 
 import abc
+import copy
 import inspect
 import warnings
 from typing import NamedTuple
@@ -9,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.ops import at_least_float32, fits_shape
+from keras_kd.losses.schedules import is_schedule, shown, value_at
 
 
 class LayerPair(NamedTuple):
@@ -92,6 +94,8 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
             y_true: Integer labels (batch,) or None; required if `needs_labels`.
             sample_weight: (batch,), each >= 0, or None for all ones.
 
+        What is scheduled stands at step 0 (`self.at_step(0)`); a Distiller sets the step.
+
         Returns:
             Scalar, float32: `sum(sample_weight * loss) / batch`, as Keras's
             `sum_over_batch_size` reduces.
@@ -100,17 +104,43 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
             ValueError: A shape or a class count does not fit, or labels are missing.
         """
 
+    def at_step(self, step, dtype="float32"):
+        """This loss as it is at a training step: what is scheduled has its value there.
+
+        Args:
+            step: Scalar integer, a tensor where the step runs in a graph.
+            dtype: Of the scheduled values.
+
+        Returns:
+            The loss itself where nothing is scheduled, else a copy with the same layers.
+        """
+        scheduled = {key: x for key, x in vars(self).items() if is_schedule(x)}
+        if not scheduled:
+            return self
+        now = copy.copy(self)
+        vars(now).update({k: value_at(x, step, dtype) for k, x in scheduled.items()})
+        return now
+
     def get_config(self):
-        """The constructor's arguments, as Keras serialises them."""
+        """The constructor's arguments, for Keras's serialiser."""
         return {}
 
     @classmethod
     def from_config(cls, config):
-        return cls(**config)
+        # Schedules come as what `keras.saving.serialize_keras_object` made of them.
+        arguments = {
+            key: keras.saving.deserialize_keras_object(x) if _is_serialized(x) else x
+            for key, x in config.items()
+        }
+        return cls(**arguments)
 
     def __repr__(self):
-        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        arguments = ", ".join(f"{k}={shown(v)}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({arguments})"
+
+
+def _is_serialized(value):
+    return isinstance(value, dict) and "class_name" in value
 
 
 class OneOutputLoss(DistillationLoss):
@@ -160,7 +190,8 @@ class PerExampleLoss(OneOutputLoss):
         if self.needs_labels and y_true is None:
             name = type(self).__name__
             raise ValueError(f"{name} needs labels. Received: y_true=None.")
-        values = self.call(teacher_outputs, student_outputs, y_true)
+        now = self.at_step(0)
+        values = now.call(teacher_outputs, student_outputs, y_true)
         return weighted_mean(values, sample_weight)
 
 

@@ -133,7 +133,7 @@ class FeatureLoss(DistillationLoss):
             teacher, student = (
                 [ops.cast(x, "float32") for x in y] for y in (teacher, student)
             )
-        return weighted_mean(self.call(teacher, student), sample_weight)
+        return weighted_mean(self.at_step(0).call(teacher, student), sample_weight)
 
     def get_config(self):
         return taps_config(self.taps)

@@ -52,7 +52,8 @@ class RelationLoss(OneOutputLoss):
         self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
     ):
         teacher_outputs, student_outputs = self.checked(teacher_outputs, student_outputs)
-        values = self.call(teacher_outputs, student_outputs, sample_weight)
+        now = self.at_step(0)
+        values = now.call(teacher_outputs, student_outputs, sample_weight)
         return weighted_mean(values, sample_weight)
 
     def get_config(self):

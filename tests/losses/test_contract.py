@@ -3,6 +3,7 @@
 import doctest
 import functools
 import inspect
+import json
 import sys
 from pathlib import Path
 
@@ -89,6 +90,27 @@ def test_under_mixed_precision_student_and_loss_stay_finite(loss, make_model, ve
     # Not all: what a loss does not see, the last bias for instance, may stay as it is.
     assert all(np.isfinite(new).all() for new in student.get_weights())
     assert np.any(before[0] != student.get_weights()[0])
+
+
+def takes_temperature(name):
+    return "temperature" in inspect.signature(losses.LOSSES[name]).parameters
+
+
+@pytest.mark.parametrize("name", filter(takes_temperature, losses.names()))
+def test_temperature_may_be_a_schedule(name):
+    """Alone it stands at step 0, and each step has the value of that temperature."""
+    schedule = keras.optimizers.schedules.PolynomialDecay(4.0, 10, 2.0)
+    scheduled = losses.get(name, temperature=schedule)
+    teacher, student, y_true = testing.make_logits(5, 0)
+    teacher, student = np.float32(teacher), np.float32(student)
+    for loss, temperature in ((scheduled, 4.0), (scheduled.at_step(5), 3.0)):
+        value = loss.compute_loss(teacher, student, y_true)
+        number = losses.get(name, temperature=temperature)
+        expected = number.compute_loss(teacher, student, y_true)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+    text = json.dumps(keras.saving.serialize_keras_object(scheduled))
+    again = keras.saving.deserialize_keras_object(json.loads(text))
+    assert json.dumps(keras.saving.serialize_keras_object(again)) == text
 
 
 @pytest.mark.parametrize("name", losses.names())

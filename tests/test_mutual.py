@@ -1,0 +1,250 @@
+"""Students that teach each other: the total, who has which gradient, logs, files."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_kd as kd
+from keras_kd import MutualDistiller
+
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.fixture
+def students(make_model):
+    # Not in alphabetical order, which files must not change.
+    sizes = {"small": 5, "large": 16, "middle": 8}
+    return {name: make_model(units=units) for name, units in sizes.items()}
+
+
+def compiled(students, optimizer="sgd", metrics=("accuracy",), **arguments):
+    mutual = MutualDistiller(students, **arguments)
+    mutual.compile(optimizer, LOSS, list(metrics))
+    return mutual
+
+
+def cross_entropy64(y, logits):
+    logits = np.float64(logits)
+    return np.log(np.exp(logits).sum(axis=-1)) - logits[np.arange(len(y)), y]
+
+
+def divergence64(teacher, student):
+    p, q = (np.exp(np.float64(x)) for x in (teacher, student))
+    p, q = (x / x.sum(axis=-1, keepdims=True) for x in (p, q))
+    return (p * np.log(p / q)).sum(axis=-1)
+
+
+def terms64(outputs, y, weight=1.0):
+    """The losses on labels and of the peers of each student, from the paper."""
+    on_labels = [(weight * cross_entropy64(y, x)).mean() for x in outputs]
+    from_peers = [
+        np.mean(
+            [
+                (weight * divergence64(peer, own)).mean()
+                for peer in outputs
+                if peer is not own
+            ]
+        )
+        for own in outputs
+    ]
+    return on_labels, from_peers
+
+
+def test_total_is_the_papers(students, vectors):
+    x, y = vectors
+    students["large"] = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(3, kernel_regularizer="l2")]
+    )
+    weight = np.random.default_rng(1).uniform(size=len(x)).astype("float32")
+    mutual = compiled(students, keras.optimizers.SGD(0.0))
+    outputs = mutual.predict(x, verbose=0)
+    on_labels, from_peers = terms64(outputs, y, weight)
+    fit = {"batch_size": 64, "sample_weight": weight, "verbose": 0}
+    history = mutual.fit(x, y, **fit).history
+    kernel = np.float64(students["large"].layers[0].kernel)
+    regularisation = 0.01 * np.sum(kernel**2)
+    expected = sum(on_labels) + sum(from_peers) + regularisation
+    assert history["loss"] == pytest.approx([expected], rel=1e-5)
+    assert history["distillation_loss"] == pytest.approx([sum(from_peers)], rel=1e-5)
+    for name, value, answers in zip(students, on_labels, outputs, strict=True):
+        assert history[f"{name}_loss"] == pytest.approx([value], rel=1e-5)
+        right = np.mean(answers.argmax(axis=1) == y)
+        assert history[f"{name}_accuracy"] == pytest.approx([right])
+
+
+def test_each_student_has_the_gradient_of_its_own_terms(make_model, vectors):
+    """Trained together they become what each does under its peer as a fixed teacher."""
+    x, y = vectors
+    pair = {"a": make_model(units=5), "b": make_model(units=8)}
+    start = {name: model.get_weights() for name, model in pair.items()}
+    mutual = compiled(pair, keras.optimizers.SGD(0.1))
+    mutual.fit(x, y, batch_size=64, verbose=0)
+    together = {name: model.get_weights() for name, model in pair.items()}
+    for own, peer in (("a", "b"), ("b", "a")):
+        for name, model in pair.items():
+            model.set_weights(start[name])
+        # Half of each loss, so twice the step.
+        distiller = kd.Distiller(pair[peer], pair[own], kd.losses.SoftTargets(1.0))
+        distiller.compile(keras.optimizers.SGD(0.2), LOSS)
+        distiller.fit(x, y, batch_size=64, verbose=0)
+        for got, want in zip(together[own], pair[own].get_weights(), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_students_come_to_agree(students, vectors):
+    mutual = compiled(students, keras.optimizers.Adam(0.05))
+    history = mutual.fit(*vectors, epochs=20, verbose=0).history
+    assert history["distillation_loss"][-1] < 0.5 * history["distillation_loss"][0]
+    assert min(history[f"{name}_accuracy"][-1] for name in students) > 0.8
+
+
+def test_predict_and_evaluate(students, vectors):
+    x, y = vectors
+    mutual = compiled(students)
+    outputs = mutual.predict(x, verbose=0)
+    for got, model in zip(outputs, students.values(), strict=True):
+        np.testing.assert_allclose(got, model.predict(x, verbose=0), rtol=1e-5, atol=1e-6)
+    logs = mutual.evaluate(x, y, verbose=0, return_dict=True)
+    names = [f"{name}_{what}" for name in students for what in ("loss", "accuracy")]
+    assert set(logs) == {"loss", *names}
+    assert logs["loss"] == pytest.approx(sum(logs[f"{name}_loss"] for name in students))
+
+
+def test_validation_and_what_keras_offers(students, vectors):
+    mutual = compiled(students, metrics=[keras.metrics.SparseCategoricalAccuracy("right")])
+    best = keras.callbacks.EarlyStopping("val_small_right", mode="max")
+    history = mutual.fit(
+        *vectors,
+        validation_data=vectors,
+        class_weight={0: 2.0, 1: 1.0, 2: 0.5},
+        callbacks=[best],
+        verbose=0,
+    ).history
+    assert "val_small_right" in history and "val_distillation_loss" not in history
+
+
+@pytest.mark.parametrize("argument", ["jit_compile", "run_eagerly"])
+def test_ways_to_compile_train_the_same(make_model, vectors, argument):
+    pair = {"a": make_model(), "b": make_model()}
+    start, results = [model.get_weights() for model in pair.values()], []
+    for way in (True, False):
+        for model, weights in zip(pair.values(), start):
+            model.set_weights(weights)
+        mutual = MutualDistiller(pair)
+        mutual.compile("sgd", LOSS, **{argument: way})
+        mutual.fit(*vectors, shuffle=False, verbose=0)
+        results.append(pair["a"].get_weights()[0])
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-4, atol=1e-6)
+
+
+def test_losses_weights_and_a_schedule(students, vectors):
+    x, y = vectors
+    weight = keras.optimizers.schedules.PolynomialDecay(2.0, 2, 0.0)
+    mutual = compiled(
+        students,
+        keras.optimizers.SGD(0.0),
+        distillation_losses=["logit_mse", "dkd"],
+        distillation_loss_weights=[weight, 0.0],
+    )
+    outputs = mutual.predict(x, verbose=0)
+    mse = kd.losses.LogitMSE()
+    pairs = [(p, s) for p in outputs for s in outputs if p is not s]
+    expected = sum(float(mse.compute_loss(*pair)) for pair in pairs) / 2
+    history = mutual.fit(x, y, batch_size=64, epochs=3, verbose=0).history
+    found = history["distillation_loss"]
+    np.testing.assert_allclose(found, [2 * expected, expected, 0.0], rtol=1e-5)
+
+
+def test_probabilities_are_compared_as_such(make_model, vectors):
+    pair = [make_model(), make_model()]
+    soft = [keras.Sequential([model, keras.layers.Softmax()]) for model in pair]
+    for model in soft:
+        model.build((None, 4))
+    with pytest.warns(UserWarning, match="ends in a softmax"):
+        mutual = MutualDistiller(soft)
+    said = MutualDistiller(soft, student_outputs="probabilities")
+    _, expected = terms64([x.predict(vectors[0], verbose=0) for x in pair], vectors[1])
+    for each in (mutual, said):
+        each.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+        history = each.fit(*vectors, batch_size=64, verbose=0).history
+        assert history["distillation_loss"] == pytest.approx([sum(expected)], rel=1e-4)
+
+
+def test_saves_and_goes_on(students, vectors, tmp_path):
+    metrics = [keras.metrics.SparseTopKCategoricalAccuracy(k=2, name="top"), "accuracy"]
+    mutual = compiled(students, keras.optimizers.Adam(0.01), metrics)
+    mutual.fit(*vectors, verbose=0)
+    mutual.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    assert list(again.students) == list(students)
+    logs = [
+        each.fit(*vectors, shuffle=False, epochs=2, verbose=0).history
+        for each in (mutual, again)
+    ]
+    assert logs[0] == logs[1] and "large_top" in logs[0]
+
+
+def test_a_student_stays_a_plain_model(students, vectors, tmp_path):
+    compiled(students).fit(*vectors, verbose=0)
+    students["small"].save(tmp_path / "small.keras")
+    assert type(keras.saving.load_model(tmp_path / "small.keras")) is keras.Sequential
+
+
+def test_labels_are_needed(students, vectors):
+    with pytest.raises(ValueError, match="Mutual learning needs labels"):
+        compiled(students, metrics=()).fit(vectors[0], verbose=0)
+
+
+def test_lists_take_the_models_names(make_model):
+    pair = [make_model(name="a"), make_model(name="b")]
+    assert MutualDistiller(pair).output_names == ["a", "b"]
+    with pytest.raises(ValueError, match="names that differ; .* Received: 'a', 'a'"):
+        MutualDistiller([make_model(name="a"), make_model(name="a")])
+
+
+def shared(make):
+    first = make(name="first")
+    return {"first": first, "second": keras.Sequential([keras.Input((4,)), first])}
+
+
+def of_inputs(size):
+    return keras.Sequential([keras.Input((size,)), keras.layers.Dense(3)])
+
+
+@pytest.mark.parametrize(
+    "students, message",
+    [
+        (lambda make: {"a": make()}, "two or more keras.Models"),
+        (lambda make: make(), "two or more keras.Models"),
+        (lambda make: {"a": make(), "b": "b"}, "Received: 'b' as 'b'"),
+        (lambda make: {"a": make(), "b": keras.Sequential()}, "must be built keras.Models"),
+        (lambda make: dict.fromkeys("ab", make()), "is two of the `students`"),
+        (shared, "'first' and 'sequential.*' share variables that would be trained: first"),
+        (lambda make: {"a": make(), "b": of_inputs(6)}, r"same inputs.*\(None, 6\)"),
+        (lambda make: {"a": make(), "b": make(num_classes=5)}, r"same shape.*\(None, 5\)"),
+    ],
+)
+def test_models_that_are_no_students_together(make_model, students, message):
+    with pytest.raises(ValueError, match=message):
+        MutualDistiller(students(make_model))
+
+
+@pytest.mark.parametrize(
+    "loss", [kd.losses.SoftTargets(taps=(None, None)), kd.losses.FitNet()], ids=repr
+)
+def test_losses_that_are_refused(students, loss):
+    with pytest.raises(ValueError, match="own outputs, .* Received: "):
+        MutualDistiller(students, loss)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"loss": None}, "`loss` must be one loss, .* Received: loss=None"),
+        ({"loss": [LOSS, LOSS]}, "`loss` must be one loss"),
+        ({"loss": LOSS, "metrics": {"a": "accuracy"}}, "`metrics` must be a list"),
+    ],
+)
+def test_what_compile_refuses(students, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        MutualDistiller(students).compile("sgd", **arguments)
