@@ -16,7 +16,7 @@ from keras_kd.distiller import Distiller
 from keras_kd.evaluate import evaluate
 from keras_kd.precision import in_float32
 from keras_kd.profile import profile
-from keras_kd.train_step import choose_steps_per_execution
+from keras_kd.several_steps import SeveralSteps
 
 
 def _default_loss():
@@ -86,7 +86,6 @@ class Stage:
         """The compiled model whose `fit` trains the student."""
         if self.distillation_losses is None:
             model = _LabelsAlone(self.student)
-            steps = choose_steps_per_execution(None)
         else:
             weight = self.student_loss_weight
             model = Distiller(
@@ -96,17 +95,12 @@ class Stage:
                 self.distillation_loss_weights,
                 student_loss_weight=0.5 if weight is None else weight,
             )
-            steps = None
-        model.compile(
-            optimizer=self.optimizer,
-            loss=self.loss,
-            metrics=list(self.metrics),
-            steps_per_execution=steps,
-        )
+        metrics = list(self.metrics)
+        model.compile(optimizer=self.optimizer, loss=self.loss, metrics=metrics)
         return model
 
 
-class _LabelsAlone(keras.Model):
+class _LabelsAlone(SeveralSteps):
     """Holds the student's optimizer, so that the student stays a plain model."""
 
     def __init__(self, student):

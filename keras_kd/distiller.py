@@ -7,20 +7,16 @@ from keras_kd import batch, checks
 from keras_kd import losses as losses_module
 from keras_kd.loading import take_handed_teacher
 from keras_kd.scheduled import ScheduledModel
+from keras_kd.several_steps import SeveralSteps
 from keras_kd.taps import Taps
 from keras_kd.terms import Outputs, make_term
-from keras_kd.train_step import (
-    OneStep,
-    choose_steps_per_execution,
-    loss_terms,
-    tensorflow_train_step,
-)
+from keras_kd.train_step import OneStep, loss_terms, tensorflow_train_step
 
 _KINDS = ("logits", "probabilities")
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class Distiller(ScheduledModel):
+class Distiller(ScheduledModel, SeveralSteps):
     """Trains a student under a frozen teacher with Keras's own `compile` and `fit`.
 
         total = student_loss_weight * student_loss
@@ -177,15 +173,7 @@ class Distiller(ScheduledModel):
         """The student's, so that `compile` takes losses and metrics by output name."""
         return self.student.output_names
 
-    def compile(
-        self,
-        optimizer="adam",
-        loss=None,
-        metrics=None,
-        *,
-        steps_per_execution=None,
-        **kwargs,
-    ):
+    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
         """As `keras.Model.compile`; `loss` is the student's loss on the labels.
 
         Args:
@@ -194,10 +182,9 @@ class Distiller(ScheduledModel):
                 `student_loss_weight` is 0.
             metrics: What `keras.Model.compile` takes; they see labels and the
                 student's outputs.
-            steps_per_execution: As `keras.Model.compile` takes it. Defaults to None: on
-                TensorFlow 8, which made a small student's step 20 % faster, unless a
+            **kwargs: Passed to `keras.Model.compile`. `steps_per_execution` defaults to 8
+                on TensorFlow, which made a small student's step 20 % faster, unless a
                 callback of `fit` other than Keras's and ours looks at each batch; else 1.
-            **kwargs: Passed to `keras.Model.compile`.
 
         Raises:
             ValueError: `loss` is None although it has a weight.
@@ -207,20 +194,7 @@ class Distiller(ScheduledModel):
                 "`loss`, the student's loss on the labels, is needed because "
                 f"student_loss_weight={self.student_loss_weight}. Received: loss=None."
             )
-        self._chooses_steps = steps_per_execution is None
-        super().compile(
-            optimizer=optimizer,
-            loss=loss,
-            metrics=metrics,
-            steps_per_execution=1 if self._chooses_steps else steps_per_execution,
-            **kwargs,
-        )
-
-    def get_compile_config(self):
-        config = super().get_compile_config()
-        if config and self._chooses_steps:
-            del config["steps_per_execution"]
-        return config
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def compile_from_config(self, config):
         # Keras skips this for a class with its own `compile`; ours takes the same.
@@ -228,17 +202,7 @@ class Distiller(ScheduledModel):
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(
-        self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        *args,
-        **kwargs,
-    ):
+    def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`, after a look at the teacher and at data in memory.
 
         Raises:
@@ -253,21 +217,10 @@ class Distiller(ScheduledModel):
         num_classes = shape[-1] if isinstance(shape, tuple) else None
         checks.check_labels(y, self.loss, num_classes)
         checks.check_first_answers(self.run_teacher, x, self.teacher.name)
-        if self._chooses_steps:
-            self._choose_steps_per_execution(callbacks)
-        history = super().fit(
-            x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs
-        )
+        history = super().fit(x, y, *args, **kwargs)
         if history.epoch and "loss" not in history.history:
             raise ValueError("`x` holds no batches, so nothing was trained.")
         return history
-
-    def _choose_steps_per_execution(self, callbacks):
-        steps = choose_steps_per_execution(callbacks)
-        if steps != self.steps_per_execution:
-            self.steps_per_execution = steps
-            # They hold the number that was true when they were traced.
-            self.train_function = self.test_function = self.predict_function = None
 
     def call(self, inputs, training=None, **kwargs):
         inputs = batch.inputs_of(inputs)

@@ -11,11 +11,12 @@ from keras import ops
 from keras_kd import checks
 from keras_kd import losses as losses_module
 from keras_kd.scheduled import ScheduledModel
+from keras_kd.several_steps import SeveralSteps
 from keras_kd.terms import Outputs, make_term
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class MutualDistiller(ScheduledModel):
+class MutualDistiller(ScheduledModel, SeveralSteps):
     """Trains students together, each on the labels and on what its peers answer.
 
         total = sum over the students k of

@@ -95,35 +95,3 @@ def tensorflow_train_step(distiller, data):
     gradients = tape.gradient(scaled_loss, trainable_weights)
     distiller.optimizer.apply_gradients(zip(gradients, trainable_weights, strict=True))
     return distiller.compute_metrics(x, y, y_pred, sample_weight)
-
-
-# Batches that TensorFlow trains on before Python has a look; more gained little.
-_STEPS_PER_EXECUTION = 8
-_BATCH_HOOKS = [f"on_{x}batch_{y}" for x in ("", "train_") for y in ("begin", "end")]
-
-
-def choose_steps_per_execution(callbacks):
-    """How many batches to train on at a time; 1 where somebody looks at each.
-
-    Args:
-        callbacks: As `fit` takes them. Keras's own and `keras_kd`'s do not mind if their
-            hooks are called once for several batches.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    if not isinstance(callbacks, (list, tuple)):
-        callbacks = [callbacks]
-    return 1 if any(map(_looks_at_batches, callbacks)) else _STEPS_PER_EXECUTION
-
-
-def _looks_at_batches(callback):
-    own = [
-        cls
-        for cls in type(callback).__mro__
-        if cls.__module__.split(".")[0] not in ("keras", __package__, "builtins")
-    ]
-    # A keras.callbacks.LambdaCallback has its hooks in the instance.
-    holders = [vars(callback) if callback is not None else {}, *map(vars, own)]
-    return any(hook in holder for hook in _BATCH_HOOKS for holder in holders)

@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 import keras_kd as kd
 from keras_kd import data, recipe, zoo
-from keras_kd.train_step import choose_steps_per_execution
+from keras_kd.several_steps import choose_steps_per_execution
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TEMPERATURE = 4.0
