@@ -14,7 +14,8 @@ SAMPLE = Path(__file__).parent / "data" / "mnist_sample"
 def _fixed_seeds():
     keras.utils.set_random_seed(0)
     yield
-    keras.backend.clear_session()
+    # With a collection of garbage it took longer than most tests.
+    keras.backend.clear_session(free_memory=False)
 
 
 def _read(name, offset):
