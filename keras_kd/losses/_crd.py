@@ -18,6 +18,7 @@ from keras_kd.losses.base import (
 )
 from keras_kd.losses.features import make_projection
 from keras_kd.losses.ops import fits_shape, flat, unit_vectors
+from keras_kd.losses.schedules import is_schedule
 
 EPSILON = 1e-7  # The authors', in the denominators.
 
@@ -169,7 +170,7 @@ class ContrastiveRepresentation(PerExampleLoss):
         feat_dim: Length of the embeddings, an integer >= 1. Defaults to 128.
         negatives: How many each example is contrasted with, an integer >= 1. Defaults to
             16384. A batch takes room for batch * (num_examples + negatives) numbers.
-        temperature: What the cosines are divided by, > 0. Defaults to 0.07.
+        temperature: What the cosines are divided by, > 0, no schedule. Defaults to 0.07.
         momentum: Part of the old embedding in the memory's new one, 0 <= momentum <= 1.
             Defaults to 0.5.
         seed: Integer >= 0, of the first memory and of the negatives. Defaults to 0.
@@ -212,6 +213,11 @@ class ContrastiveRepresentation(PerExampleLoss):
         self.num_examples = check_integer("num_examples", num_examples, 1)
         self.feat_dim = check_integer("feat_dim", feat_dim, 1)
         self.negatives = check_integer("negatives", negatives, 1)
+        if is_schedule(temperature):
+            raise ValueError(
+                "`temperature` must be a number: z is set once, by the first batch, and "
+                f"holds for its temperature. Received: a {type(temperature).__name__}."
+            )
         self.temperature = check_positive("temperature", temperature)
         self.momentum = check_fraction("momentum", momentum)
         self.seed = check_integer("seed", seed, 0)

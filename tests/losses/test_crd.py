@@ -368,3 +368,9 @@ def test_validation_leaves_the_memory_alone(models, vectors):
     assert np.asarray(memory.draws).tolist() == [0, 0]
     with pytest.raises(ValueError, match="remembers the training examples, and valid"):
         compiled(*models, validation_distillation=True)
+
+
+def test_a_schedule_of_the_temperature_is_refused():
+    schedule = keras.optimizers.schedules.PolynomialDecay(4.0, 10, 2.0)
+    with pytest.raises(ValueError, match="`temperature` must be a number: z is set once"):
+        ContrastiveRepresentation(**SMALL | {"temperature": schedule})

@@ -133,11 +133,11 @@ def test_maps_are_averaged_to_the_smaller_size():
 def test_averages_are_the_same_in_a_graph(size):
     tf = pytest.importorskip("tensorflow")
     x = np.random.default_rng(0).normal(size=(2, 7, 5, 3))
-    found = module.averaged(x, size)
+    found = module.pooled(x, size)
     assert found.shape == (2, *size, 3)
-    graph = tf.function(lambda x: module.averaged(x, size))
+    graph = tf.function(lambda x: module.pooled(x, size))
     np.testing.assert_allclose(graph(x), found, rtol=1e-12)
-    whole = module.averaged(found, (1, 1))[:, 0, 0]
+    whole = module.pooled(found, (1, 1))[:, 0, 0]
     if 5 % size[1] == 7 % size[0] == 0:
         np.testing.assert_allclose(whole, x.mean(axis=(1, 2)), rtol=1e-12)
 
