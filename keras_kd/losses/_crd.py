@@ -125,7 +125,8 @@ class ContrastMemory(keras.layers.Layer):
     def _logits(self, embedding, memory, others):
         # All examples of the memory at once: negatives are as many as a good part of it,
         # and rows of them would take feat_dim times the room.
-        cosines = ops.matmul(embedding, ops.transpose(memory))
+        # Of a copy: PyTorch takes the gradient after the memory has been written.
+        cosines = ops.matmul(embedding, ops.transpose(ops.copy(memory)))
         return ops.take_along_axis(cosines, others, axis=1) / self.temperature
 
     def _log_z(self, logits):
