@@ -118,10 +118,8 @@ class Distiller(ScheduledModel, SeveralSteps):
         student_sides = [term.student for term in self._terms]
         self._teacher_taps = Taps(teacher, {x for s in teacher_sides for x in s.names})
         self._student_taps = Taps(student, {x for s in student_sides for x in s.names})
-        self.follow_schedules(
-            [self.student_loss_weight, *self.distillation_loss_weights],
-            [term.loss for term in self._terms],
-        )
+        weights = [self.student_loss_weight, *self.distillation_loss_weights]
+        self.follow_schedules(weights, losses)
         self._step = OneStep()
         self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")

@@ -298,24 +298,40 @@ def results(cells, groups, seeds):
     return found
 
 
-def table(found):
-    """Markdown: a row for each method, a column for each student and kind of labels."""
-    rows = []
-    for method in [ALONE, *kd.losses.names()]:
-        row = {"loss": method}
-        for (student_name, labels), summaries in found.items():
-            x, kd_row = summaries.get(method), summaries.get("kd")
-            title = f"{student_name}, {labels} labels"
-            if x is None:
-                row |= {title: "-", f"- kd ({title})": "-", f"time ({title})": "-"}
-                continue
-            row[title] = f"{x['mean']:.2f} ± {x['deviation']:.2f}"
-            from_kd = x["mean"] - kd_row["mean"] if kd_row else math.nan
-            row[f"- kd ({title})"] = f"{from_kd:+.2f}"
-            plain = summaries[ALONE]["seconds"] if ALONE in summaries else math.nan
-            row[f"time ({title})"] = f"{x['seconds'] / plain:.2f}"
-        rows.append(row)
-    return tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True)
+def tables(found):
+    """Markdown: a table for each student, a row for each loss."""
+    texts = []
+    for student_name in dict.fromkeys(key[0] for key in found):
+        columns = {key[1]: x for key, x in found.items() if key[0] == student_name}
+        rows = []
+        for method in methods_for(student_name):
+            row = {f"loss, {student_name}": method}
+            for labels, summaries in columns.items():
+                row |= _cells(f"{labels} labels (%)", labels, method, summaries)
+            rows.append(row)
+        align = ["left"] + ["right"] * (len(rows[0]) - 1)
+        texts.append(
+            tabulate(
+                rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=align
+            )
+        )
+    return "\n\n".join(texts)
+
+
+def _cells(title, labels, method, summaries):
+    """Mean and deviation, difference from `kd`, time per epoch relative to no loss."""
+    names = (title, f"- kd, {labels}", f"time, {labels}")
+    if method not in summaries:
+        return dict.fromkeys(names, "")
+    x = summaries[method]
+    from_kd = x["mean"] - summaries["kd"]["mean"] if "kd" in summaries else math.nan
+    plain = summaries[ALONE]["seconds"] if ALONE in summaries else math.nan
+    texts = (
+        f"{x['mean']:.2f} ± {x['deviation']:.2f}",
+        f"{from_kd:+.2f}",
+        f"{x['seconds'] / plain:.1f}",
+    )
+    return dict(zip(names, texts, strict=True))
 
 
 def plot(found, path):
@@ -385,8 +401,8 @@ def main(
                 )
     found = results(cells, groups, seeds)
     if found:
-        click.echo(table(found))
-        run_dirs.write_text(run_dir / "table.md", table(found) + "\n")
+        click.echo(tables(found))
+        run_dirs.write_text(run_dir / "table.md", tables(found) + "\n")
         run_dirs.write_json(
             run_dir / "results.json",
             {" ".join(key): summaries for key, summaries in found.items()},

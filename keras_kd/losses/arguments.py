@@ -17,49 +17,28 @@ def check_positive(name, value):
     """
     if name in SCHEDULED and is_schedule(value):
         return check_schedule(name, value, lambda x: 0 < x < math.inf, "greater than 0")
-    if not _is_finite_number(value) or value <= 0:
-        raise ValueError(
-            f"`{name}` must be a finite number greater than 0. Received: {name}={value!r}."
-        )
-    return float(value)
+    return _number(name, value, lambda x: x > 0, "a finite number greater than 0")
 
 
 def check_not_negative(name, value):
-    """`value` as a float, if it is a finite number >= 0.
-
-    Raises:
-        ValueError: It is anything else; the message names the argument.
-    """
-    if not _is_finite_number(value) or value < 0:
-        raise ValueError(
-            f"`{name}` must be a finite number, 0 or greater. Received: {name}={value!r}."
-        )
-    return float(value)
+    """`value` as a float, if it is a finite number >= 0; else a ValueError."""
+    return _number(name, value, lambda x: x >= 0, "a finite number, 0 or greater")
 
 
 def check_not_positive(name, value):
-    """`value` as a float, if it is a finite number <= 0.
-
-    Raises:
-        ValueError: It is anything else; the message names the argument.
-    """
-    if not _is_finite_number(value) or value > 0:
-        raise ValueError(
-            f"`{name}` must be a finite number, 0 or less. Received: {name}={value!r}."
-        )
-    return float(value)
+    """`value` as a float, if it is a finite number <= 0; else a ValueError."""
+    return _number(name, value, lambda x: x <= 0, "a finite number, 0 or less")
 
 
 def check_fraction(name, value):
-    """`value` as a float, if it is a number between 0 and 1.
+    """`value` as a float, if it is a number between 0 and 1; else a ValueError."""
+    return _number(name, value, lambda x: 0 <= x <= 1, "a number between 0 and 1")
 
-    Raises:
-        ValueError: It is anything else; the message names the argument.
-    """
-    if not _is_finite_number(value) or not 0 <= value <= 1:
-        raise ValueError(
-            f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}."
-        )
+
+def _number(name, value, is_allowed, allowed):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not is_allowed(value):
+        raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}.")
     return float(value)
 
 
@@ -75,11 +54,6 @@ def check_integer(name, value, least):
             f"`{name}` must be an integer, {least} or greater. Received: {name}={value!r}."
         )
     return int(value)
-
-
-def _is_finite_number(value):
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
 
 
 def check_choice(name, value, choices):
