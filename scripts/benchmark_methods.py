@@ -374,10 +374,20 @@ def plot(found, path):
 @click.option("--seeds", default=5, help="Seeds 0 to this minus 1.")
 @click.option("--student", "students", multiple=True, default=tuple(STUDENTS))
 @click.option("--labels", multiple=True, default=LABELS)
+@click.option("--loss", "losses", multiple=True, help="Only these. [default: all]")
 @click.option("--part", default="1/1", help="K/N: every N-th group, from the K-th.")
 @click.option("--only-report", is_flag=True, help="Train nothing; show what is there.")
 def main(
-    run_dir, trials, search_epochs, epochs, seeds, students, labels, part, only_report
+    run_dir,
+    trials,
+    search_epochs,
+    epochs,
+    seeds,
+    students,
+    labels,
+    losses,
+    part,
+    only_report,
 ):
     settings = {"trials": trials, "search_epochs": search_epochs, "epochs": epochs}
     cells = Cells(run_dir, settings)
@@ -386,6 +396,7 @@ def main(
         for kind in labels
         for student in students
         for method in methods_for(student)
+        if not losses or method in losses
     ]
     if not only_report:
         first, step = map(int, part.split("/"))
