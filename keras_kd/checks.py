@@ -1,12 +1,12 @@
 """What a Distiller refuses before the first step."""
 
 import math
-import numbers
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_kd.losses import arguments
 from keras_kd.losses.ops import fits_shape
 from keras_kd.losses.schedules import check_schedule, is_schedule, shown
 
@@ -101,11 +101,7 @@ def check_fraction(name, value):
     """`value` as a float, if it is a number between 0 and 1; a schedule of it as it is."""
     if is_schedule(value):
         return check_schedule(name, value, lambda x: 0 <= x <= 1, "between 0 and 1")
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise ValueError(
-            f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}."
-        )
-    return float(value)
+    return arguments.check_fraction(name, value)
 
 
 def check_weights(weights, count):
@@ -130,12 +126,7 @@ def _is_weight(value):
         name = "distillation_loss_weights"
         check_schedule(name, value, lambda x: 0 <= x < math.inf, "0 or greater")
         return True
-    return _is_number(value) and value >= 0
-
-
-def _is_number(value):
-    is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)
+    return arguments.is_finite_number(value) and value >= 0
 
 
 def check_one_of(name, value, choices):

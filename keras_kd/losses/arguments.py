@@ -36,10 +36,15 @@ def check_fraction(name, value):
 
 
 def _number(name, value, is_allowed, allowed):
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not is_allowed(value):
+    if not is_finite_number(value) or not is_allowed(value):
         raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}.")
     return float(value)
+
+
+def is_finite_number(value):
+    """Whether it is a number other than NaN and infinity; True and False are none."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 def check_integer(name, value, least):
