@@ -8,7 +8,7 @@ from keras_kd import teachers as teachers
 from keras_kd import testing as testing
 from keras_kd.generations import born_again as born_again
 from keras_kd.chain import DistillationChain as DistillationChain
-from keras_kd.chain import Stage as Stage
+from keras_kd.stage import Stage as Stage
 from keras_kd.distiller import Distiller as Distiller
 from keras_kd.loading import load_distiller as load_distiller
 from keras_kd.mutual import MutualDistiller as MutualDistiller

@@ -1,190 +1,11 @@
 """Stages of distillation, each one's student the next one's teacher."""
 
-import dataclasses
-import functools
-import time
-from typing import Any
+import difflib
 
-import keras
-from tabulate import tabulate
-
-from keras_kd import run_dir as run_dirs
-from keras_kd.callbacks import StopOnBadLoss
+from keras_kd.chain_run import run_chain
 from keras_kd.checks import check_models
 from keras_kd.dense import dense_stage
-from keras_kd.distiller import Distiller
-from keras_kd.evaluate import evaluate
-from keras_kd.precision import in_float32
-from keras_kd.profile import profile
-from keras_kd.several_steps import SeveralSteps
-
-
-def _default_loss():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-
-
-@dataclasses.dataclass
-class Stage:
-    """One model to train within a `DistillationChain`.
-
-    With `distillation_losses` the student is taught by the model before it and becomes
-    the next teacher. Without, it is trained on the labels alone, as a teacher or a
-    baseline for comparison, and teaches no one.
-
-    Args:
-        name: Unique in the chain; also the stage's folder in a run folder.
-        student: The `keras.Model` to train.
-        epochs: Passes over the training data, at least 1.
-        distillation_losses: As `Distiller` takes them, or None.
-        distillation_loss_weights: As `Distiller` takes them, schedules too; each stage
-            counts its steps from 0.
-        student_loss_weight: As `Distiller` takes it; defaults to 0.5.
-        optimizer, loss, metrics: As `compile` takes them. Default to "adam",
-            cross-entropy of integer labels and logits, and accuracy.
-
-    Raises:
-        ValueError: `name`, `student` or `epochs` is not what is described here, or a
-            weight is given that would have no effect.
-    """
-
-    name: str
-    student: keras.Model
-    epochs: int
-    distillation_losses: Any = None
-    distillation_loss_weights: Any = None
-    student_loss_weight: Any = None
-    optimizer: Any = "adam"
-    loss: Any = dataclasses.field(default_factory=_default_loss)
-    metrics: Any = ("accuracy",)
-
-    def __post_init__(self):
-        is_name = isinstance(self.name, str) and self.name not in ("", ".", "..")
-        if not is_name or any(x in self.name for x in "/\\"):
-            raise ValueError(
-                "`name` must be a non-empty string that can name a folder. "
-                f"Received: name={self.name!r}."
-            )
-        if not isinstance(self.student, keras.Model):
-            raise ValueError(
-                f"Stage {self.name!r}: `student` must be a keras.Model. "
-                f"Received: {self.student!r}."
-            )
-        if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise ValueError(
-                f"Stage {self.name!r}: `epochs` must be an integer >= 1. "
-                f"Received: epochs={self.epochs!r}."
-            )
-        weights = (self.distillation_loss_weights, self.student_loss_weight)
-        if self.distillation_losses is None and weights != (None, None):
-            raise ValueError(
-                f"Stage {self.name!r} has no distillation losses, so it is trained on "
-                "labels alone and loss weights have no effect. Leave them out, or give "
-                "`distillation_losses`."
-            )
-
-    def model_to_fit(self, teacher):
-        """The compiled model whose `fit` trains the student."""
-        if self.distillation_losses is None:
-            model = _LabelsAlone(self.student)
-        else:
-            weight = self.student_loss_weight
-            model = Distiller(
-                teacher,
-                self.student,
-                self.distillation_losses,
-                self.distillation_loss_weights,
-                student_loss_weight=0.5 if weight is None else weight,
-            )
-        metrics = list(self.metrics)
-        model.compile(optimizer=self.optimizer, loss=self.loss, metrics=metrics)
-        return model
-
-
-class _LabelsAlone(SeveralSteps):
-    """Holds the student's optimizer, so that the student stays a plain model."""
-
-    def __init__(self, student):
-        super().__init__(name="labels_alone", dtype=student.dtype_policy)
-        self.student = student
-        self.built = student.built
-
-    def call(self, inputs, training=None):
-        return self.student(inputs, training=training)
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelResult:
-    """One row of a chain's table.
-
-    Attributes:
-        model: The stage's name, or "teacher".
-        taught_by: Name of the teaching model, "labels", or "given" for the teacher.
-        accuracy: Fraction right on the validation data, in [0, 1]; errors: the count of
-            wrong ones; examples: of how many.
-        parameters, macs: See `keras_kd.profile.Profile`.
-        file_bytes: Size of the saved `.keras` file, None without a run folder.
-        seconds: Of training, the teacher's answers and validation included; None for the
-            given teacher.
-    """
-
-    model: str
-    taught_by: str
-    accuracy: float
-    errors: int
-    examples: int
-    parameters: int
-    macs: int
-    file_bytes: int | None
-    seconds: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class ChainResult:
-    """What a fitted chain leaves.
-
-    Attributes:
-        students: dict of stage name to trained `keras.Model`; in float32 where it was
-            trained in mixed precision, as what is measured and saved.
-        histories: dict of stage name to Keras's history, metric name to one value an
-            epoch.
-        models: A `ModelResult` per model, the teacher first.
-    """
-
-    students: dict
-    histories: dict
-    models: list
-
-    def table(self):
-        """The models side by side, as a Markdown table."""
-        examples = self.models[0].examples
-        rows = [
-            {
-                "model": x.model,
-                "taught by": x.taught_by,
-                "accuracy (%)": f"{100 * x.accuracy:.2f}",
-                f"errors in {examples:,}": x.errors,
-                "parameters": f"{x.parameters:,}",
-                "MACs": f"{x.macs:,}",
-                "file (kB)": "-" if x.file_bytes is None else f"{x.file_bytes // 1000:,}",
-                "seconds": "-" if x.seconds is None else f"{x.seconds:.0f}",
-            }
-            for x in self.models
-        ]
-        return markdown_table(rows, numbers_from=2)
-
-    def write(self, folder):
-        """Writes the models' table to a run folder, as Markdown and as JSON."""
-        run_dirs.write_text(folder / "results.md", self.table() + "\n")
-        rows = [dataclasses.asdict(x) for x in self.models]
-        run_dirs.write_json(folder / "results.json", {"models": rows})
-
-
-def markdown_table(rows, numbers_from):
-    """Rows (dicts of column to text) as Markdown; columns from that one on align right."""
-    left, right = ["left"] * numbers_from, ["right"] * (len(rows[0]) - numbers_from)
-    return tabulate(
-        rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=left + right
-    )
+from keras_kd.fingerprints import model_fingerprint
 
 
 class DistillationChain:
@@ -207,7 +28,7 @@ class DistillationChain:
 
     Args:
         teacher: The trained `keras.Model` that teaches the first stage, or None if no
-            stage has distillation losses.
+            stage is taught by it.
         stages: A list of `Stage`.
         dense: Whether all earlier models teach, not the last one alone.
         drop_rate: The probability, in [0, 1), that a teacher is dropped from a training
@@ -218,8 +39,8 @@ class DistillationChain:
 
     Raises:
         ValueError: No stages, two of the same name or one called "teacher", one model
-            in two places, a stage to be taught although there is no teacher, a student
-            that does not fit its teacher, or a `drop_rate` out of range or without effect.
+            in two places, a stage to be taught by a model that is not there before it, a
+            student that does not fit its teacher, or an argument without effect.
 
     Example:
 
@@ -256,133 +77,142 @@ class DistillationChain:
             raise ValueError(
                 "One model stands in two places of the chain. Build one for each stage."
             )
-        taught = [s.name for s in self.stages if s.distillation_losses is not None]
-        if teacher is None and taught:
-            raise ValueError(
-                f"Stage {taught[0]!r} has distillation losses but there is no teacher. "
-                "Received: teacher=None."
-            )
-        teachers = [teacher]
-        for stage in self.stages:
-            if stage.distillation_losses is not None:
-                for teacher in teachers:
-                    check_models(teacher, stage.student)
-                teachers = [*(teachers if dense else ()), stage.student]
+        self._taught_by = self._find_teachers()
 
-    def fit(self, train_data, validation_data, run_dir=None, verbose="auto"):
+    def _find_teachers(self):
+        """dict of each stage's name to a dict of name to model, of those that teach it."""
+        models = {} if self.teacher is None else {"teacher": self.teacher}
+        by_default, found = dict(models), {}
+        for stage in self.stages:
+            taught = stage.distillation_losses is not None
+            found[stage.name] = self._choose_teachers(stage, models, by_default)
+            for teacher in found[stage.name].values():
+                check_models(teacher, stage.student)
+            models[stage.name] = stage.student
+            if taught or stage.epochs == 0:
+                before = by_default if self.dense else {}
+                by_default = before | {stage.name: stage.student}
+        return found
+
+    def _choose_teachers(self, stage, models, by_default):
+        if stage.distillation_losses is None:
+            return {}
+        names = stage.taught_by
+        if names is None:
+            if not by_default:
+                raise ValueError(
+                    f"Stage {stage.name!r} has distillation losses but there is no teacher. "
+                    "Received: teacher=None."
+                )
+            return dict(by_default)
+        if self.dense:
+            raise ValueError(
+                f"Stage {stage.name!r}: `taught_by` has no effect with dense=True, in which "
+                "all earlier models teach. Leave one of them out."
+            )
+        names = [names] if isinstance(names, str) else list(names)
+        for name in names:
+            if name not in models:
+                near = difflib.get_close_matches(str(name), models, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"Stage {stage.name!r}: `taught_by` must name models before it "
+                    f"({', '.join(models) or 'there are none'}). Received: {name!r}.{hint}"
+                )
+        if not names or len(set(names)) < len(names):
+            raise ValueError(
+                f"Stage {stage.name!r}: `taught_by` must name one model or more, each once. "
+                f"Received: taught_by={stage.taught_by!r}."
+            )
+        return {name: models[name] for name in names}
+
+    def teachers_of(self, stage):
+        """dict of name to model of those that teach a stage; empty: the labels alone."""
+        return self._taught_by[stage.name]
+
+    def as_taught(self, stage):
+        """The stage with its losses as `fit` needs them, and its teacher, or None."""
+        models = self.teachers_of(stage)
+        if not models:
+            return stage, None
+        if self.dense or len(models) > 1:
+            number = self.stages.index(stage)
+            return dense_stage(stage, models, self.drop_rate, [self.seed, number])
+        (teacher,) = models.values()
+        return stage, teacher
+
+    def fit(
+        self,
+        train_data,
+        validation_data,
+        run_dir=None,
+        verbose="auto",
+        *,
+        test_data=None,
+        settings=None,
+    ):
         """Trains every stage and measures every model.
+
+        With a run folder all is kept that the chain needs to go on: called again with the
+        same chain and folder, in another process too, finished stages are compared with
+        their checksums and skipped, and the interrupted one goes on after its last whole
+        epoch, with its optimizer, random state and order of the data. On one machine the
+        students are then bit for bit those of a chain that never stopped, if the data's
+        order hangs on nothing but a seed: arrays, and `tf.data` with seeded shuffles. (On
+        a GPU also call `tf.config.experimental.enable_op_determinism()`.)
+
+        Ctrl-C stops it after the epoch, which is saved; a second one at once.
 
         Args:
             train_data: A `tf.data.Dataset` (or what else `fit` takes as x) of batches; or
                 a function that takes a stage's teacher, None where there is none, and
-                returns them, with what `cache_teacher` keeps of it. In a dense chain that
-                teacher is a `keras_kd.teachers.Several`.
+                returns new ones, with what `cache_teacher` keeps of it. That of a stage
+                with several teachers is a `keras_kd.teachers.Several`.
             validation_data: Batches of (inputs, labels), for the accuracies after each
-                epoch and in the table. Nothing is chosen by it.
-            run_dir: A new folder for models (`.keras`), histories (CSV), the table
-                (Markdown, JSON), and the last distilled student as SavedModel.
-            verbose: As Keras's `fit` takes it.
+                epoch, and for the epoch to stop at or restore, where a stage chooses one.
+            run_dir: A folder, new or of this chain's run, for a manifest, and for each
+                model a file (`.keras`), its history (CSV, TensorBoard), what it answered
+                (CSV) and its metrics; the table (Markdown, JSON); and the last distilled
+                student as SavedModel.
+            verbose: "auto" shows a bar on a terminal and else a line a stage; 0 nothing; 1
+                and 2 as in Keras's `fit`.
+            test_data: Batches of (inputs, labels), for the table. Defaults to
+                `validation_data`, unless a stage chooses its epoch by these.
+            settings: dict of JSON values that make the run what it is and that the chain
+                cannot see, such as the batch size. Kept in the manifest; a folder whose
+                settings differ is refused.
 
         Returns:
             A `ChainResult`.
 
         Raises:
-            FileExistsError: `run_dir` exists and is not empty.
-            FloatingPointError: A loss became NaN or infinite.
-            ValueError: Labels or shapes do not fit the models.
+            RunError: `run_dir` holds another run, or a damaged one. A `ValueError`, like
+                `CheckpointError` for a damaged checkpoint.
+            FileExistsError: `run_dir` holds something else.
+            FloatingPointError: A loss became NaN or infinite; the message names term,
+                epoch, batch, and the file of the last good student.
+            KeyboardInterrupt: Ctrl-C was pressed; with a run folder, the epoch is saved.
+            ValueError: Labels or shapes do not fit the models, or a stage chooses its epoch
+                by the data of the table.
         """
-        folder = None if run_dir is None else run_dirs.create(run_dir)
-        models, students, histories = [], {}, {}
-        if self.teacher is not None:
-            teacher_folder = folder and folder / "teacher"
-            models.append(
-                measure(
-                    self.teacher, "teacher", "given", validation_data, teacher_folder
-                )
+        choosing = [stage.name for stage in self.stages if stage.chooses_epoch]
+        if choosing and test_data is None:
+            raise ValueError(
+                f"Stage {choosing[0]!r} chooses its epoch by `validation_data`, so the table "
+                "needs `test_data` of its own. Received: test_data=None."
             )
-        teachers = {"teacher": self.teacher}
-        for number, stage in enumerate(self.stages):
-            taught = stage.distillation_losses is not None
-            taught_by = ", ".join(teachers) if taught else "labels"
-            if verbose:
-                count = f"{stage.epochs} epoch{'s'[: stage.epochs > 1]}"
-                print(f"\nStage {stage.name}: taught by {taught_by}, {count}")
-            stage_folder = folder and folder / stage.name
-            as_taught = functools.partial(self._as_taught, stage, teachers, number)
-            seconds, history = _fit_stage(
-                stage, as_taught, train_data, validation_data, stage_folder, verbose
-            )
-            student = in_float32(stage.student)
-            models.append(
-                measure(
-                    student,
-                    stage.name,
-                    taught_by,
-                    validation_data,
-                    stage_folder,
-                    seconds,
-                )
-            )
-            students[stage.name], histories[stage.name] = student, history
-            if taught:
-                teachers = teachers if self.dense else {}
-                teachers[stage.name] = stage.student
-        result = ChainResult(students, histories, models)
-        if folder:
-            result.write(folder)
-            *_, last = teachers
-            if last in students:
-                run_dirs.export_saved_model(students[last], folder / last / "saved_model")
-        return result
-
-    def _as_taught(self, stage, teachers, number):
-        """The stage with its losses as `fit` needs them, and its teacher."""
-        if self.dense and stage.distillation_losses is not None:
-            return dense_stage(stage, teachers, self.drop_rate, [self.seed, number])
-        *_, teacher = teachers.values()
-        return stage, teacher
-
-
-def measure(model, name, taught_by, data, folder=None, seconds=None):
-    """A `ModelResult`; saves the model where there is a folder for it."""
-    file_bytes = None
-    if folder:
-        run_dirs.save_model(model, folder / "model.keras")
-        file_bytes = (folder / "model.keras").stat().st_size
-    evaluation, cost = evaluate(model, data), profile(model)
-    return ModelResult(
-        name,
-        taught_by,
-        evaluation.accuracy,
-        evaluation.errors,
-        evaluation.examples,
-        cost.parameters,
-        cost.macs,
-        file_bytes,
-        seconds,
-    )
-
-
-def _fit_stage(stage, as_taught, train_data, validation_data, folder, verbose):
-    callbacks = [StopOnBadLoss()]
-    if folder:
-        folder.mkdir()
-        callbacks.append(keras.callbacks.CSVLogger(folder / "history.csv"))
-    try:
-        stage, teacher = as_taught()
-        model = stage.model_to_fit(teacher)
-        start = time.perf_counter()
-        if callable(train_data):
-            train_data = train_data(teacher if stage.distillation_losses else None)
-        history = model.fit(
-            train_data,
-            validation_data=validation_data,
-            epochs=stage.epochs,
-            callbacks=callbacks,
-            verbose=verbose,
-            # A tf.data.Dataset shuffles itself; Keras warns if told to.
-            shuffle=False,
+        test_data = validation_data if test_data is None else test_data
+        return run_chain(
+            self, train_data, validation_data, run_dir, verbose, test_data, settings
         )
-    except (ValueError, FloatingPointError) as error:
-        raise type(error)(f"Stage {stage.name!r}: {error}") from error
-    return time.perf_counter() - start, history.history
+
+    def describe(self):
+        """What makes the chain what it is, a dict of JSON values, for a run's manifest."""
+        teacher = self.teacher and {"name": "teacher"} | model_fingerprint(self.teacher)
+        return {
+            "teacher": teacher,
+            "dense": self.dense,
+            "drop_rate": self.drop_rate,
+            "seed": self.seed,
+            "stages": [x.describe(list(self._taught_by[x.name])) for x in self.stages],
+        }

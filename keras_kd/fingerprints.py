@@ -28,16 +28,59 @@ def teacher_fingerprint(teacher):
         layers count; whether it is compiled or trainable does not, and neither does the
         code of its own functions and layers, which shows in its answers alone.
     """
-    weights = hashlib.sha256()
-    for variable in teacher.weights:
-        value = keras.ops.convert_to_numpy(variable.value)
-        weights.update(f"{value.shape} {value.dtype}\n".encode())
-        weights.update(np.ascontiguousarray(value).tobytes())
-    architecture = json.dumps(_architecture(teacher), sort_keys=True)
     return {
-        "architecture": hashlib.sha256(architecture.encode()).hexdigest(),
-        "weights": weights.hexdigest(),
+        "architecture": _sha256(_architecture(teacher)),
+        "weights": weights_fingerprint(teacher),
     }
+
+
+def model_fingerprint(model):
+    """As `teacher_fingerprint`, but whatever the names of layers and model are.
+
+    Keras numbers the names that it gives itself, so they differ between two processes that
+    build the same model.
+    """
+    return {
+        "architecture": _sha256(_without_names(_architecture(model))),
+        "weights": weights_fingerprint(model),
+    }
+
+
+def weights_fingerprint(model):
+    """SHA-256 of the weights' shapes, types and bytes, in their order."""
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        value = keras.ops.convert_to_numpy(variable.value)
+        digest.update(f"{value.shape} {value.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def _sha256(config):
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def _without_names(config):
+    """The configuration with each name replaced by a number, in order of appearance."""
+    numbers = {}
+
+    def collect(value):
+        if isinstance(value, dict):
+            if isinstance(value.get("name"), str):
+                numbers.setdefault(value["name"], f"name {len(numbers)}")
+            value = list(value.values())
+        for part in value if isinstance(value, list) else ():
+            collect(part)
+
+    def replace(value):
+        if isinstance(value, dict):
+            return {key: replace(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return list(map(replace, value))
+        return numbers.get(value, value) if isinstance(value, str) else value
+
+    collect(config)
+    return replace(config)
 
 
 def _architecture(teacher):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import keras
 
-from keras_kd.chain import DistillationChain, Stage, measure
+from keras_kd.chain import DistillationChain
+from keras_kd.chain_result import Measuring
 from keras_kd.losses import SoftTargets
+from keras_kd.stage import Stage
 from keras_kd.teachers import Ensemble
 
 
@@ -78,18 +80,20 @@ def _fresh(optimizer):
 class _Generations(DistillationChain):
     """A chain whose result has the ensemble of its students as the last model."""
 
-    def fit(self, train_data, validation_data, run_dir=None, verbose="auto"):
-        result = super().fit(train_data, validation_data, run_dir, verbose)
+    def fit(self, train_data, validation_data, run_dir=None, *args, **kwargs):
+        result = super().fit(train_data, validation_data, run_dir, *args, **kwargs)
         models = [stage.student for stage in self.stages]
         # Probabilities are averaged as they are served, unsoftened.
         ensemble = Ensemble(models, temperature=1.0)
-        folder = None if run_dir is None else Path(run_dir) / "ensemble"
-        row = measure(ensemble, "ensemble", "generations", validation_data, folder)
+        folder = None if run_dir is None else Path(run_dir)
+        test_data = kwargs.get("test_data")
+        measuring = Measuring(validation_data if test_data is None else test_data, folder)
+        row = measuring.measure(ensemble, "ensemble", "generations")
         result = dataclasses.replace(
             result,
             students=result.students | {"ensemble": ensemble},
             models=[*result.models, row],
         )
-        if run_dir is not None:
-            result.write(Path(run_dir))
+        if folder:
+            result.write(folder)
         return result

@@ -1,11 +1,16 @@
 """The run folder: every file is written to a temporary name and renamed."""
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}-")
 
 
 def create(path):
@@ -20,14 +25,52 @@ def create(path):
     Raises:
         FileExistsError: Something is there already (an empty folder is taken).
     """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(
-            f"The run folder {path} exists and is not empty. Nothing was changed: "
-            "choose another one, or remove it first."
-        )
-    path.mkdir(parents=True, exist_ok=True)
+    path = make(path)
+    # What a killed process left of its first file is nobody's.
+    if not all(_TEMPORARY.match(x.name) for x in path.iterdir()):
+        raise _exists(path)
     return path
+
+
+def make(path):
+    """Makes a folder, if it is not there, for `locked`.
+
+    Raises:
+        FileExistsError: There is a file of that name.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise _exists(path) from error
+    return path
+
+
+def _exists(path):
+    return FileExistsError(
+        f"The run folder {path} exists and is not empty. Nothing was changed: "
+        "choose another one, or remove it first."
+    )
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Keeps other processes out of a run folder while the block runs.
+
+    Raises:
+        BlockingIOError: Another process is at work in it. The system ends a lock with its
+            process, however that ends.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            f"Another process is running in {folder}. Wait until it ends, or stop it."
+        ) from error
+    finally:
+        os.close(handle)
 
 
 @contextlib.contextmanager
@@ -44,10 +87,27 @@ def renamed_when_done(path):
         yield temporary
         os.replace(temporary, path)
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def remove_unfinished(folder):
+    """Removes, in a folder and those in it, what a killed process left half written."""
+    for path in list(Path(folder).rglob(".*")):
+        if _TEMPORARY.match(path.name):
+            _remove(path)
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def checksum(path):
+    """SHA-256 of a file, as a hexadecimal string."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path, text):

@@ -65,7 +65,7 @@ def test_teacher_ta_student_on_mnist(mnist_sample, tmp_path):
 
     assert (run_dir / "results.md").read_text() == result.table() + "\n"
     stored = json.loads((run_dir / "results.json").read_text())["models"]
-    assert [row["errors"] for row in stored] == [x.errors for x in result.models]
+    assert [row["evaluation"]["errors"] for row in stored] == [x.errors for x in result.models]
     assert stored[0]["file_bytes"] == (run_dir / "teacher/model.keras").stat().st_size
 
 

@@ -1,0 +1,157 @@
+"""Runs a chain, stage by stage, in memory or in a run folder."""
+
+import contextlib
+from pathlib import Path
+
+from keras_kd import run_dir as run_dirs
+from keras_kd.chain_result import ChainResult, Measuring
+from keras_kd.ctrl_c import CtrlC
+from keras_kd.manifest import Manifest
+from keras_kd.precision import in_float32
+from keras_kd.progress import Progress
+from keras_kd.stage_run import StageRun, read_history, skip_iterations
+
+
+def run_chain(chain, train_data, validation_data, run_dir, verbose, test_data, settings):
+    """`DistillationChain.fit`; arguments, result and errors are its own."""
+    # Made before the first is trained: what is drawn at random for a stage must not hang on
+    # how much of the run is done already.
+    to_fit = {x.name: _model_to_fit(chain, x) for x in chain.stages if x.epochs}
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(chain.stages, verbose))
+        manifest, ctrl_c = None, None
+        if run_dir is not None:
+            stack.enter_context(run_dirs.locked(run_dirs.make(run_dir)))
+            manifest = Manifest.open(run_dir, chain.describe() | (settings or {}))
+            ctrl_c = stack.enter_context(CtrlC())
+        run = _ChainRun(chain, to_fit, manifest, progress, ctrl_c, test_data)
+        return run.fit(train_data, validation_data)
+
+
+def _model_to_fit(chain, stage):
+    with _named(stage):
+        as_taught, teacher = chain.as_taught(stage)
+        return as_taught.model_to_fit(teacher), teacher
+
+
+@contextlib.contextmanager
+def _named(stage):
+    """Begins the message of an error with the stage's name."""
+    try:
+        yield
+    except (ValueError, FloatingPointError) as error:
+        raise type(error)(f"Stage {stage.name!r}: {error}") from error
+
+
+class _ChainRun:
+    def __init__(self, chain, to_fit, manifest, progress, ctrl_c, test_data):
+        self.chain, self.to_fit, self.manifest = chain, to_fit, manifest
+        self.progress, self.ctrl_c = progress, ctrl_c
+        self.folder = manifest and manifest.folder
+        self.measuring = Measuring(test_data, self.folder)
+        self.students, self.histories, self.models = {}, {}, []
+        # How often the data that all stages share were iterated over.
+        self._iterated = 0
+
+    def fit(self, train_data, validation_data):
+        chain = self.chain
+        if chain.teacher is not None:
+            self._given("teacher", chain.teacher)
+        epochs_before = 0
+        for stage in chain.stages:
+            if stage.epochs == 0:
+                self._given(stage.name, stage.student)
+            elif self._is_done(stage.name):
+                self._take_up(stage)
+            else:
+                self._train(stage, train_data, validation_data, epochs_before)
+            history = self.histories.get(stage.name, {"loss": []})
+            epochs_before += len(history["loss"])
+            self.students[stage.name] = in_float32(stage.student)
+        result = ChainResult(self.students, self.histories, self.models)
+        if self.folder:
+            result.write(self.folder)
+            self._export_last()
+        return result
+
+    def _is_done(self, name):
+        return self.manifest is not None and self.manifest.state(name) == "done"
+
+    def _given(self, name, model):
+        if self._is_done(name):
+            self.manifest.verify(name)
+            self.models.append(self.measuring.read(name))
+            return
+        self.models.append(self.measuring.measure(in_float32(model), name, "given"))
+        if self.manifest:
+            self.manifest.set_done(name, self.measuring.files(name))
+
+    def _take_up(self, stage):
+        """Takes a finished stage from the run folder."""
+        self.manifest.verify(stage.name)
+        folder = self.folder / stage.name
+        stage.student.load_weights(folder / "model.keras")
+        StageRun(stage, None, folder).remove_checkpoints()
+        self.histories[stage.name] = read_history(folder)
+        self.models.append(self.measuring.read(stage.name))
+        self.progress.show(stage, stage.epochs)
+        self.progress.say(f"{stage.name}: done before")
+
+    def _train(self, stage, train_data, validation_data, epochs_before):
+        model, teacher = self.to_fit.pop(stage.name)
+        folder = self.folder and self.folder / stage.name
+        if folder:
+            folder.mkdir(exist_ok=True)
+            self.manifest.set_state(stage.name, "training")
+        run = StageRun(stage, model, folder, self.ctrl_c)
+        try:
+            with _named(stage):
+                run.restore()
+                if callable(train_data):
+                    train_data = train_data(teacher)
+                    skip_iterations(train_data, run.epochs_done)
+                else:
+                    before = epochs_before + run.epochs_done
+                    skip_iterations(train_data, before - self._iterated)
+                callbacks = self.progress.callbacks(stage)
+                verbose = self.progress.keras_verbose
+                run.fit(train_data, validation_data, callbacks, verbose)
+                self._iterated = epochs_before + run.epochs_done
+        except (ValueError, FloatingPointError) as error:
+            if folder:
+                self.manifest.set_state(stage.name, "failed", error=str(error))
+            raise
+        self._finish(stage, run)
+
+    def _finish(self, stage, run):
+        teachers = self.chain.teachers_of(stage)
+        taught_by = ", ".join(teachers) or "labels"
+        result = self.measuring.measure(
+            in_float32(stage.student),
+            stage.name,
+            taught_by,
+            teachers,
+            seconds=run.seconds,
+            epochs=run.epochs_done,
+            best_epoch=run.best_epoch,
+        )
+        if self.folder:
+            run.write_history()
+            files = [*self.measuring.files(stage.name), "history.csv"]
+            self.manifest.set_done(stage.name, files)
+            run.remove_checkpoints()
+        self.models.append(result)
+        self.histories[stage.name] = run.history
+        epochs = f"{run.epochs_done} epoch{'s'[: run.epochs_done > 1]}"
+        self.progress.say(
+            f"{stage.name}: taught by {taught_by}, {epochs} in {run.seconds:.0f} s, "
+            f"{100 * result.accuracy:.2f} % right"
+        )
+
+    def _export_last(self):
+        """Writes the last distilled student as SavedModel."""
+        distilled = [x for x in self.chain.stages if x.distillation_losses is not None]
+        if distilled:
+            path = self.folder / distilled[-1].name / "saved_model"
+            if not path.is_dir():
+                run_dirs.export_saved_model(self.students[distilled[-1].name], path)

@@ -1,0 +1,190 @@
+"""What a run folder says of its run: what it is made of, how far it is, what it wrote."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import keras_kd
+from keras_kd import run_dir as run_dirs
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_PACKAGES = ("keras", "tensorflow", "numpy")
+# They change while the run goes on.
+_PROGRESS = ("state", "error", "files")
+
+
+class RunError(ValueError):
+    """A run folder is damaged, or of another run."""
+
+
+class Manifest:
+    """The file `manifest.json` of one run folder.
+
+    Attributes:
+        folder: The run folder, a `pathlib.Path`.
+        content: The file's content, a dict of JSON values.
+    """
+
+    def __init__(self, folder, content):
+        self.folder = folder
+        self.content = content
+
+    @classmethod
+    def open(cls, folder, description):
+        """Begins a run in a new folder, or goes on with the run in it.
+
+        Args:
+            folder: Its path.
+            description: dict of JSON values, all that makes the run what it is. "teacher"
+                (a dict or None) and each of the list "stages" get a "state" and "files".
+
+        Raises:
+            RunError: The folder holds another run, by the description, or a damaged one.
+            FileExistsError: The folder holds something else.
+        """
+        path = Path(folder) / MANIFEST
+        if path.is_file():
+            manifest = cls(Path(folder), read(folder))
+            manifest._check_same(json.loads(json.dumps(description)))
+            run_dirs.remove_unfinished(folder)
+            return manifest
+        folder = run_dirs.create(folder)
+        run_dirs.remove_unfinished(folder)
+        manifest = cls(folder, {"format": FORMAT, "kind": "run"} | environment())
+        manifest.content |= json.loads(json.dumps(description))
+        for model in manifest._models():
+            model["state"] = "waiting"
+        manifest._write()
+        return manifest
+
+    def state(self, name):
+        """State of a model, "waiting", "training", "done" or "failed"."""
+        return self._model(name)["state"]
+
+    def set_state(self, name, state, **details):
+        """Writes a model's state, and what belongs to it."""
+        model = self._model(name)
+        for key in _PROGRESS:
+            model.pop(key, None)
+        model |= {"state": state, **details}
+        self._write()
+
+    def set_done(self, name, files):
+        """Writes that a model is done, with the checksums of its files.
+
+        Args:
+            name: The model's, which is also its folder's.
+            files: Names of files in that folder.
+        """
+        folder = self.folder / name
+        sums = {file: run_dirs.checksum(folder / file) for file in files}
+        self.set_state(name, "done", files=sums)
+
+    def verify(self, name):
+        """Compares the files of a model that is done with their checksums.
+
+        Raises:
+            RunError: A file is missing or differs; names it.
+        """
+        for file, wanted in self._model(name)["files"].items():
+            path = self.folder / name / file
+            if not path.is_file():
+                raise RunError(f"{path} is missing from a finished stage. {_REPAIR}")
+            if run_dirs.checksum(path) != wanted:
+                raise RunError(f"{path} is not what the run wrote. {_REPAIR}")
+
+    def _models(self):
+        teacher = self.content["teacher"]
+        return ([teacher] if teacher else []) + self.content["stages"]
+
+    def _model(self, name):
+        return next(x for x in self._models() if x["name"] == name)
+
+    def _write(self):
+        run_dirs.write_json(self.folder / MANIFEST, self.content)
+
+    def _check_same(self, description):
+        found = {key: self.content.get(key) for key in description}
+        different = list(differences(_without_progress(found), description))
+        if different:
+            lines = [f"  {place}: {a!r} in the run, {b!r} now" for place, a, b in different]
+            raise RunError(
+                f"{self.folder} holds another run. Nothing was changed: choose another "
+                "folder, or run what was run there. Different are\n" + "\n".join(lines)
+            )
+
+
+_REPAIR = (
+    "Put the file back, or, to train again from there, begin in a new folder. Nothing was "
+    "changed."
+)
+
+
+def read(folder):
+    """A run folder's manifest, a dict.
+
+    Raises:
+        RunError: There is none, or it is damaged, or of a later version of the library.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise RunError(f"{folder} is no run folder: it has no {MANIFEST}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        known = content["format"] == FORMAT and content["kind"] in ("run", "seeds")
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(f"{path} is damaged: {error}.") from error
+    if not known:
+        raise RunError(
+            f"{path} is of a format that this version does not read. Received: "
+            f"format={content['format']!r}, kind={content['kind']!r}."
+        )
+    return content
+
+
+def environment():
+    """Versions, machine and time, a dict of JSON values."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "keras_kd": keras_kd.__version__,
+        "versions": {"python": platform.python_version()} | versions,
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)),
+        },
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = (x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def differences(found, wanted, place=""):
+    """Where two JSON values differ: tuples of the place, and what is there in each."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = [*wanted, *(key for key in found if key not in wanted)]
+        for key in keys:
+            within = f"{place} > {key}" if place else key
+            yield from differences(found.get(key), wanted.get(key), within)
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
+            yield from differences(a, b, f"{place} {i + 1}")
+    elif found != wanted:
+        yield place, found, wanted
+
+
+def _without_progress(value):
+    if isinstance(value, dict):
+        return {k: _without_progress(v) for k, v in value.items() if k not in _PROGRESS}
+    return list(map(_without_progress, value)) if isinstance(value, list) else value

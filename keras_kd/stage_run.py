@@ -1,0 +1,195 @@
+"""Fits one stage so that it can be stopped, or killed, after any epoch and go on."""
+
+import csv
+import io
+import json
+import time
+
+import keras
+import numpy as np
+
+from keras_kd import checkpoint
+from keras_kd import run_dir as run_dirs
+from keras_kd.callbacks import StopOnBadLoss
+from keras_kd.precision import in_float32
+from keras_kd.scalars import Scalars
+
+CHECKPOINT, BEST, LAST_GOOD = "checkpoint.npz", "best.npz", "last_good.keras"
+
+
+class StageRun:
+    """The training of one stage, from its first epoch or from its checkpoint.
+
+    Args:
+        stage: A `keras_kd.Stage` with epochs.
+        model: What `stage.model_to_fit` gave.
+        folder: The stage's folder in a run folder, or None: nothing is kept.
+        ctrl_c: A `ctrl_c.CtrlC`, asked after each epoch.
+
+    Attributes:
+        history: dict of metric name to one value an epoch.
+        seconds: Since this was made, until the end of the last epoch, and the same of
+            earlier attempts.
+        best_epoch: The epoch, counted from 1, whose weights the student has at the end;
+            None where the last one's are kept, unasked.
+    """
+
+    def __init__(self, stage, model, folder=None, ctrl_c=None):
+        self.stage, self.model, self.folder, self.ctrl_c = stage, model, folder, ctrl_c
+        self.history, self.seconds = {}, 0.0
+        self._best_weights = None
+        self._since = time.perf_counter()
+
+    @property
+    def epochs_done(self):
+        return len(self.history["loss"]) if self.history else 0
+
+    @property
+    def best_epoch(self):
+        if not self.stage.chooses_epoch:
+            return None
+        return int(np.argmax(self._scores())) + 1
+
+    def _scores(self):
+        """The monitored metric after each epoch, signed so that more is better."""
+        monitor = self.stage.monitor
+        if monitor not in self.history:
+            known = sorted(x for x in self.history if x.startswith("val_"))
+            raise ValueError(
+                f"`monitor` must be a metric of the validation data: {', '.join(known)}. "
+                f"Received: monitor={monitor!r}."
+            )
+        values = np.asarray(self.history[monitor])
+        return -values if monitor.endswith("loss") else values
+
+    def restore(self):
+        """Goes back to where the checkpoint was written, if there is one."""
+        if self.folder and (self.folder / CHECKPOINT).is_file():
+            variables = checkpoint.variables_of(self.model)
+            state = checkpoint.load(self.folder / CHECKPOINT, variables)
+            self.history, self.seconds = state["history"], state["seconds"]
+
+    def fit(self, train_data, validation_data, callbacks=(), verbose=0):
+        """Trains what is left of the stage's epochs.
+
+        Raises:
+            FloatingPointError: A loss or a weight is NaN or infinite. In a run folder the
+                student as it was after the last good epoch is kept in `last_good.keras`.
+            KeyboardInterrupt: Ctrl-C was pressed; the epoch is saved.
+        """
+        if not self._is_over():
+            with Scalars(self.folder and self.folder / "events", self.history) as scalars:
+                keep = _KeepEpoch(self, scalars)
+                try:
+                    self.model.fit(
+                        train_data,
+                        validation_data=validation_data,
+                        epochs=self.stage.epochs,
+                        initial_epoch=self.epochs_done,
+                        callbacks=[StopOnBadLoss(), *callbacks, keep],
+                        verbose=verbose,
+                        # A tf.data.Dataset shuffles itself; Keras warns if told to.
+                        shuffle=False,
+                    )
+                except FloatingPointError as error:
+                    raise FloatingPointError(f"{error} {self._keep_last_good()}") from error
+        if self.stage.restore_best:
+            self._restore_best()
+
+    def _is_over(self):
+        done, patience = self.epochs_done, self.stage.patience
+        waited = patience and done and done - self.best_epoch >= patience
+        return done >= self.stage.epochs or bool(waited)
+
+    def end_epoch(self, logs):
+        """Takes an epoch's metrics, and keeps all that the next epoch needs."""
+        checkpoint.check_finite(self.model)
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self._since = now
+        if self.stage.restore_best and self.best_epoch == self.epochs_done:
+            self._keep_best()
+        if self.folder:
+            state = {"history": self.history, "seconds": self.seconds}
+            path = self.folder / CHECKPOINT
+            checkpoint.save(path, checkpoint.variables_of(self.model), state)
+            self.write_history()
+        self.model.stop_training = self._is_over()
+
+    def write_history(self):
+        """Writes `history.csv`: a row an epoch, as `keras.callbacks.CSVLogger` does."""
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        names = sorted(self.history)
+        table.writerow(["epoch", *names])
+        for epoch in range(self.epochs_done):
+            table.writerow([epoch, *(self.history[name][epoch] for name in names)])
+        run_dirs.write_text(self.folder / "history.csv", text.getvalue())
+
+    def remove_checkpoints(self):
+        for name in (CHECKPOINT, BEST):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _keep_best(self):
+        student = self.stage.student
+        if self.folder:
+            state = {"epoch": self.epochs_done}
+            checkpoint.save(self.folder / BEST, student.variables, state)
+        else:
+            self._best_weights = student.get_weights()
+
+    def _restore_best(self):
+        if self.folder:
+            checkpoint.load(self.folder / BEST, self.stage.student.variables)
+        else:
+            self.stage.student.set_weights(self._best_weights)
+
+    def _keep_last_good(self):
+        if not self.folder or not (self.folder / CHECKPOINT).is_file():
+            return "It was in the stage's first epoch, so there is nothing good to keep."
+        variables = checkpoint.variables_of(self.model)
+        state = checkpoint.load(self.folder / CHECKPOINT, variables)
+        path = self.folder / LAST_GOOD
+        run_dirs.save_model(in_float32(self.stage.student), path)
+        epochs = len(state["history"]["loss"])
+        return f"The student as it was after epoch {epochs} is in {path}."
+
+
+class _KeepEpoch(keras.callbacks.Callback):
+    def __init__(self, run, scalars):
+        super().__init__()
+        self._run, self._scalars = run, scalars
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._run.end_epoch(logs)
+        self._scalars.write(epoch, logs)
+        if self._run.ctrl_c is not None and self._run.ctrl_c.asked:
+            raise KeyboardInterrupt(f"stopped after epoch {epoch + 1}, which is saved")
+
+
+def skip_iterations(dataset, count):
+    """Makes a `tf.data.Dataset` go on as if it had been iterated over `count` times.
+
+    Its shuffles and views advance when an iteration begins; only that is repeated. Other
+    data have no such state, or none that could be known.
+    """
+    import tensorflow as tf
+
+    if isinstance(dataset, tf.data.Dataset):
+        for _ in range(count):
+            next(iter(dataset), None)
+
+
+def read_history(folder):
+    """The history that `StageRun.write_history` wrote, and its number of epochs."""
+    with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"
+    }
+
+
+def read_metrics(folder):
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

@@ -1,0 +1,132 @@
+"""A script: runs a chain in processes that are killed, one after another, until one ends.
+
+    python killed_chain.py FOLDER at-writes | at-random | once
+
+Prints how many processes were killed before that.
+"""
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kd import DistillationChain, Stage, losses
+
+DATA = np.random.default_rng(0).normal(size=(96, 4)).astype("float32")
+
+
+def model(units, dropout=0.3):
+    return keras.Sequential(
+        [
+            keras.layers.Input((4,)),
+            keras.layers.Dense(units, activation="relu", name="hidden"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(3),
+        ]
+    )
+
+
+def run(folder):
+    """Four stages with all that has a state: dropout, statistics, projections, order."""
+    keras.utils.set_random_seed(0)
+    hint = losses.FitNet(taps=("hidden", "hidden"))
+    stages = [
+        Stage("ta", model(8), 3, ["kd", hint], restore_best=True, monitor="val_accuracy"),
+        Stage("branch", model(4), 2, "kd", patience=1),
+        Stage("student", model(4), 3, "kd", taught_by=["teacher", "ta"]),
+        Stage("alone", model(4), 2, optimizer=keras.optimizers.SGD(0.1, momentum=0.9)),
+    ]
+    labels = np.argmax(DATA[:, :3], axis=1)
+    data = tf.data.Dataset.from_tensor_slices((DATA, labels))
+    train_data = data.shuffle(96, seed=1).batch(16)
+    chain = DistillationChain(model(8), stages)
+    chain.fit(
+        train_data, data.batch(48), run_dir=folder, verbose=0, test_data=data.batch(96)
+    )
+
+
+def die_at(moment):
+    """Kills this process at that one of its steps that change the disk."""
+    steps = itertools.count()
+
+    def dying(change):
+        def changed(*arguments, **keywords):
+            for then in (lambda: change(*arguments, **keywords), lambda: None):
+                if next(steps) == moment:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = then()
+            return result
+
+        return changed
+
+    os.replace = dying(os.replace)
+    Path.unlink = dying(Path.unlink)
+    Path.write_text = dying(Path.write_text)
+    np.savez = dying(np.savez)
+    shutil.rmtree = dying(shutil.rmtree)
+
+
+def start(function, *arguments):
+    # TensorFlow is imported but has not run yet, so its process may be copied.
+    process = os.fork()
+    if process == 0:
+        try:
+            function(*arguments)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            os._exit(1)
+        os._exit(0)
+    return process
+
+
+def was_killed(process):
+    _, status = os.waitpid(process, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    if os.WEXITSTATUS(status) != 0:
+        sys.exit("a process failed")
+    return False
+
+
+def run_and_die(folder, moment):
+    die_at(moment)
+    run(folder)
+
+
+def killed_at_writes(folder):
+    moments = random.Random(0)
+    for count in itertools.count():
+        # Far enough that each gets a little further than the one before.
+        if not was_killed(start(run_and_die, folder, moments.randrange(2, 40))):
+            return count
+
+
+def killed_at_random(folder):
+    delays = random.Random(1)
+    for count in itertools.count():
+        process = start(run, folder)
+        # Later and later, so that it ends on a slow machine too.
+        time.sleep(delays.uniform(1.0, 3.0 + count / 5))
+        os.kill(process, signal.SIGKILL)
+        if not was_killed(process):
+            return count
+
+
+def once(folder):
+    return int(was_killed(start(run, folder)))
+
+
+WAYS = {"at-writes": killed_at_writes, "at-random": killed_at_random, "once": once}
+
+
+if __name__ == "__main__":
+    print(WAYS[sys.argv[2]](sys.argv[1]))
