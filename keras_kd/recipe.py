@@ -129,7 +129,7 @@ class OptimizerRecipe(_Named):
 
 class StageRecipe(_Section):
     name: str
-    model: Annotated[str, _one_of(zoo.names(), "model in keras_kd.zoo")]
+    model: Annotated[str, pydantic.AfterValidator(zoo.check)]
     epochs: PositiveInt
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adam")
     losses: list[LossRecipe] = []

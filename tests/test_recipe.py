@@ -158,8 +158,16 @@ def test_unknown_model_and_data_set(write):
     text = MINIMAL.format(extra="", stage="")
     with pytest.raises(ValueError, match="no such model .*did you mean 'mnist_student'"):
         recipe.load(write(text=text.replace("mnist_student", "mnist_studet")))
+    with pytest.raises(ValueError, match="stage 1 .*> model: mnist_fc takes 1 to 4 widths"):
+        recipe.load(write(text=text.replace("mnist_student", "mnist_fc_0")))
     with pytest.raises(ValueError, match="dataset: no such data set: 'cifar'"):
         recipe.load(write(text=text.replace('"mnist"', '"cifar"')))
+
+
+def test_model_of_a_family(write):
+    text = MINIMAL.format(extra="", stage="").replace("mnist_student", "mnist_fc_6_5")
+    student = recipe.load(write(text=text)).stage[0].make(seed=0).student
+    assert [layer.units for layer in student.layers[1:]] == [6, 5, 10]
 
 
 def test_no_stage(write):
