@@ -37,6 +37,12 @@ def main():
     type=click.Path(path_type=Path),
     help="A new folder for the results. [default: runs/RECIPE-DATE-TIME]",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on with the run in --run-dir, or else in the newest of runs/RECIPE-*.",
+)
+@click.option("--seeds", type=int, help="Run with so many seeds, from the recipe's on.")
 @click.option("--epochs", type=int, help="Epochs of every stage.")
 @click.option("--batch-size", type=int, help="Examples a step.")
 @click.option("--seed", type=int, help="Seed of weights, dropout and data order.")
@@ -44,18 +50,70 @@ def main():
     "--dtype-policy",
     help="Of the students while they train: float32, mixed_bfloat16 or mixed_float16.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Show Keras's bar for each epoch.")
 @_data_dir
-def run(recipe, run_dir, data_dir, **overrides):
-    """Run a RECIPE: its name (mnist), or a path to a .toml file."""
-    from keras_kd import recipe as recipes
+def run(recipe, run_dir, resume, seeds, data_dir, verbose, **overrides):
+    """Run a RECIPE: its name (mnist), or a path to a .toml file.
 
+    Ctrl-C stops it when the epoch is saved; --resume goes on.
+    """
+    from keras_kd import recipe as recipes
+    from keras_kd import recipe_run
+
+    _log_to_stdout()
     loaded = recipes.load(recipe, **overrides)
+    name = Path(recipe).stem
+    run_dir = _choose_run_dir(run_dir, name, resume)
+    options = {"data_dir": data_dir, "verbose": 1 if verbose else "auto", "name": name}
+    try:
+        if seeds is None:
+            result, accuracies = recipe_run.run(loaded, run_dir, **options)
+            if accuracies:
+                click.echo(f"\nAccuracy (%) after each epoch\n\n{accuracies}")
+            table = result.table()
+        else:
+            table = recipe_run.run_seeds(loaded, seeds, run_dir, **options)
+    except KeyboardInterrupt as stop:
+        click.echo(f"\nStopped{f': {stop}' if str(stop) else ''}. To go on, give the same "
+                   f"command with --run-dir {run_dir} --resume", err=True)
+        raise SystemExit(130) from stop
+    click.echo(f"\n{table}\n\nWritten to {run_dir}")
+
+
+def _choose_run_dir(run_dir, name, resume):
+    """The folder of a run; an existing one only to resume it."""
+    from keras_kd import run_dir as run_dirs
+
+    if run_dir is None and resume:
+        found = sorted(x for x in Path("runs").glob(f"{name}-*") if x.is_dir())
+        if not found:
+            raise FileNotFoundError(
+                f"There is no run to resume: no folder runs/{name}-*. Say --run-dir."
+            )
+        return found[-1]
     if run_dir is None:
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        run_dir = Path("runs") / f"{Path(recipe).stem}-{now}"
-    result, accuracies = recipes.run(loaded, run_dir, data_dir)
-    click.echo(f"\nAccuracy (%) on the test images\n\n{accuracies}")
-    click.echo(f"\n{result.table()}\n\nWritten to {run_dir}")
+        run_dir = Path("runs") / f"{name}-{now}"
+    if not resume and (run_dir / "manifest.json").is_file():
+        raise FileExistsError(
+            f"The run folder {run_dir} holds a run. Nothing was changed: give --resume to "
+            "go on with it, or choose another folder."
+        )
+    return run_dir if resume else run_dirs.create(run_dir)
+
+
+def _log_to_stdout():
+    """Shows what the library logs; above the bar where there is one."""
+    import logging
+
+    import tqdm.contrib.logging
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            tqdm.tqdm.write(self.format(record))
+
+    logging.basicConfig(format="%(message)s", handlers=[Handler()])
+    logging.getLogger("keras_kd").setLevel(logging.INFO)
 
 
 @main.command()

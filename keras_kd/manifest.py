@@ -49,7 +49,7 @@ class Manifest:
         path = Path(folder) / MANIFEST
         if path.is_file():
             manifest = cls(Path(folder), read(folder))
-            manifest._check_same(json.loads(json.dumps(description)))
+            check_same(folder, manifest.content, description)
             run_dirs.remove_unfinished(folder)
             return manifest
         folder = run_dirs.create(folder)
@@ -107,16 +107,6 @@ class Manifest:
     def _write(self):
         run_dirs.write_json(self.folder / MANIFEST, self.content)
 
-    def _check_same(self, description):
-        found = {key: self.content.get(key) for key in description}
-        different = list(differences(_without_progress(found), description))
-        if different:
-            lines = [f"  {place}: {a!r} in the run, {b!r} now" for place, a, b in different]
-            raise RunError(
-                f"{self.folder} holds another run. Nothing was changed: choose another "
-                "folder, or run what was run there. Different are\n" + "\n".join(lines)
-            )
-
 
 _REPAIR = (
     "Put the file back, or, to train again from there, begin in a new folder. Nothing was "
@@ -146,6 +136,54 @@ def read(folder):
     return content
 
 
+def open_seeds(folder, settings, seeds):
+    """Begins a folder of one run a seed, or goes on with the one that is there.
+
+    Args:
+        folder: Its path.
+        settings: dict of JSON values that the runs share; another folder's are refused.
+        seeds: list of integers.
+
+    Returns:
+        The folder, a `pathlib.Path`.
+
+    Raises:
+        RunError, FileExistsError: As `Manifest.open`.
+    """
+    folder = Path(folder)
+    content = {"format": FORMAT, "kind": "seeds"} | environment()
+    if (folder / MANIFEST).is_file():
+        content = read(folder)
+        check_same(folder, content, settings)
+        seeds = sorted({*content["seeds"], *seeds})
+    else:
+        run_dirs.create(folder)
+    run_dirs.write_json(folder / MANIFEST, content | settings | {"seeds": seeds})
+    return folder
+
+
+def check_same(folder, found, wanted):
+    """Compares what a folder's manifest says with what its run should be.
+
+    Raises:
+        RunError: They differ; names each difference.
+    """
+    found = _without_progress({key: found.get(key) for key in wanted})
+    different = list(_differences(found, json.loads(json.dumps(wanted))))
+    if not different:
+        return
+    lines = [f"  {place}: {a!r} in the run, {b!r} now" for place, a, b in different]
+    if any(place.endswith("initial_weights") for place, _, _ in different):
+        lines.append(
+            "The same initial weights come of building the models anew after "
+            "keras.utils.set_random_seed with the same seed."
+        )
+    raise RunError(
+        f"{folder} holds another run. Nothing was changed: choose another folder, or run "
+        "what was run there. Different are\n" + "\n".join(lines)
+    )
+
+
 def environment():
     """Versions, machine and time, a dict of JSON values."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -170,16 +208,16 @@ def _processor():
     return next(names, platform.processor())
 
 
-def differences(found, wanted, place=""):
+def _differences(found, wanted, place=""):
     """Where two JSON values differ: tuples of the place, and what is there in each."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         keys = [*wanted, *(key for key in found if key not in wanted)]
         for key in keys:
             within = f"{place} > {key}" if place else key
-            yield from differences(found.get(key), wanted.get(key), within)
+            yield from _differences(found.get(key), wanted.get(key), within)
     elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         for i, (a, b) in enumerate(zip(found, wanted, strict=True)):
-            yield from differences(a, b, f"{place} {i + 1}")
+            yield from _differences(a, b, f"{place} {i + 1}")
     elif found != wanted:
         yield place, found, wanted
 

@@ -127,15 +127,31 @@ class OptimizerRecipe(_Named):
             raise ValueError(f"not a Keras optimizer: {first_line}") from error
 
 
+def _zoo_or_file(value):
+    return value if _is_trained(value) else zoo.check(value)
+
+
+def _is_trained(model):
+    """Whether a stage's model is a file, or a shipped one; else it is one of the zoo."""
+    return model.endswith(".keras") or "/" in model
+
+
 class StageRecipe(_Section):
     name: str
-    model: Annotated[str, pydantic.AfterValidator(zoo.check)]
-    epochs: PositiveInt
+    # Of the zoo; or a trained model, as `teacher` names them.
+    model: Annotated[str, pydantic.AfterValidator(_zoo_or_file)]
+    # With 0 a trained model is given as it is, and teaches.
+    epochs: Annotated[int, Field(strict=True, ge=0)]
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adam")
     losses: list[LossRecipe] = []
     # A number, or a schedule's table: { schedule = "PolynomialDecay", ... }.
     distillation_loss_weights: list[Weight] | None = None
     student_loss_weight: Fraction | None = None
+    # These, too, as Stage takes them.
+    taught_by: str | list[str] | None = None
+    patience: PositiveInt | None = None
+    restore_best: bool = False
+    monitor: str = "val_loss"
     # Printed beside ours; no part of the training.
     published_accuracy: list[float] = []
 
@@ -144,7 +160,7 @@ class StageRecipe(_Section):
         with_default = keras.config.dtype_policy()
         keras.config.set_dtype_policy(dtype_policy)
         try:
-            student = zoo.build(self.model)
+            student = _load_to_train(self.model)
         finally:
             keras.config.set_dtype_policy(with_default)
         weights = self.distillation_loss_weights
@@ -156,7 +172,20 @@ class StageRecipe(_Section):
             distillation_loss_weights=weights and list(map(_made, weights)),
             student_loss_weight=_made(self.student_loss_weight),
             optimizer=self.optimizer.make(),
+            taught_by=self.taught_by,
+            patience=self.patience,
+            restore_best=self.restore_best,
+            monitor=self.monitor,
         )
+
+    @pydantic.model_validator(mode="after")
+    def _untrained_is_trained(self):
+        if self.epochs == 0 and not _is_trained(self.model):
+            raise ValueError(
+                f"epochs = 0 goes with a trained model, and {self.model!r} of the zoo is "
+                "none; name a .keras file or a shipped model"
+            )
+        return self
 
 
 class Recipe(_Section):
@@ -172,7 +201,21 @@ class Recipe(_Section):
     # As DistillationChain takes them.
     dense: bool = False
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # So many of the last training images are held out; the accuracy after each epoch, and
+    # what a stage chooses by it, is then on them. With 0 it is on the test images.
+    validation_examples: Annotated[int, Field(strict=True, ge=0)] = 0
     stage: Annotated[list[StageRecipe], Field(min_length=1)]
+
+    @pydantic.model_validator(mode="after")
+    def _chooses_by_validation(self):
+        for stage in self.stage:
+            chooses = stage.restore_best or stage.patience is not None
+            if chooses and not self.validation_examples:
+                raise ValueError(
+                    f"stage {stage.name!r} chooses its epoch, which needs "
+                    "validation_examples: never by the test images"
+                )
+        return self
 
     @pydantic.model_validator(mode="after")
     def _drop_rate_has_an_effect(self):
@@ -184,6 +227,10 @@ class Recipe(_Section):
 def names():
     """The recipes that come with the library, as a list of strings."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def _load_to_train(name):
+    return load_model(name) if _is_trained(name) else zoo.build(name)
 
 
 def load(name_or_path, **overrides):
@@ -280,92 +327,3 @@ def load_model(name_or_path):
         raise ValueError(
             f"{path} could not be loaded as a Keras model: {error}"
         ) from error
-
-
-def run(recipe, run_dir, data_dir=None, verbose="auto"):
-    """Runs a recipe: prepares the data, trains every stage, writes the run folder.
-
-    Args:
-        recipe: A `Recipe`.
-        run_dir: A new folder; see `DistillationChain.fit`. The recipe as resolved and
-            the per-epoch accuracies are added.
-        data_dir: TFDS's data folder; None for TFDS's default.
-        verbose: As Keras's `fit` takes it.
-
-    Returns:
-        `(result, accuracies)`: the chain's `ChainResult`, and the accuracies after each
-        epoch as a Markdown table, published ones beside them.
-
-    Raises:
-        FileExistsError: `run_dir` exists and is not empty; nothing is trained.
-        ValueError: A model does not fit the data or another model.
-    """
-    teacher = load_model(recipe.teacher) if recipe.teacher else None
-    stages = [stage.make(recipe.seed, recipe.dtype_policy) for stage in recipe.stage]
-    chain = DistillationChain(
-        teacher, stages, recipe.dense, recipe.drop_rate, seed=recipe.seed
-    )
-    folder = run_dirs.create(run_dir)
-    data.prepare(recipe.dataset, data_dir)
-    train = data.load_arrays(recipe.dataset, "train", data_dir)
-    test = data.load_arrays(recipe.dataset, "test", data_dir)
-    for stage in stages:
-        _check_labels(stage, train[1])
-    keras.utils.set_random_seed(recipe.seed)
-
-    # A teacher's outputs are few and can be kept; the maps inside it are not.
-    taps_layers = any(map(_taps_a_layer, stages))
-
-    def train_data(teacher):
-        if teacher is None or taps_layers:
-            return data.batches(
-                *train,
-                recipe.batch_size,
-                shuffle=True,
-                seed=recipe.seed,
-                drop_remainder=True,
-            )
-        images, labels = train
-        # float32, as so few outputs need no compression.
-        cached = cache_teacher(
-            teacher,
-            (data.scale(images), labels),
-            dtype="float32",
-            verbose=int(bool(verbose)),
-        )
-        shuffled = cached.shuffle(len(train[0]), seed=recipe.seed)
-        return shuffled.batch(recipe.batch_size, drop_remainder=True)
-
-    test_data = data.batches(*test, batch_size=1000)
-    result = chain.fit(train_data, test_data, run_dir=folder, verbose=verbose)
-    accuracies = _accuracies(recipe, result)
-    run_dirs.write_text(folder / "accuracies.md", accuracies + "\n")
-    run_dirs.write_json(folder / "recipe.json", recipe.model_dump(**AS_JSON))
-    return result, accuracies
-
-
-def _taps_a_layer(stage):
-    pairs = (pair for loss in stage.distillation_losses or () for pair in loss.taps)
-    return any(pair.teacher is not None for pair in pairs)
-
-
-def _check_labels(stage, labels):
-    num_classes = stage.student.output_shape[-1]
-    if np.min(labels) < 0 or np.max(labels) >= num_classes:
-        raise ValueError(
-            f"Stage {stage.name!r}: labels must be in 0..{num_classes - 1}, the outputs "
-            f"of {stage.student.name!r}. Received labels from {np.min(labels)} to "
-            f"{np.max(labels)}."
-        )
-
-
-def _accuracies(recipe, result):
-    rows = []
-    for stage in recipe.stage:
-        ours = [100 * x for x in result.histories[stage.name]["val_accuracy"]]
-        curves = {stage.name: ours, f"{stage.name}, published": stage.published_accuracy}
-        for label, values in curves.items():
-            if values:
-                cells = {str(i + 1): f"{x:.2f}" for i, x in enumerate(values)}
-                rows.append({"after epoch": label} | cells)
-    return markdown_table(rows, numbers_from=1)
