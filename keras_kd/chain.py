@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 import keras
-from tabulate import tabulate
 
 from keras_kd import run_dir as run_dirs
 from keras_kd.callbacks import StopOnBadLoss
@@ -17,6 +16,7 @@ from keras_kd.evaluate import evaluate
 from keras_kd.precision import in_float32
 from keras_kd.profile import profile
 from keras_kd.several_steps import SeveralSteps
+from keras_kd.tables import markdown_table
 
 
 def _default_loss():
@@ -177,14 +177,6 @@ class ChainResult:
         run_dirs.write_text(folder / "results.md", self.table() + "\n")
         rows = [dataclasses.asdict(x) for x in self.models]
         run_dirs.write_json(folder / "results.json", {"models": rows})
-
-
-def markdown_table(rows, numbers_from):
-    """Rows (dicts of column to text) as Markdown; columns from that one on align right."""
-    left, right = ["left"] * numbers_from, ["right"] * (len(rows[0]) - numbers_from)
-    return tabulate(
-        rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=left + right
-    )
 
 
 class DistillationChain:

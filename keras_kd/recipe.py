@@ -12,7 +12,8 @@ from pydantic import Field
 
 from keras_kd import checks, data, losses, zoo
 from keras_kd import run_dir as run_dirs
-from keras_kd.chain import DistillationChain, Stage, markdown_table
+from keras_kd.chain import DistillationChain, Stage
+from keras_kd.tables import markdown_table
 from keras_kd.teacher_cache import cache_teacher
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -1,0 +1,20 @@
+"""Tables as Markdown."""
+
+from tabulate import tabulate
+
+
+def markdown_table(rows, numbers_from):
+    """Rows as a Markdown table.
+
+    Args:
+        rows: dicts of column to text, one or more, all with the same columns.
+        numbers_from: Number of the first column that is aligned to the right; those
+            behind it are, too.
+
+    Returns:
+        The table, a string without a newline at its end.
+    """
+    left, right = ["left"] * numbers_from, ["right"] * (len(rows[0]) - numbers_from)
+    return tabulate(
+        rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=left + right
+    )
