@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import datetime
+import functools
 from pathlib import Path
 
 import click
@@ -119,24 +120,27 @@ def _log_to_stdout():
 @main.command()
 @click.argument("model")
 @click.option("--dataset", default="mnist", show_default=True)
+@click.option("--teacher", help="A model to compare MODEL with, as MODEL is given.")
 @_data_dir
-def evaluate(model, dataset, data_dir):
-    """Count a MODEL's errors on a data set's test images.
+def evaluate(model, dataset, teacher, data_dir):
+    """Measure a MODEL on a data set's test images.
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student.
     """
     from keras_kd import data
-    from keras_kd.evaluate import evaluate as count
+    from keras_kd.evaluate import Evaluation
+    from keras_kd.predictions import predict
     from keras_kd.recipe import load_model
 
-    loaded = load_model(model)
-    data.prepare(dataset, data_dir)
-    test = data.load_arrays(dataset, "test", data_dir)
-    counted = count(loaded, data.batches(*test, batch_size=1000))
-    click.echo(
-        f"{100 * counted.accuracy:.2f} % right, "
-        f"{counted.errors} errors in {counted.examples:,}"
-    )
+    loaded, loaded_teacher = load_model(model), teacher and load_model(teacher)
+    # Standard output holds the measurements alone.
+    data.prepare(dataset, data_dir, announce=functools.partial(click.echo, err=True))
+    test = data.batches(*data.load_arrays(dataset, "test", data_dir), batch_size=1000)
+    predictions, fidelity = predict(loaded, test, name=model), None
+    if teacher:
+        fidelity = predictions.fidelity(predict(loaded_teacher, test, name=teacher))
+    measured = Evaluation.of(predictions.answers(), fidelity)
+    click.echo(f"{measured.summary()}\n\n{measured.table()}")
 
 
 @main.command()

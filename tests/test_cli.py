@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from keras_kd import losses
+from keras_kd.cli import main
 
 KD_ARGUMENTS = "temperature=4.0, form='kl', taps=None"
 KERAS_KD = Path(sys.executable).with_name("keras-kd")
@@ -81,6 +84,29 @@ def test_wrong_model_file(tmp_path):
     assert "could not be loaded as a Keras model" in error_of(process)
 
 
+def test_evaluate_beside_a_teacher(tmp_path, make_model, monkeypatch):
+    """In this process, as no other would see these few examples as MNIST's."""
+    labels = np.arange(12) % 3
+    images = np.uint8(255 * np.eye(4))[labels]
+    monkeypatch.setattr("keras_kd.data.prepare", lambda *_, **__: None)
+    monkeypatch.setattr("keras_kd.data.load_arrays", lambda *_: (images, labels))
+    paths = [str(tmp_path / f"{name}.keras") for name in ("student", "teacher")]
+    for path, right in zip(paths, (2, 3), strict=True):
+        model = make_model(units=4)
+        # Outputs of 1 for the label, but for the class that stays wrong.
+        first = np.diag(np.float32([1] * right + [0] * (4 - right)))
+        model.set_weights([first, np.zeros(4), np.eye(4, 3), np.float32([0.1, 0, 0])])
+        model.save(path)
+    lines = CliRunner().invoke(main, ["evaluate", paths[0]]).stdout.splitlines()
+    assert lines[0] == "66.67 % right, 4 errors in 12"
+    assert not any("agreement" in line for line in lines)
+    beside = CliRunner().invoke(main, ["evaluate", paths[0], "--teacher", paths[1]])
+    lines = beside.stdout.splitlines()
+    assert lines[0] == "66.67 % right, 4 errors in 12"
+    assert f"66.67 % agreement with {paths[1]}" in lines
+    assert lines[-1].split() == "| 2 | 4 | 4 | 0.00 | 0.00 to 48.99 | - |".split()
+
+
 def test_data_from_a_wrong_folder(tmp_path):
     process = keras_kd(
         "data", "prepare", "mnist", "--from", tmp_path / "gone", "--data-dir", tmp_path
@@ -113,4 +139,6 @@ def test_the_main_job_for_one_epoch(tmp_path):
     counted = keras_kd(
         "evaluate", run_dir / "student" / "model.keras", "--data-dir", tmp_path
     )
-    assert f"{models['student']['errors']} errors in 10,000" in counted.stdout
+    lines = counted.stdout.splitlines()
+    assert lines[0].endswith(f"% right, {models['student']['errors']} errors in 10,000")
+    assert [line.split()[1] for line in lines[-10:]] == list("0123456789")
