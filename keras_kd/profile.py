@@ -36,7 +36,8 @@ def profile(model):
     Raises:
         ValueError: The model is not built, or an input dimension is unknown.
     """
-    if not model.built or not model.inputs:
+    # A subclassed model has none.
+    if not model.built or not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must be built, with known input shapes. "
             f"Received: the model {model.name!r} without inputs."

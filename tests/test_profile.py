@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 import pytest
 
 from keras_kd import zoo
@@ -38,6 +39,17 @@ def test_depthwise_and_several_inputs():
 def test_unbuilt_model():
     with pytest.raises(ValueError, match="`model` must be built"):
         profile(keras.Sequential([keras.layers.Dense(2)]))
+
+
+def test_subclassed_model():
+    class Subclassed(keras.Model):
+        def call(self, x):
+            return x
+
+    model = Subclassed()
+    model(np.ones((1, 2)))
+    with pytest.raises(ValueError, match="`model` must be built, with known input shapes"):
+        profile(model)
 
 
 def test_unknown_image_size():
