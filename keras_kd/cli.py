@@ -159,6 +159,26 @@ def profile(model):
 
 
 @main.command()
+@click.option("--teacher", required=True, help="A .keras file, or mnist/teacher.")
+@click.option("--student", required=True, help="mnist_student, mnist_fc_64_64, ...")
+@click.option("--assistants", type=int, default=1, show_default=True, help="How many.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="A new .toml file for the recipe. [default: printed]",
+)
+def plan(teacher, student, assistants, output):
+    """Propose teacher assistants between a teacher and a student, as a recipe."""
+    from keras_kd.planner import plan as propose
+
+    proposed = propose(teacher, student, assistants)
+    if output:
+        proposed.write(output)
+    click.echo(f"{proposed.table()}\n\n{proposed.spacing()}\n")
+    click.echo(f"Written to {output}" if output else proposed.recipe())
+
+
+@main.command()
 def methods():
     """List every distillation loss: its paper, what it compares, arguments and defaults."""
     from keras_kd.methods import methods

@@ -136,7 +136,8 @@ def _ready_pass(model, batch_size):
 
 def _input_shapes(model, batch_size):
     """Shapes of the model's inputs, a list; a ValueError if one is not known."""
-    if not model.built or not model.inputs:
+    # A subclassed model has none.
+    if not model.built or not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must be built, with known input shapes. "
             f"Received: the model {model.name!r} without inputs."

@@ -33,7 +33,7 @@ def error_of(process):
 def test_help_names_every_command():
     text = keras_kd("--help").stdout
     assert text.startswith("Usage: keras-kd [OPTIONS] COMMAND [ARGS]...")
-    for command in ("run", "evaluate", "profile", "methods", "data"):
+    for command in ("run", "evaluate", "profile", "plan", "methods", "data"):
         assert f"\n  {command} " in text
     run = keras_kd("run", "--help").stdout
     for option in ("--run-dir", "--epochs", "--batch-size", "--seed", "--data-dir"):
@@ -57,6 +57,15 @@ def test_profile(tmp_path, make_model):
     lines = keras_kd("profile", tmp_path / "small.keras").stdout.splitlines()
     assert lines[0].split()[:2] == ["parameters", str(4 * 8 + 8 + 8 * 3 + 3)]
     assert lines[2].split()[:3] == ["pure", "MACs", str(4 * 8 + 8 * 3)]
+
+
+def test_plan(tmp_path):
+    path = tmp_path / "recipe.toml"
+    models = ("--teacher", "mnist_fc_40", "--student", "mnist_fc_4")
+    process = keras_kd("plan", *models, "--assistants", 2, "--output", path)
+    assert process.returncode == 0, process.stderr
+    *_, last = process.stdout.splitlines()
+    assert path.read_text().count("[[stage]]") == 3 and last == f"Written to {path}"
 
 
 def test_no_such_recipe():

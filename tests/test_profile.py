@@ -41,6 +41,17 @@ def test_unbuilt_model():
         profile(keras.Sequential([keras.layers.Dense(2)]))
 
 
+def test_subclassed_model():
+    class Subclassed(keras.Model):
+        def call(self, x):
+            return x
+
+    model = Subclassed()
+    model(np.ones((1, 2)))
+    with pytest.raises(ValueError, match="`model` must be built, with known input shapes"):
+        profile(model)
+
+
 def test_unknown_image_size():
     model = keras.Sequential(
         [keras.layers.Input((None, None, 1)), keras.layers.Conv2D(2, 3)]
