@@ -192,9 +192,7 @@ def read_history(folder):
     """The history that `StageRun.write_history` wrote, and its number of epochs."""
     with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return {
-        name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"
-    }
+    return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
 
 
 def read_metrics(folder):

@@ -7,6 +7,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_kd import data
+
 SAMPLE = Path(__file__).parent / "data" / "mnist_sample"
 
 
@@ -55,3 +57,39 @@ def vectors():
     """64 vectors of 4 with labels in 0..2 that a small model can learn."""
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     return x, np.argmax(x[:, :3], axis=1)
+
+
+MINIMAL = """
+dataset = "mnist"
+batch_size = 50
+{extra}
+[[stage]]
+name = "first"
+model = "mnist_student"
+epochs = 1
+{stage}
+"""
+
+
+@pytest.fixture
+def write_recipe(tmp_path):
+    """Writes a recipe of one stage, with more keys in it, or the given text."""
+
+    def write(extra="", stage="", text=None):
+        path = tmp_path / "mine.toml"
+        path.write_text(text or MINIMAL.format(extra=extra, stage=stage))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def sample_data(monkeypatch, mnist_sample):
+    """The shipped sample in place of the prepared data set."""
+
+    def load_arrays(name, split, data_dir):
+        images, labels = mnist_sample[split == "test"]
+        return np.round(images * 255).astype("uint8"), labels
+
+    monkeypatch.setattr(data, "prepare", lambda *args: None)
+    monkeypatch.setattr(data, "load_arrays", load_arrays)

@@ -155,9 +155,7 @@ def test_damage_to_a_finished_stage_is_refused(make_chain, data, tmp_path):
     assert files_of(folder).keys() == before.keys() - {model}
 
 
-def test_a_folder_of_something_else_is_refused_before_training(
-    make_chain, data, tmp_path
-):
+def test_a_folder_of_something_else_is_refused_before_training(make_chain, data, tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     chain = make_chain()
     before = chain.stages[0].student.get_weights()[0]
