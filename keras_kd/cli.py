@@ -41,7 +41,7 @@ def main():
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the run in --run-dir, or else in the newest of runs/RECIPE-*.",
+    help="Go on with the run in --run-dir, by default the recipe's newest in runs/.",
 )
 @click.option("--seeds", type=int, help="Run with so many seeds, from the recipe's on.")
 @click.option("--epochs", type=int, help="Epochs of every stage.")
@@ -65,6 +65,7 @@ def run(recipe, run_dir, resume, seeds, data_dir, verbose, **overrides):
     loaded = recipes.load(recipe, **overrides)
     name = Path(recipe).stem
     run_dir = _choose_run_dir(run_dir, name, resume)
+    click.echo(f"Run folder: {run_dir}")
     options = {"data_dir": data_dir, "verbose": 1 if verbose else "auto", "name": name}
     try:
         if seeds is None:
@@ -75,8 +76,10 @@ def run(recipe, run_dir, resume, seeds, data_dir, verbose, **overrides):
         else:
             table = recipe_run.run_seeds(loaded, seeds, run_dir, **options)
     except KeyboardInterrupt as stop:
-        click.echo(f"\nStopped{f': {stop}' if str(stop) else ''}. To go on, give the same "
-                   f"command with --run-dir {run_dir} --resume", err=True)
+        how = (
+            f"\nStopped{f': {stop}' if str(stop) else ''}. To go on, give the same command"
+        )
+        click.echo(f"{how} with --run-dir {run_dir} --resume", err=True)
         raise SystemExit(130) from stop
     click.echo(f"\n{table}\n\nWritten to {run_dir}")
 
@@ -86,10 +89,11 @@ def _choose_run_dir(run_dir, name, resume):
     from keras_kd import run_dir as run_dirs
 
     if run_dir is None and resume:
-        found = sorted(x for x in Path("runs").glob(f"{name}-*") if x.is_dir())
+        found = sorted(Path("runs").glob(f"{name}-{'[0-9]' * 8}-{'[0-9]' * 6}"))
         if not found:
             raise FileNotFoundError(
-                f"There is no run to resume: no folder runs/{name}-*. Say --run-dir."
+                f"There is no run to resume: no folder runs/{name}-DATE-TIME. Say which "
+                "with --run-dir."
             )
         return found[-1]
     if run_dir is None:
@@ -107,11 +111,11 @@ def _log_to_stdout():
     """Shows what the library logs; above the bar where there is one."""
     import logging
 
-    import tqdm.contrib.logging
+    from tqdm import tqdm
 
     class Handler(logging.Handler):
         def emit(self, record):
-            tqdm.tqdm.write(self.format(record))
+            tqdm.write(self.format(record))
 
     logging.basicConfig(format="%(message)s", handlers=[Handler()])
     logging.getLogger("keras_kd").setLevel(logging.INFO)

@@ -36,7 +36,7 @@ def test_help_names_every_command():
     for command in ("run", "evaluate", "profile", "plan", "methods", "data"):
         assert f"\n  {command} " in text
     run = keras_kd("run", "--help").stdout
-    for option in ("--run-dir", "--epochs", "--batch-size", "--seed", "--data-dir"):
+    for option in ("--run-dir", "--resume", "--seeds", "--epochs", "--seed", "--data-dir"):
         assert option in run
 
 
@@ -78,6 +78,55 @@ def test_run_folder_exists(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     process = keras_kd("run", "mnist_teacher", "--run-dir", tmp_path)
     assert "exists and is not empty. Nothing was changed" in error_of(process)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def test_run_and_resume(write_recipe, sample_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe()
+    nothing = invoke("run", recipe, "--resume")
+    assert "There is no run to resume: no folder runs/mine-DATE-TIME" in nothing.output
+    (tmp_path / "runs" / "mine-other-20260101-000000").mkdir(parents=True)
+    first = invoke("run", recipe)
+    assert first.exit_code == 0, first.output
+    (folder,) = (tmp_path / "runs").glob("mine-2*")
+    assert first.output.startswith(f"Run folder: runs/{folder.name}\n")
+    table = (folder / "results.md").read_text()
+    assert first.output.endswith(f"\n{table}\nWritten to runs/{folder.name}\n")
+
+    again = invoke("run", recipe, "--resume")
+    assert again.exit_code == 0 and again.output == first.output
+    refused = invoke("run", recipe, "--run-dir", folder)
+    assert refused.exit_code == 1 and "give --resume to go on with it" in refused.output
+    other = invoke("run", recipe, "--run-dir", folder, "--resume", "--batch-size", 25)
+    assert other.exit_code == 1
+    assert "recipe > batch_size: 50 in the run, 25 now" in other.output
+    assert (folder / "results.md").read_text() == table
+
+
+def test_run_over_seeds(write_recipe, sample_data, tmp_path):
+    folder = tmp_path / "run"
+    done = invoke("run", write_recipe(), "--seeds", 2, "--run-dir", folder)
+    assert done.exit_code == 0, done.output
+    assert (folder / "results.md").read_text().strip() in done.output
+    assert sorted(x.name for x in folder.iterdir()) == [
+        "manifest.json", "results.json", "results.md", "seed-0", "seed-1",
+    ]  # fmt: skip
+
+
+def test_ctrl_c_says_how_to_go_on(write_recipe, sample_data, tmp_path, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt("stopped after epoch 3, which is saved")
+
+    monkeypatch.setattr("keras_kd.recipe_run.run", stopped)
+    folder = tmp_path / "run"
+    result = invoke("run", write_recipe(), "--run-dir", folder)
+    assert result.exit_code == 130
+    assert "Stopped: stopped after epoch 3, which is saved. To go on" in result.output
+    assert f"--run-dir {folder} --resume" in result.output
 
 
 def test_bad_values():
@@ -136,12 +185,12 @@ def test_the_main_job_for_one_epoch(tmp_path):
     )
     assert process.returncode == 0, process.stderr
     rows = json.loads((run_dir / "results.json").read_text())["models"]
-    models = {row["model"]: row for row in rows}
+    models = {row["model"]: row["evaluation"] for row in rows}
     assert models["teacher"]["errors"] <= 80
     assert models["ta"]["accuracy"] > 0.97
     assert models["student"]["accuracy"] > 0.95
     assert models["student_alone"]["accuracy"] > 0.95
-    assert all(row["examples"] == 10_000 for row in rows)
+    assert all(x["examples"] == 10_000 for x in models.values())
     assert (run_dir / "results.md").read_text().strip() in process.stdout
     student = keras.saving.load_model(run_dir / "student" / "model.keras")
     assert student.count_params() == 1_238_730
