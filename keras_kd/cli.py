@@ -97,8 +97,8 @@ def profile(model):
 
 
 @main.command()
-@click.option("--teacher", required=True, help="A .keras file, or mnist/teacher.")
-@click.option("--student", required=True, help="mnist_student, mnist_fc_64_64, ...")
+@click.option("--teacher", required=True, help="A model, as above.")
+@click.option("--student", required=True, help="A smaller one.")
 @click.option("--assistants", type=int, default=1, show_default=True, help="How many.")
 @click.option(
     "--output",
@@ -106,7 +106,11 @@ def profile(model):
     help="A new .toml file for the recipe. [default: printed]",
 )
 def plan(teacher, student, assistants, output):
-    """Propose teacher assistants between a teacher and a student, as a recipe."""
+    """Propose teacher assistants between a teacher and a student, as a recipe.
+
+    A model is a .keras file, a shipped one's name, for instance mnist/teacher, or an
+    architecture's, mnist_student or with widths of your own, mnist_fc_64_64.
+    """
     from keras_kd.planner import plan as propose
 
     proposed = propose(teacher, student, assistants)
