@@ -1,7 +1,9 @@
 """The command line: parse, call, print."""
 
+import contextlib
 import datetime
 import functools
+import logging
 from pathlib import Path
 
 import click
@@ -61,26 +63,25 @@ def run(recipe, run_dir, resume, seeds, data_dir, verbose, **overrides):
     from keras_kd import recipe as recipes
     from keras_kd import recipe_run
 
-    _log_to_stdout()
     loaded = recipes.load(recipe, **overrides)
     name = Path(recipe).stem
     run_dir = _choose_run_dir(run_dir, name, resume)
     click.echo(f"Run folder: {run_dir}")
     options = {"data_dir": data_dir, "verbose": 1 if verbose else "auto", "name": name}
     try:
-        if seeds is None:
-            result, accuracies = recipe_run.run(loaded, run_dir, **options)
-            if accuracies:
-                click.echo(f"\nAccuracy (%) after each epoch\n\n{accuracies}")
-            table = result.table()
-        else:
-            table = recipe_run.run_seeds(loaded, seeds, run_dir, **options)
+        with _shown_log():
+            if seeds is None:
+                result, accuracies = recipe_run.run(loaded, run_dir, **options)
+                table = result.table()
+            else:
+                table = recipe_run.run_seeds(loaded, seeds, run_dir, **options)
+                accuracies = None
     except KeyboardInterrupt as stop:
-        how = (
-            f"\nStopped{f': {stop}' if str(stop) else ''}. To go on, give the same command"
-        )
+        how = f"\nStopped{f': {stop}' if str(stop) else ''}. To go on, give the same command"
         click.echo(f"{how} with --run-dir {run_dir} --resume", err=True)
         raise SystemExit(130) from stop
+    if accuracies:
+        click.echo(f"\nAccuracy (%) after each epoch\n\n{accuracies}")
     click.echo(f"\n{table}\n\nWritten to {run_dir}")
 
 
@@ -107,18 +108,23 @@ def _choose_run_dir(run_dir, name, resume):
     return run_dir if resume else run_dirs.create(run_dir)
 
 
-def _log_to_stdout():
-    """Shows what the library logs; above the bar where there is one."""
-    import logging
-
+@contextlib.contextmanager
+def _shown_log():
+    """Shows what the library logs while the block runs; above the bar if there is one."""
     from tqdm import tqdm
 
     class Handler(logging.Handler):
         def emit(self, record):
             tqdm.write(self.format(record))
 
-    logging.basicConfig(format="%(message)s", handlers=[Handler()])
-    logging.getLogger("keras_kd").setLevel(logging.INFO)
+    # Not the root logger: TensorFlow shows its own.
+    logger, handler = logging.getLogger("keras_kd"), Handler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 @main.command()
@@ -163,8 +169,8 @@ def profile(model):
 
 
 @main.command()
-@click.option("--teacher", required=True, help="A .keras file, or mnist/teacher.")
-@click.option("--student", required=True, help="mnist_student, mnist_fc_64_64, ...")
+@click.option("--teacher", required=True, help="A model, as above.")
+@click.option("--student", required=True, help="A smaller one.")
 @click.option("--assistants", type=int, default=1, show_default=True, help="How many.")
 @click.option(
     "--output",
@@ -172,7 +178,11 @@ def profile(model):
     help="A new .toml file for the recipe. [default: printed]",
 )
 def plan(teacher, student, assistants, output):
-    """Propose teacher assistants between a teacher and a student, as a recipe."""
+    """Propose teacher assistants between a teacher and a student, as a recipe.
+
+    A model is a .keras file, a shipped one's name, for instance mnist/teacher, or an
+    architecture's, mnist_student or with widths of your own, mnist_fc_64_64.
+    """
     from keras_kd.planner import plan as propose
 
     proposed = propose(teacher, student, assistants)
