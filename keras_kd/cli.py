@@ -77,8 +77,9 @@ def run(recipe, run_dir, resume, seeds, data_dir, verbose, **overrides):
                 table = recipe_run.run_seeds(loaded, seeds, run_dir, **options)
                 accuracies = None
     except KeyboardInterrupt as stop:
-        how = f"\nStopped{f': {stop}' if str(stop) else ''}. To go on, give the same command"
-        click.echo(f"{how} with --run-dir {run_dir} --resume", err=True)
+        why = f": {stop}" if str(stop) else ""
+        to_go_on = f"give the same command with --run-dir {run_dir} --resume"
+        click.echo(f"\nStopped{why}. To go on, {to_go_on}", err=True)
         raise SystemExit(130) from stop
     if accuracies:
         click.echo(f"\nAccuracy (%) after each epoch\n\n{accuracies}")
