@@ -34,10 +34,9 @@ def check_target(path, format, overwrite):
         )
     if not path.exists():
         return
-    ours = (
-        (path / "saved_model.pb").is_file() if format == "saved_model" else path.is_file()
-    )
-    if not ours:
+    # A folder of other things must never be removed for having been named.
+    is_ours = path.is_file() if suffix else (path / "saved_model.pb").is_file()
+    if not is_ours:
         raise FileExistsError(
             f"{path} exists and is no {'SavedModel' if not suffix else 'file'}, so it is "
             "not replaced. Choose another path."

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import os
 import shutil
 import uuid
@@ -173,7 +174,11 @@ def export(
         "real_examples": examples is not None,
         "calibration_examples": calibrated,
     }
-    with run_dirs.renamed_when_done(path) as temporary:
+    # Both are written before either gets its name.
+    with (
+        run_dirs.renamed_when_done(proof_path(path)) as proof_file,
+        run_dirs.renamed_when_done(path) as temporary,
+    ):
         whole.export(
             temporary,
             format=_KERAS_NAMES[format],
@@ -185,8 +190,8 @@ def export(
         proved = proof.prove(whole, loaded.predict, batches)
         proof.check(proved, path, *limits)
         exported = _exported(facts, temporary, loaded, proved, limits)
+        proof_file.write_text(json.dumps(dataclasses.asdict(exported), indent=2) + "\n")
         _make_way(path)
-    run_dirs.write_json(proof_path(path), dataclasses.asdict(exported))
     return exported
 
 
@@ -254,7 +259,7 @@ def _whole(model, first, preprocessing, as_float):
 
 def _make_way(path):
     """Removes what an export to `path` replaces; a file is replaced in one step."""
-    # Nor must an older proof lie beside the new file, should the next step be the last.
+    # An older proof must not lie beside the new file, should the next step be the last.
     proof_path(path).unlink(missing_ok=True)
     if path.is_dir():
         old = path.with_name(f".{uuid.uuid4().hex}-{path.name}")

@@ -1,6 +1,7 @@
 """Every format, run by its own runtime, against outputs computed with NumPy."""
 
 import json
+import os
 
 import keras
 import numpy as np
@@ -181,12 +182,29 @@ def test_a_failed_overwrite_leaves_the_old_file_and_its_proof(tmp_path, make_mod
     assert {x.name: x.read_bytes() for x in tmp_path.iterdir()} == before
 
 
+def test_an_old_proof_never_lies_beside_a_new_file(tmp_path, make_model, monkeypatch):
+    path, _ = exported(make_model(), tmp_path / "model", "litert")
+    before, replace = path.read_bytes(), os.replace
+
+    def killed(source, target):
+        if target == tmp_path / "model.tflite.export.json":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        exported(make_model(), tmp_path / "model", "litert", overwrite=True)
+    assert path.read_bytes() != before
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_of_a_distiller_the_student(tmp_path, make_model):
     student = make_model()
     distiller = kd.Distiller(make_model(units=16), student, "kd")
-    path, _ = exported(distiller, tmp_path / "model", "onnx")
+    path, report = exported(distiller, tmp_path / "model", "onnx")
     given = run_file(path, "onnx", X[:3])
     np.testing.assert_allclose(given, logits_of(student, X[:3]), atol=1e-5)
+    assert report.parameters == 4 * 8 + 8 + 8 * 3 + 3
 
 
 def test_mixed_precision_is_exported_in_float32(tmp_path, make_model):
