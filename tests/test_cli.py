@@ -137,6 +137,7 @@ def test_export(tmp_path, sample_data, preprocessing):
     [
         (["mnist/student", "--format", "onxx"], "did you mean 'onnx'?"),
         (["../out", "--run-dir", "run", "--format", "onnx"], "'../out' leads out of the "),
+        (["../out", "--run-dir=run", "--format=onnx", "--out=m.onnx"], "leads out of the"),
         (["run/m.keras", "--format", "onnx"], "m.keras could not be loaded as a Keras"),
         (["run/m.keras", "--format", "onnx", "--out", "m"], "`path` must end in '.onnx'"),
     ],
