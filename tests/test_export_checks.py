@@ -6,6 +6,9 @@ import pytest
 
 import keras_kd as kd
 
+pytest.importorskip("ai_edge_litert.interpreter")
+pytest.importorskip("onnxruntime")
+
 X = np.random.default_rng(0).random((1000, 4), "float32")
 BYTES = (255 * X).astype("uint8")
 
