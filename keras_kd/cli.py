@@ -15,7 +15,7 @@ class _Group(click.Group):
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, ImportError) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -191,6 +191,64 @@ def plan(teacher, student, assistants, output):
         proposed.write(output)
     click.echo(f"{proposed.table()}\n\n{proposed.spacing()}\n")
     click.echo(f"Written to {output}" if output else proposed.recipe())
+
+
+@main.command()
+@click.argument("model")
+@click.option("--format", required=True, help="saved_model, litert or onnx.")
+@click.option("--quantization", help="Of litert: float16, dynamic or int8.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The new file or folder. [default: the model's name, here or in its run folder]",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A run folder; MODEL is the name of a stage in it.",
+)
+@click.option("--batch-size", type=int, help="Of the file. [default: free]")
+@click.option(
+    "--preprocessing",
+    is_flag=True,
+    help="Into the file: uint8 images in, scaled to [0, 1] for MODEL; probabilities out.",
+)
+@click.option("--tolerance", type=float, help="Allowed difference / outputs' range.")
+@click.option("--min-agreement", type=float, help="Least fraction of equal classes.")
+@click.option("--overwrite", is_flag=True, help="Replace what an export left before.")
+@click.option("--dataset", default="mnist", show_default=True)
+@_data_dir
+def export(model, out, run_dir, preprocessing, dataset, data_dir, **arguments):
+    """Write a MODEL as a file for a device, and prove it on a data set's test images.
+
+    MODEL is a .keras file, or a shipped model's name, for instance mnist/student. int8 is
+    calibrated on the first 1,000 training images.
+    """
+    import keras
+
+    from keras_kd import data, export_checks, exporters
+    from keras_kd.recipe import load_model
+    from keras_kd.run_dir import inside
+
+    source = inside(run_dir, model) / "model.keras" if run_dir else model
+    format, quantization = arguments["format"], arguments["quantization"]
+    if out is None:
+        name = exporters.file_name(model, format, quantization)
+        out = inside(run_dir, model) / name if run_dir else Path(name)
+    # Before the data are prepared, which may take a while.
+    export_checks.check_target(out, format, arguments["overwrite"])
+    loaded = load_model(source)
+    data.prepare(dataset, data_dir)
+    images, labels = data.load_arrays(dataset, "test", data_dir)
+    if quantization == "int8":
+        arguments["calibration"] = data.load_arrays(dataset, "train", data_dir)[0][:1000]
+    if preprocessing:
+        arguments["preprocessing"] = keras.layers.Rescaling(1 / 255)
+    elif quantization == "int8":
+        arguments["calibration"] = data.scale(arguments["calibration"])
+    examples = (images if preprocessing else data.scale(images), labels)
+    exported = exporters.export(loaded, out, examples=examples, **arguments)
+    click.echo(f"{exported}\nWritten to {out}, the proof to {exporters.proof_path(out)}")
 
 
 @main.command()

@@ -56,3 +56,10 @@ def test_models_in_both_formats(tmp_path, make_model, vectors):
     np.testing.assert_allclose(served(vectors[0]), logits, rtol=1e-5, atol=1e-6)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["model.keras", "saved_model"]
+
+
+def test_inside(tmp_path):
+    assert run_dir.inside(tmp_path, "a/../b") == tmp_path / "a" / ".." / "b"
+    for name in ("../b", "a/../../b", "/etc/passwd", tmp_path.parent):
+        with pytest.raises(ValueError, match="leads out of the folder"):
+            run_dir.inside(tmp_path, name)
