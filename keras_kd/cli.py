@@ -118,14 +118,16 @@ def _shown_log():
         def emit(self, record):
             tqdm.write(self.format(record))
 
-    # Not the root logger: TensorFlow shows its own.
+    # Not the root logger, which others log to and may show, too.
     logger, handler = logging.getLogger("keras_kd"), Handler()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.propagate = True
 
 
 @main.command()
