@@ -13,7 +13,7 @@ class _Group(click.Group):
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -98,6 +98,28 @@ def profile(model):
         f"MACs        {cost.macs:,}  half of all float operations, as published\n"
         f"pure MACs   {cost.pure_macs:,}  matrix products and convolutions alone"
     )
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def report(run_dir):
+    """Write the report of a run: RUN_DIR/report/report.html and report.md.
+
+    RUN_DIR is what `keras-kd run` wrote, with one seed or several, finished or not.
+    """
+    from keras_kd.report import write_report
+
+    headline, path = write_report(run_dir)
+    click.echo(f"{headline}\nWritten to {path}")
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+def compare(runs):
+    """Put RUNS side by side, as Markdown: their models, recipes, and McNemar's test."""
+    from keras_kd.compare import compare_runs
+
+    click.echo(compare_runs(runs))
 
 
 @main.command()
