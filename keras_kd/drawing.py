@@ -94,4 +94,6 @@ def legend(figure, handles, names):
     columns = max(1, 350 // (45 + 7 * max(map(len, names))))
     rows = math.ceil(len(names) / columns)
     columns = math.ceil(len(names) / rows)
+    # The picture grows with them, not the axes smaller.
+    figure.set_figheight(figure.get_figheight() + 0.23 * (rows - 1))
     figure.legend(handles, names, loc="outside lower center", ncols=columns)

@@ -161,12 +161,24 @@ def _of_one_run(folder, runs):
         "cut_classes": len(student.metrics.evaluation.per_class) > MOST_CLASSES,
         "most_classes": MOST_CLASSES,
         "images": images,
+        "counts": {x: _count(run[x], shown) for x, shown in images.items()},
         "sheets": {
             x: contact_sheet(shown, x, number)
             for number, (x, shown) in enumerate(images.items(), 1)
             if shown
         },
     }
+
+
+def _count(model, shown):
+    """How many of all disagreements are shown, in words."""
+    counted = model.metrics.evaluation
+    if not shown:
+        return "none"
+    if counted.fidelity is None:
+        return f"{len(shown)} images"
+    total = round((1 - counted.fidelity.agreement) * counted.examples)
+    return f"the first {len(shown)} of {total:,} images"
 
 
 def _environment(**options):

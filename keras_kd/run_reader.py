@@ -219,8 +219,9 @@ def _parsed(cls, path):
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         place = " > ".join(str(x) for x in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
         raise ValueError(
-            f"{path} is not what this version of keras_kd writes. {place}: {first['msg']}."
+            f"{path} is not what this version of keras_kd writes. {place}: {message}."
         ) from error
     except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}.") from error

@@ -114,6 +114,13 @@ def test_mcnemar_in_the_verdict(page):
     assert "23.6 times fewer than “teacher”" in text
 
 
+def test_the_images_are_counted(page):
+    _, outputs = logits(200)
+    for name, teacher in (("student", "ta"), ("ta", "teacher")):
+        count = int(np.sum(outputs[name].argmax(1) != outputs[teacher].argmax(1)))
+        assert f"{name}: the first {count} of {count} images" in page.text
+
+
 def test_the_order(page):
     heads = ["Distillation report", "mnist", "Models", "In pictures", "Class by class"]
     heads += ["Where student and teacher disagree", "To repeat it", "Versions and machine"]
