@@ -34,12 +34,14 @@ class Model:
         folder: Where its files lie.
         stage: Its `StageEntry`; None for the given teacher.
         done: Whether it is finished, so that all but `history` can be read.
+        files: dict of file name to SHA-256, as the manifest has them.
     """
 
     name: str
     folder: Path
     stage: StageEntry | None
     done: bool
+    files: dict
 
     @property
     def taught_by(self):
@@ -85,7 +87,7 @@ class Model:
     @functools.cached_property
     def disagreements(self):
         """(index (k,), images (k, height, width, channels) in [0, 1]), or None."""
-        if "disagreements.npz" not in self.stage.files:
+        if "disagreements.npz" not in self.files:
             return None
         path = self.file("disagreements.npz")
         try:
@@ -112,7 +114,7 @@ class Model:
         path = self.folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; without it there is no report.")
-        wanted = self.stage and self.stage.files.get(name)
+        wanted = self.files.get(name)
         if wanted and hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
             raise ValueError(
                 f"{path} is not the file that the run wrote: its SHA-256 differs from the "
@@ -202,14 +204,14 @@ def _read_manifest(path):
 
 
 def _run(path, manifest):
-    models = [Model(x.name, path / x.name, x, x.state == "done") for x in manifest.stages]
+    models = [_model(x.name, path, x, x) for x in manifest.stages]
     if manifest.teacher:
-        folder = path / "teacher"
-        # It is measured before the first stage begins.
-        begun = any(stage.state != "waiting" for stage in manifest.stages)
-        done = begun or (folder / "metrics.json").is_file()
-        models.insert(0, Model("teacher", folder, None, done))
+        models.insert(0, _model("teacher", path, None, manifest.teacher))
     return Run(path, manifest, models)
+
+
+def _model(name, path, stage, entry):
+    return Model(name, path / name, stage, entry.state == "done", entry.files)
 
 
 def _parsed(cls, path):

@@ -44,6 +44,13 @@ class StageEntry(_Section):
     files: dict[str, str] = {}
 
 
+class TeacherEntry(_Section):
+    """What the manifest says of the given teacher, which is measured first of all."""
+
+    state: Literal["waiting", "done"] = "done"
+    files: dict[str, str] = {}
+
+
 class _Head(_Section):
     """What the manifests of both kinds have."""
 
@@ -58,7 +65,7 @@ class _Head(_Section):
 
 class RunManifest(_Head):
     kind: Literal["run"]
-    teacher: dict[str, str] | None = None
+    teacher: TeacherEntry | None = None
     stages: Annotated[list[StageEntry], pydantic.Field(min_length=1)]
 
     @pydantic.model_validator(mode="after")

@@ -100,7 +100,13 @@ def make_run(path, examples=200, seed=0, images=None, recipe_name="mnist"):
         if name != "teacher":
             stages.append(_stage(name, taught_by, architecture, folder))
     manifest = _head("run", recipe_name, RECIPE | {"seed": seed})
-    teacher = {"architecture": "big", "weights": "1"}
+    teacher = {
+        "name": "teacher",
+        "architecture": "big",
+        "weights": "1",
+        "state": "done",
+        "files": checksums(path / "teacher"),
+    }
     write_json(path / "manifest.json", manifest | {"teacher": teacher, "stages": stages})
     return path
 
@@ -115,16 +121,19 @@ def make_seeds(path, seeds=(0, 1, 2), examples=200, images=None):
 
 
 def unfinish(path, name, state, error=None):
-    """Makes a stage of a run folder one that still waits or trains, or that failed."""
+    """Makes a model of a run folder one that still waits or trains, or that failed."""
     manifest = json.loads((path / "manifest.json").read_text())
-    stage = next(x for x in manifest["stages"] if x["name"] == name)
+    models = [manifest["teacher"], *manifest["stages"]]
+    stage = next(x for x in models if x["name"] == name)
     stage |= {"state": state, "files": {}}
     if error:
         stage["error"] = error
     write_json(path / "manifest.json", manifest)
-    history = (path / name / "history.csv").read_text().splitlines()[:3]
-    shutil.rmtree(path / name)
-    if state != "waiting":
+    if state == "waiting":
+        shutil.rmtree(path / name)
+    else:
+        history = (path / name / "history.csv").read_text().splitlines()[:3]
+        shutil.rmtree(path / name)
         (path / name).mkdir()
         (path / name / "history.csv").write_text("\n".join(history) + "\n")
 
@@ -158,7 +167,6 @@ def _head(kind, recipe_name, recipe):
 
 
 def _stage(name, taught_by, architecture, folder):
-    digest = {x.name: hashlib.sha256(x.read_bytes()).hexdigest() for x in folder.iterdir()}
     return {
         "name": name,
         "taught_by": taught_by,
@@ -170,8 +178,12 @@ def _stage(name, taught_by, architecture, folder):
         "architecture": architecture,
         "initial_weights": "0",
         "state": "done",
-        "files": digest,
+        "files": checksums(folder),
     }
+
+
+def checksums(folder):
+    return {x.name: hashlib.sha256(x.read_bytes()).hexdigest() for x in folder.iterdir()}
 
 
 def _save_model(path, units):

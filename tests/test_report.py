@@ -2,6 +2,7 @@
 
 import builtins
 import html.parser
+import json
 import re
 import sys
 import tomllib
@@ -191,9 +192,8 @@ def test_an_unfinished_run(tmp_path, undrawn):
 
 def test_a_run_that_has_just_begun(tmp_path, undrawn):
     make_run(tmp_path, examples=20)
-    for name in ("ta", "student", "alone"):
+    for name in ("teacher", "ta", "student", "alone"):
         unfinish(tmp_path, name, "waiting")
-    (tmp_path / "teacher" / "metrics.json").unlink()
     headline, path = write_report(tmp_path)
     assert headline.startswith("No distilled student is finished")
     assert "teacher is not measured yet." in Page(path.read_text()).text
@@ -213,6 +213,9 @@ def test_several_seeds(tmp_path, undrawn):
 def test_models_that_cannot_be_loaded_or_run(tmp_path, undrawn, monkeypatch):
     make_run(tmp_path, examples=20)
     (tmp_path / "teacher" / "model.keras").write_text("nothing")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    del manifest["teacher"]["files"]
+    change(tmp_path / "manifest.json", **manifest)
     page = Page(write_report(tmp_path)[1].read_text())
     assert "The latency of teacher was not measured: " in page.text
     assert page.text.count("1.5") == 3

@@ -53,5 +53,5 @@ def test_values_out_of_range(tmp_path):
 
 def test_no_images(tmp_path):
     run = run_of(tmp_path, np.zeros((20, 2, 2, 1)))
-    run["student"].stage.files.pop("disagreements.npz")
+    run["student"].files.pop("disagreements.npz")
     assert disagreements(run, "student") is None

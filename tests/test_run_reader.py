@@ -77,9 +77,8 @@ def test_an_unfinished_run(copy):
 
 
 def test_a_run_that_has_just_begun(copy):
-    for name in ("ta", "student", "alone"):
+    for name in ("teacher", "ta", "student", "alone"):
         unfinish(copy, name, "waiting")
-    (copy / "teacher" / "metrics.json").unlink()
     assert not only_run(copy).done("teacher")
 
 
@@ -147,11 +146,17 @@ def test_a_file_that_is_missing_or_another(copy, file, part):
         getattr(only_run(copy)["student"], part)
 
 
+def test_the_teachers_files_are_checked_too(copy):
+    (copy / "teacher" / "model.keras").write_text("another")
+    with pytest.raises(ValueError, match="teacher/model.keras is not the file"):
+        only_run(copy)["teacher"].file("model.keras")
+
+
 def forget_checksums(path):
-    stages = json.loads((path / "manifest.json").read_text())["stages"]
-    for stage in stages:
-        stage["files"] = {name: "" for name in stage["files"]}
-    change(path / "manifest.json", stages=stages)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for model in (manifest["teacher"], *manifest["stages"]):
+        model["files"] = {name: "" for name in model["files"]}
+    change(path / "manifest.json", **manifest)
 
 
 def test_answers_of_other_data(copy):
