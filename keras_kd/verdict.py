@@ -165,7 +165,7 @@ def _headline(compared):
     if compared.gain.mean == 0:
         return "Distillation made no difference to the number of errors."
     if compared.beyond_chance:
-        return f"Distillation was {'worth it' if better else 'worse than no teacher'}."
+        return "Distillation was worth it." if better else "Distillation did harm."
     if better:
         return "Distillation came out ahead, but by no more than chance may give."
     return "Distillation did not help: the difference is within what chance may give."
