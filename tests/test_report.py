@@ -159,22 +159,22 @@ def test_a_hostile_run(tmp_path):
     make_run(tmp_path / "run", examples=20, recipe_name=HOSTILE)
     path = tmp_path / "run" / "manifest.json"
     text = path.read_text()
-    path.write_text(text.replace('"alone"', '"<i>alone | $x$"'))
-    (tmp_path / "run" / "alone").rename(tmp_path / "run" / "<i>alone | $x$")
+    path.write_text(text.replace('"alone"', '"<i>alone | $x_$"'))
+    (tmp_path / "run" / "alone").rename(tmp_path / "run" / "<i>alone | $x_$")
     unfinish(tmp_path / "run", "ta", "failed", "<script>alert(1)</script>\n# | `x`")
     write_report(tmp_path / "run")
     text = (tmp_path / "run" / "report" / "report.html").read_text()
     page = Page(text)
     assert not {"script", "i"} & {x for x, _ in page.elements}
     assert "<b>a" not in text
-    assert HOSTILE in page.text and "<i>alone | $x$" in page.text
+    assert HOSTILE in page.text and "<i>alone | $x_$" in page.text
     assert "ta failed: <script>alert(1)</script>" in page.text
     text = (tmp_path / "run" / "report" / "report.md").read_text()
     # What is indented is code.
     text = re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
     assert not re.search(r"<(script|b|i)\b", text)
     assert "\n- ta failed: &lt;script>alert(1)&lt;/script> # \\| \\`x\\`\n" in text
-    rows = [x for x in text.splitlines() if x.startswith("| &lt;i>alone \\| $x$ ")]
+    rows = [x for x in text.splitlines() if x.startswith("| &lt;i>alone \\| $x_$ ")]
     assert len(rows) == 2
 
 

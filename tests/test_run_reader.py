@@ -185,6 +185,16 @@ def test_metrics_out_of_range(copy, value):
         _ = only_run(copy)["student"].metrics
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_metrics_that_are_not_finite(copy, value):
+    forget_checksums(copy)
+    path = copy / "student" / "metrics.json"
+    evaluation = json.loads(path.read_text())["evaluation"]
+    change(path, evaluation=evaluation | {"negative_log_likelihood": value})
+    with pytest.raises(ValueError, match="negative_log_likelihood: .*finite number"):
+        _ = only_run(copy)["student"].metrics
+
+
 IMAGES = np.zeros((2, 8, 8, 1), "float32")
 
 

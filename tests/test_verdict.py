@@ -88,6 +88,10 @@ def test_the_warning_of_a_worse_student():
     assert _p(2, 1) == 1
 
 
+def test_no_warning_of_an_equal_student():
+    assert warnings([a_run(student=range(5), alone=range(5, 10))]) == []
+
+
 def _p(a, b):
     """The two-sided binomial tail, summed over all outcomes as uneven as this one."""
     n = a + b
@@ -120,6 +124,9 @@ def test_seeds_that_do_not_agree():
     # 6, -7 and 1 fewer: the mean is 0, and surely within twice its error.
     assert verdict(runs)[0] == "Distillation made no difference to the number of errors."
     assert not comparisons(runs)[0].beyond_chance
+    # 6, -7 and 4 fewer: the mean is 1, its error 4.
+    runs[2] = a_run(range(5), range(20, 29))
+    assert "by no more than chance" in verdict(runs)[0]
     # Of two seeds nothing is said for sure.
     assert "by no more than chance" in verdict([runs[0], runs[0]])[0]
 
