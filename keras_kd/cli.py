@@ -254,6 +254,28 @@ def export(model, out, run_dir, preprocessing, dataset, data_dir, **arguments):
 
 
 @main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def report(run_dir):
+    """Write the report of a run: RUN_DIR/report/report.html and report.md.
+
+    RUN_DIR is what `keras-kd run` wrote, with one seed or several, finished or not.
+    """
+    from keras_kd.report import write_report
+
+    headline, path = write_report(run_dir)
+    click.echo(f"{headline}\nWritten to {path}")
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+def compare(runs):
+    """Put RUNS side by side, as Markdown: their models, recipes, and McNemar's test."""
+    from keras_kd.compare import compare_runs
+
+    click.echo(compare_runs(runs))
+
+
+@main.command()
 def methods():
     """List every distillation loss: its paper, what it compares, arguments and defaults."""
     from keras_kd.methods import methods

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from keras_kd import data, losses, zoo
 from keras_kd.cli import main
+from tests.sample_run import make_run
 
 KD_ARGUMENTS = "temperature=4.0, form='kl', taps=None"
 KERAS_KD = Path(sys.executable).with_name("keras-kd")
@@ -33,7 +34,8 @@ def error_of(process):
 def test_help_names_every_command():
     text = keras_kd("--help").stdout
     assert text.startswith("Usage: keras-kd [OPTIONS] COMMAND [ARGS]...")
-    for command in ("run", "evaluate", "profile", "plan", "export", "methods", "data"):
+    commands = ("run", "evaluate", "profile", "plan", "export", "report", "compare")
+    for command in (*commands, "methods", "data"):
         assert f"\n  {command} " in text
     run = keras_kd("run", "--help").stdout
     for option in ("--run-dir", "--resume", "--seeds", "--epochs", "--seed", "--data-dir"):
@@ -66,6 +68,26 @@ def test_plan(tmp_path):
     assert process.returncode == 0, process.stderr
     *_, last = process.stdout.splitlines()
     assert path.read_text().count("[[stage]]") == 3 and last == f"Written to {path}"
+
+
+def test_report_and_compare(tmp_path, monkeypatch):
+    """In this process, as six of their own would take half a minute."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        make_run(Path(name), examples=20)
+    runner = CliRunner()
+    result = runner.invoke(main, ["report", "one"])
+    assert result.output.splitlines() == [
+        "Distillation made no difference to the number of errors.",
+        "Written to one/report/report.html",
+    ]
+    assert Path("one/report/report.html").is_file()
+    result = runner.invoke(main, ["compare", "one", "two"])
+    assert result.output.startswith("- A = `one`: recipe mnist, 2026-05-04\n- B = `two`")
+    for arguments in (["report", "nowhere"], ["compare", "one", "nowhere"]):
+        result = runner.invoke(main, arguments)
+        assert result.exit_code == 1
+        assert result.output == "Error: There is no run folder nowhere.\n"
 
 
 def test_no_such_recipe():
