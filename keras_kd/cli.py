@@ -45,7 +45,11 @@ def main():
     is_flag=True,
     help="Go on with the run in --run-dir, by default the recipe's newest in runs/.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), help="Run with so many seeds, from the recipe's on.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    help="Run with so many seeds, from the recipe's on.",
+)
 @click.option("--epochs", type=int, help="Epochs of every stage.")
 @click.option("--batch-size", type=int, help="Examples a step.")
 @click.option("--seed", type=int, help="Seed of weights, dropout and data order.")
