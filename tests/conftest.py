@@ -1,6 +1,8 @@
-"""Seeds, and a small sample of real MNIST."""
+"""Seeds, small models and data, a full disk."""
 
+import contextlib
 import gzip
+import resource
 from pathlib import Path
 
 import keras
@@ -55,3 +57,19 @@ def vectors():
     """64 vectors of 4 with labels in 0..2 that a small model can learn."""
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     return x, np.argmax(x[:, :3], axis=1)
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file of this process can grow beyond so many bytes."""
+
+    @contextlib.contextmanager
+    def limited(size=1000):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
