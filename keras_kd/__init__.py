@@ -22,6 +22,7 @@ _LATER = {
     "CacheError": "keras_kd.cache_files",
     "with_index": "keras_kd.example_index",
     "augment": "keras_kd.data.augment",
+    "planner": "keras_kd.planner",
 }
 
 

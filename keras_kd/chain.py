@@ -101,14 +101,14 @@ class DistillationChain:
         if names is None:
             if not by_default:
                 raise ValueError(
-                    f"Stage {stage.name!r} has distillation losses but there is no teacher. "
-                    "Received: teacher=None."
+                    f"Stage {stage.name!r} has distillation losses but there is no "
+                    "teacher. Received: teacher=None."
                 )
             return dict(by_default)
         if self.dense:
             raise ValueError(
-                f"Stage {stage.name!r}: `taught_by` has no effect with dense=True, in which "
-                "all earlier models teach. Leave one of them out."
+                f"Stage {stage.name!r}: `taught_by` has no effect with dense=True, in "
+                "which all earlier models teach. Leave one of them out."
             )
         names = [names] if isinstance(names, str) else list(names)
         for name in names:
@@ -121,8 +121,8 @@ class DistillationChain:
                 )
         if not names or len(set(names)) < len(names):
             raise ValueError(
-                f"Stage {stage.name!r}: `taught_by` must name one model or more, each once. "
-                f"Received: taught_by={stage.taught_by!r}."
+                f"Stage {stage.name!r}: `taught_by` must name one model or more, each "
+                f"once. Received: taught_by={stage.taught_by!r}."
             )
         return {name: models[name] for name in names}
 
@@ -198,8 +198,8 @@ class DistillationChain:
         choosing = [stage.name for stage in self.stages if stage.chooses_epoch]
         if choosing and test_data is None:
             raise ValueError(
-                f"Stage {choosing[0]!r} chooses its epoch by `validation_data`, so the table "
-                "needs `test_data` of its own. Received: test_data=None."
+                f"Stage {choosing[0]!r} chooses its epoch by `validation_data`, so the "
+                "table needs `test_data` of its own. Received: test_data=None."
             )
         test_data = validation_data if test_data is None else test_data
         return run_chain(

@@ -1,7 +1,6 @@
 """Runs a chain, stage by stage, in memory or in a run folder."""
 
 import contextlib
-from pathlib import Path
 
 from keras_kd import run_dir as run_dirs
 from keras_kd.chain_result import ChainResult, Measuring
@@ -9,7 +8,7 @@ from keras_kd.ctrl_c import CtrlC
 from keras_kd.manifest import Manifest
 from keras_kd.precision import in_float32
 from keras_kd.progress import Progress
-from keras_kd.stage_run import StageRun, read_history, skip_iterations
+from keras_kd.stage_run import StageRun, read_history, skip_epochs
 
 
 def run_chain(chain, train_data, validation_data, run_dir, verbose, test_data, settings):
@@ -50,8 +49,8 @@ class _ChainRun:
         self.folder = manifest and manifest.folder
         self.measuring = Measuring(test_data, self.folder)
         self.students, self.histories, self.models = {}, {}, []
-        # How often the data that all stages share were iterated over.
-        self._iterated = 0
+        # Epochs of the data that all stages share, in this process.
+        self._epochs_here = 0
 
     def fit(self, train_data, validation_data):
         chain = self.chain
@@ -109,14 +108,14 @@ class _ChainRun:
                 run.restore()
                 if callable(train_data):
                     train_data = train_data(teacher)
-                    skip_iterations(train_data, run.epochs_done)
+                    skip_epochs(train_data, run.epochs_done)
                 else:
                     before = epochs_before + run.epochs_done
-                    skip_iterations(train_data, before - self._iterated)
+                    skip_epochs(train_data, before - self._epochs_here)
                 callbacks = self.progress.callbacks(stage)
                 verbose = self.progress.keras_verbose
                 run.fit(train_data, validation_data, callbacks, verbose)
-                self._iterated = epochs_before + run.epochs_done
+                self._epochs_here = epochs_before + run.epochs_done
         except (ValueError, FloatingPointError) as error:
             if folder:
                 self.manifest.set_state(stage.name, "failed", error=str(error))

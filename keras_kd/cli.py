@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import datetime
+import functools
 from pathlib import Path
 
 import click
@@ -40,7 +41,7 @@ def main():
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with the run in --run-dir, or else in the newest of runs/RECIPE-*.",
+    help="Go on with the run in --run-dir, by default the recipe's newest in runs/.",
 )
 @click.option("--seeds", type=int, help="Run with so many seeds, from the recipe's on.")
 @click.option("--epochs", type=int, help="Epochs of every stage.")
@@ -64,6 +65,7 @@ def run(recipe, run_dir, resume, seeds, data_dir, verbose, **overrides):
     loaded = recipes.load(recipe, **overrides)
     name = Path(recipe).stem
     run_dir = _choose_run_dir(run_dir, name, resume)
+    click.echo(f"Run folder: {run_dir}")
     options = {"data_dir": data_dir, "verbose": 1 if verbose else "auto", "name": name}
     try:
         if seeds is None:
@@ -74,8 +76,10 @@ def run(recipe, run_dir, resume, seeds, data_dir, verbose, **overrides):
         else:
             table = recipe_run.run_seeds(loaded, seeds, run_dir, **options)
     except KeyboardInterrupt as stop:
-        click.echo(f"\nStopped{f': {stop}' if str(stop) else ''}. To go on, give the same "
-                   f"command with --run-dir {run_dir} --resume", err=True)
+        how = (
+            f"\nStopped{f': {stop}' if str(stop) else ''}. To go on, give the same command"
+        )
+        click.echo(f"{how} with --run-dir {run_dir} --resume", err=True)
         raise SystemExit(130) from stop
     click.echo(f"\n{table}\n\nWritten to {run_dir}")
 
@@ -85,10 +89,11 @@ def _choose_run_dir(run_dir, name, resume):
     from keras_kd import run_dir as run_dirs
 
     if run_dir is None and resume:
-        found = sorted(x for x in Path("runs").glob(f"{name}-*") if x.is_dir())
+        found = sorted(Path("runs").glob(f"{name}-{'[0-9]' * 8}-{'[0-9]' * 6}"))
         if not found:
             raise FileNotFoundError(
-                f"There is no run to resume: no folder runs/{name}-*. Say --run-dir."
+                f"There is no run to resume: no folder runs/{name}-DATE-TIME. Say which "
+                "with --run-dir."
             )
         return found[-1]
     if run_dir is None:
@@ -106,11 +111,11 @@ def _log_to_stdout():
     """Shows what the library logs; above the bar where there is one."""
     import logging
 
-    import tqdm.contrib.logging
+    from tqdm import tqdm
 
     class Handler(logging.Handler):
         def emit(self, record):
-            tqdm.tqdm.write(self.format(record))
+            tqdm.write(self.format(record))
 
     logging.basicConfig(format="%(message)s", handlers=[Handler()])
     logging.getLogger("keras_kd").setLevel(logging.INFO)
@@ -119,24 +124,27 @@ def _log_to_stdout():
 @main.command()
 @click.argument("model")
 @click.option("--dataset", default="mnist", show_default=True)
+@click.option("--teacher", help="A model to compare MODEL with, as MODEL is given.")
 @_data_dir
-def evaluate(model, dataset, data_dir):
-    """Count a MODEL's errors on a data set's test images.
+def evaluate(model, dataset, teacher, data_dir):
+    """Measure a MODEL on a data set's test images.
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student.
     """
     from keras_kd import data
-    from keras_kd.evaluate import evaluate as count
+    from keras_kd.evaluate import Evaluation
+    from keras_kd.predictions import predict
     from keras_kd.recipe import load_model
 
-    loaded = load_model(model)
-    data.prepare(dataset, data_dir)
-    test = data.load_arrays(dataset, "test", data_dir)
-    counted = count(loaded, data.batches(*test, batch_size=1000))
-    click.echo(
-        f"{100 * counted.accuracy:.2f} % right, "
-        f"{counted.errors} errors in {counted.examples:,}"
-    )
+    loaded, loaded_teacher = load_model(model), teacher and load_model(teacher)
+    # Standard output holds the measurements alone.
+    data.prepare(dataset, data_dir, announce=functools.partial(click.echo, err=True))
+    test = data.batches(*data.load_arrays(dataset, "test", data_dir), batch_size=1000)
+    predictions, fidelity = predict(loaded, test, name=model), None
+    if teacher:
+        fidelity = predictions.fidelity(predict(loaded_teacher, test, name=teacher))
+    measured = Evaluation.of(predictions.answers(), fidelity)
+    click.echo(f"{measured.summary()}\n\n{measured.table()}")
 
 
 @main.command()
@@ -152,6 +160,26 @@ def profile(model):
         f"MACs        {cost.macs:,}  half of all float operations, as published\n"
         f"pure MACs   {cost.pure_macs:,}  matrix products and convolutions alone"
     )
+
+
+@main.command()
+@click.option("--teacher", required=True, help="A .keras file, or mnist/teacher.")
+@click.option("--student", required=True, help="mnist_student, mnist_fc_64_64, ...")
+@click.option("--assistants", type=int, default=1, show_default=True, help="How many.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="A new .toml file for the recipe. [default: printed]",
+)
+def plan(teacher, student, assistants, output):
+    """Propose teacher assistants between a teacher and a student, as a recipe."""
+    from keras_kd.planner import plan as propose
+
+    proposed = propose(teacher, student, assistants)
+    if output:
+        proposed.write(output)
+    click.echo(f"{proposed.table()}\n\n{proposed.spacing()}\n")
+    click.echo(f"Written to {output}" if output else proposed.recipe())
 
 
 @main.command()

@@ -42,9 +42,8 @@ class Progress:
         if self._verbose == "auto" and sys.stderr.isatty():
             self._units = {x.name: profile(x.student).macs for x in self._stages}
             total = sum(x.epochs * self._units[x.name] for x in self._stages)
-            self._bar = tqdm(
-                total=total, bar_format="{desc}{percentage:3.0f} %|{bar}| {remaining} left"
-            )
+            form = "{desc}{percentage:3.0f} %|{bar}| {remaining} left"
+            self._bar = tqdm(total=total, bar_format=form)
         return self
 
     def __exit__(self, *error):

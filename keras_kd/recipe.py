@@ -6,16 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import keras
-import numpy as np
 import pydantic
 from pydantic import Field
 
 from keras_kd import checks, data, losses, zoo
-from keras_kd import run_dir as run_dirs
-from keras_kd.chain import DistillationChain
 from keras_kd.stage import Stage
-from keras_kd.tables import markdown_table
-from keras_kd.teacher_cache import cache_teacher
 
 RECIPES = Path(__file__).parent / "recipes"
 SHIPPED_MODELS = Path(__file__).parents[1] / "models"

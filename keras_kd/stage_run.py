@@ -176,23 +176,27 @@ class _KeepEpoch(keras.callbacks.Callback):
             raise KeyboardInterrupt(f"stopped after epoch {epoch + 1}, which is saved")
 
 
-def skip_iterations(dataset, count):
-    """Makes a `tf.data.Dataset` go on as if it had been iterated over `count` times.
+def skip_epochs(dataset, epochs):
+    """Makes a `tf.data.Dataset` go on as if `fit` had gone through it so many epochs.
 
     Its shuffles and views advance when an iteration begins; only that is repeated. Other
     data have no such state, or none that could be known.
     """
     import tensorflow as tf
 
-    if isinstance(dataset, tf.data.Dataset):
-        for _ in range(count):
-            next(iter(dataset), None)
+    if not isinstance(dataset, tf.data.Dataset):
+        return
+    # Keras's `fit` begins an iteration at the end of an epoch, too, and then throws it
+    # away, where it knows the number of batches. (test_chain_run sees if that changes.)
+    thrown_away = int(dataset.cardinality()) >= 0
+    for _ in range(epochs):
+        next(iter(dataset), None)
+        if thrown_away:
+            iter(dataset)
 
 
 def read_history(folder):
     """The history that `StageRun.write_history` wrote."""
     with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return {
-        name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"
-    }
+    return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}

@@ -136,7 +136,7 @@ class Family:
     example: str
 
     def takes(self, widths):
-        return len(widths) in self.counts and all(1 <= x <= WIDEST for x in widths)
+        return len(widths) in self.counts and max(widths) <= WIDEST
 
 
 FAMILIES = {
@@ -187,11 +187,11 @@ def check(name):
     family, text = _split(name)
     if family is None:
         near = difflib.get_close_matches(str(name), _near(str(name)), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         examples = ", ".join(family.example for family in FAMILIES.values())
         raise ValueError(
-            f"no such model in keras_kd.zoo: {name!r}. Known: {', '.join(ARCHITECTURES)}, "
-            f"and with widths of your own, for instance, {examples}{hint}"
+            f"no such model in keras_kd.zoo: {name!r}{hint} Known: "
+            f"{', '.join(ARCHITECTURES)}, and with widths of your own, as in {examples}"
         )
     if _widths(family, text) is None:
         counts = FAMILIES[family].counts
@@ -209,7 +209,7 @@ def family_name(family, widths):
 
 
 def family_of(model):
-    """The family that a model's layers are of, whatever their names and dropout rates.
+    """The family that a model's layers are of, whatever their names and dropout.
 
     Args:
         model: A built `keras.Model`.

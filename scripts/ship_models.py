@@ -43,10 +43,9 @@ under CC BY-SA 3.0. The model is under the project's licence, Apache-2.0.
 
 
 def main(run_dir, stages):
-    recipe = json.loads((run_dir / "recipe.json").read_text())
-    results = json.loads((run_dir / "results.json").read_text())
+    recipe = json.loads((run_dir / "manifest.json").read_text())["recipe"]
     for stage, name in stages.items():
-        metrics = next(x for x in results["models"] if x["model"] == stage)
+        metrics = json.loads((run_dir / stage / "metrics.json").read_text())
         settings = next(x for x in recipe["stage"] if x["name"] == stage)
         command = "scripts/run" if recipe["teacher"] else "scripts/train_teacher"
         metrics |= {
@@ -63,8 +62,8 @@ def main(run_dir, stages):
         text = README.format(
             name=name,
             layers=describe(run_dir / stage / "model.keras"),
-            accuracy=100 * metrics["accuracy"],
-            errors=metrics["errors"],
+            accuracy=100 * metrics["evaluation"]["accuracy"],
+            errors=metrics["evaluation"]["errors"],
             parameters=metrics["parameters"],
             macs=metrics["macs"],
             taught_by=metrics["taught_by"],
@@ -81,7 +80,7 @@ def main(run_dir, stages):
             shutil.copyfile(run_dir / stage / "model.keras", temporary)
         run_dirs.write_json(MODELS / name / "metrics.json", metrics)
         run_dirs.write_text(MODELS / name / "README.md", text)
-        print(f"{MODELS / name}: {100 * metrics['accuracy']:.2f} %")
+        print(f"{MODELS / name}: {100 * metrics['evaluation']['accuracy']:.2f} %")
 
 
 def describe(path):

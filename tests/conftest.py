@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_kd import data
+
 SAMPLE = Path(__file__).parent / "data" / "mnist_sample"
 
 
@@ -73,3 +75,39 @@ def full_disk():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+MINIMAL = """
+dataset = "mnist"
+batch_size = 50
+{extra}
+[[stage]]
+name = "first"
+model = "mnist_student"
+epochs = 1
+{stage}
+"""
+
+
+@pytest.fixture
+def write_recipe(tmp_path):
+    """Writes a recipe of one stage, with more keys in it, or the given text."""
+
+    def write(extra="", stage="", text=None):
+        path = tmp_path / "mine.toml"
+        path.write_text(text or MINIMAL.format(extra=extra, stage=stage))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def sample_data(monkeypatch, mnist_sample):
+    """The shipped sample in place of the prepared data set."""
+
+    def load_arrays(name, split, data_dir):
+        images, labels = mnist_sample[split == "test"]
+        return np.round(images * 255).astype("uint8"), labels
+
+    monkeypatch.setattr(data, "prepare", lambda *args: None)
+    monkeypatch.setattr(data, "load_arrays", load_arrays)

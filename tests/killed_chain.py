@@ -105,8 +105,8 @@ def run_and_die(folder, moment):
 def killed_at_writes(folder):
     moments = random.Random(0)
     for count in itertools.count():
-        # Far enough that each gets a little further than the one before.
-        if not was_killed(start(run_and_die, folder, moments.randrange(2, 40))):
+        # Later and later, as a process has the more to look through before it goes on.
+        if not was_killed(start(run_and_die, folder, moments.randrange(2, 30 + 2 * count))):
             return count
 
 

@@ -65,7 +65,8 @@ def test_teacher_ta_student_on_mnist(mnist_sample, tmp_path):
 
     assert (run_dir / "results.md").read_text() == result.table() + "\n"
     stored = json.loads((run_dir / "results.json").read_text())["models"]
-    assert [row["evaluation"]["errors"] for row in stored] == [x.errors for x in result.models]
+    errors = [row["evaluation"]["errors"] for row in stored]
+    assert errors == [x.errors for x in result.models]
     assert stored[0]["file_bytes"] == (run_dir / "teacher/model.keras").stat().st_size
 
 
@@ -82,12 +83,12 @@ def test_the_next_teacher_is_the_last_distilled_student(
     model_to_fit = Stage.model_to_fit
 
     def spy(stage, teacher):
-        taught.append((teacher.name, stage.student.name))
+        taught.append((teacher and teacher.name, stage.student.name))
         return model_to_fit(stage, teacher)
 
     monkeypatch.setattr(Stage, "model_to_fit", spy)
     DistillationChain(teacher, stages).fit(train_data, train_data, verbose=0)
-    assert taught == [("teacher", "a"), ("a", "alone"), ("a", "b")]
+    assert taught == [("teacher", "a"), (None, "alone"), ("a", "b")]
 
 
 def test_training_data_may_hang_on_the_teacher(make_model, vectors):
@@ -152,25 +153,6 @@ def test_table(make_model, train_data):
     assert len({len(line) for line in lines}) == 1, "columns line up"
 
 
-def test_prints_each_stage(make_model, train_data, capsys):
-    chain = DistillationChain(
-        make_model(), [Stage("small", make_model(), 1, distillation_losses="kd")]
-    )
-    chain.fit(train_data, train_data, verbose=2)
-    assert "Stage small: taught by teacher, 1 epoch\n" in capsys.readouterr().out
-
-
-def test_existing_run_folder_is_refused_before_training(make_model, train_data, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    student = make_model()
-    before = student.get_weights()
-    chain = DistillationChain(None, [Stage("s", student, 1)])
-    with pytest.raises(FileExistsError, match="exists and is not empty"):
-        chain.fit(train_data, train_data, run_dir=tmp_path, verbose=0)
-    np.testing.assert_array_equal(student.get_weights()[0], before[0])
-    assert [x.name for x in tmp_path.iterdir()] == ["mine.txt"]
-
-
 def test_an_error_names_the_stage(make_model, train_data):
     optimizer = keras.optimizers.SGD(1e30)
     chain = DistillationChain(
@@ -178,24 +160,6 @@ def test_an_error_names_the_stage(make_model, train_data):
     )
     with pytest.raises(FloatingPointError, match="^Stage 'small': loss is .* in epoch 1"):
         chain.fit(train_data, train_data, verbose=0)
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"name": ""}, "`name` must be a non-empty string"),
-        ({"name": "a/b"}, "Received: name='a/b'"),
-        ({"name": ".."}, "can name a folder"),
-        ({"student": "student.keras"}, "Stage 's': `student` must be a keras.Model"),
-        ({"epochs": 0}, "`epochs` must be an integer >= 1. Received: epochs=0"),
-        ({"epochs": "12"}, "`epochs` must be an integer >= 1. Received: epochs='12'"),
-        ({"student_loss_weight": 0.5}, "no distillation losses.* have no effect"),
-    ],
-)
-def test_bad_stage(make_model, change, message):
-    arguments = {"name": "s", "student": make_model(), "epochs": 1} | change
-    with pytest.raises(ValueError, match=message):
-        Stage(**arguments)
 
 
 def test_bad_chains(make_model):
@@ -210,3 +174,68 @@ def test_bad_chains(make_model):
         DistillationChain(model, [Stage("a", model, 1)])
     with pytest.raises(ValueError, match="Stage 'a' has distillation .* no teacher"):
         DistillationChain(None, [Stage("a", model, 1, distillation_losses="kd")])
+    taught = {"distillation_losses": "kd"}
+    stage = Stage("s", make_model(), 1, **taught, taught_by="tta")
+    with pytest.raises(ValueError, match="\\(teacher, ta\\).*'tta'. Did you mean 'ta'"):
+        DistillationChain(model, [Stage("ta", other, 1), stage])
+    with pytest.raises(ValueError, match="there are none"):
+        DistillationChain(None, [Stage("s", model, 1, **taught, taught_by="teacher")])
+    for names in ([], ["teacher", "teacher"]):
+        with pytest.raises(ValueError, match="one model or more, each once"):
+            DistillationChain(model, [Stage("s", other, 1, **taught, taught_by=names)])
+    with pytest.raises(ValueError, match="no effect with dense=True"):
+        stage = Stage("s", other, 1, **taught, taught_by="teacher")
+        DistillationChain(model, [stage], dense=True)
+
+
+def test_branches_several_teachers_and_a_given_model(make_model, train_data):
+    """Each is taught by whom it names; a given model is not trained, and teaches."""
+    models = {x: make_model() for x in ("teacher", "given", "a", "b", "both", "of_alone")}
+    alone, given = make_model(), models["given"]
+    before = [x.copy() for x in given.get_weights()]
+    stages = [
+        Stage("given", given, 0),
+        Stage("a", models["a"], 1, "kd"),
+        Stage("b", models["b"], 1, "kd", taught_by="given"),
+        Stage("alone", alone, 1),
+        Stage("of_alone", models["of_alone"], 1, "kd", taught_by="alone"),
+        Stage("both", models["both"], 1, "kd", taught_by=["teacher", "b"]),
+    ]
+    chain = DistillationChain(models["teacher"], stages)
+    result = chain.fit(train_data, train_data, verbose=0)
+    assert [(x.model, x.taught_by) for x in result.models] == [
+        ("teacher", "given"),
+        ("given", "given"),
+        ("a", "given"),
+        ("b", "given"),
+        ("alone", "labels"),
+        ("of_alone", "alone"),
+        ("both", "teacher, b"),
+    ]
+    for kept, weight in zip(before, given.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, weight)
+    assert "given" not in result.histories
+    row = result.models[1]
+    assert row.seconds is None and row.epochs is None
+    _, teacher = chain.as_taught(stages[-1])
+    assert len(teacher.taps) == 2
+
+
+def test_the_epoch_is_chosen_by_other_data_than_the_table(make_model, vectors):
+    x, y = vectors
+    train, validation, test = (batched(x[i::3], y[i::3], 8) for i in range(3))
+
+    def chain():
+        return DistillationChain(None, [Stage("s", make_model(), 4, restore_best=True)])
+
+    with pytest.raises(ValueError, match="'s' chooses its epoch by `validation_data`"):
+        chain().fit(train, validation, verbose=0)
+    result = chain().fit(train, validation, verbose=0, test_data=test)
+    (row,) = result.models
+    losses_ = result.histories["s"]["val_loss"]
+    assert row.best_epoch == np.argmin(losses_) + 1
+    student = result.students["s"]
+    student.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    assert student.evaluate(validation, verbose=0) == pytest.approx(min(losses_), rel=1e-5)
+    predicted = student.predict(x[2::3], verbose=0).argmax(axis=1)
+    assert row.errors == np.sum(predicted != y[2::3])

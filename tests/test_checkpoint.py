@@ -37,7 +37,8 @@ def one_of(dtype):
 
 
 @pytest.mark.parametrize(
-    "dtype", ["float32", "float64", "bfloat16", "float16", "int32", "int64", "uint32", "bool"]
+    "dtype",
+    ["float32", "float64", "bfloat16", "float16", "int32", "int64", "uint32", "bool"],
 )
 def test_every_bit_comes_back(path, dtype):
     scalar = keras.Variable(1, dtype=dtype)

@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from keras_kd import losses
+from keras_kd.cli import main
 
 KD_ARGUMENTS = "temperature=4.0, form='kl', taps=None"
 KERAS_KD = Path(sys.executable).with_name("keras-kd")
@@ -30,10 +33,10 @@ def error_of(process):
 def test_help_names_every_command():
     text = keras_kd("--help").stdout
     assert text.startswith("Usage: keras-kd [OPTIONS] COMMAND [ARGS]...")
-    for command in ("run", "evaluate", "profile", "methods", "data"):
+    for command in ("run", "evaluate", "profile", "plan", "methods", "data"):
         assert f"\n  {command} " in text
     run = keras_kd("run", "--help").stdout
-    for option in ("--run-dir", "--epochs", "--batch-size", "--seed", "--data-dir"):
+    for option in ("--run-dir", "--resume", "--seeds", "--epochs", "--seed", "--data-dir"):
         assert option in run
 
 
@@ -56,6 +59,15 @@ def test_profile(tmp_path, make_model):
     assert lines[2].split()[:3] == ["pure", "MACs", str(4 * 8 + 8 * 3)]
 
 
+def test_plan(tmp_path):
+    path = tmp_path / "recipe.toml"
+    models = ("--teacher", "mnist_fc_40", "--student", "mnist_fc_4")
+    process = keras_kd("plan", *models, "--assistants", 2, "--output", path)
+    assert process.returncode == 0, process.stderr
+    *_, last = process.stdout.splitlines()
+    assert path.read_text().count("[[stage]]") == 3 and last == f"Written to {path}"
+
+
 def test_no_such_recipe():
     assert error_of(keras_kd("run", "mnits")).startswith(
         "Error: There is no recipe 'mnits'. Known: mnist, mnist_teacher."
@@ -66,6 +78,55 @@ def test_run_folder_exists(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     process = keras_kd("run", "mnist_teacher", "--run-dir", tmp_path)
     assert "exists and is not empty. Nothing was changed" in error_of(process)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def test_run_and_resume(write_recipe, sample_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = write_recipe()
+    nothing = invoke("run", recipe, "--resume")
+    assert "There is no run to resume: no folder runs/mine-DATE-TIME" in nothing.output
+    (tmp_path / "runs" / "mine-other-20260101-000000").mkdir(parents=True)
+    first = invoke("run", recipe)
+    assert first.exit_code == 0, first.output
+    (folder,) = (tmp_path / "runs").glob("mine-2*")
+    assert first.output.startswith(f"Run folder: runs/{folder.name}\n")
+    table = (folder / "results.md").read_text()
+    assert first.output.endswith(f"\n{table}\nWritten to runs/{folder.name}\n")
+
+    again = invoke("run", recipe, "--resume")
+    assert again.exit_code == 0 and again.output == first.output
+    refused = invoke("run", recipe, "--run-dir", folder)
+    assert refused.exit_code == 1 and "give --resume to go on with it" in refused.output
+    other = invoke("run", recipe, "--run-dir", folder, "--resume", "--batch-size", 25)
+    assert other.exit_code == 1
+    assert "recipe > batch_size: 50 in the run, 25 now" in other.output
+    assert (folder / "results.md").read_text() == table
+
+
+def test_run_over_seeds(write_recipe, sample_data, tmp_path):
+    folder = tmp_path / "run"
+    done = invoke("run", write_recipe(), "--seeds", 2, "--run-dir", folder)
+    assert done.exit_code == 0, done.output
+    assert (folder / "results.md").read_text().strip() in done.output
+    assert sorted(x.name for x in folder.iterdir()) == [
+        "manifest.json", "results.json", "results.md", "seed-0", "seed-1",
+    ]  # fmt: skip
+
+
+def test_ctrl_c_says_how_to_go_on(write_recipe, sample_data, tmp_path, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt("stopped after epoch 3, which is saved")
+
+    monkeypatch.setattr("keras_kd.recipe_run.run", stopped)
+    folder = tmp_path / "run"
+    result = invoke("run", write_recipe(), "--run-dir", folder)
+    assert result.exit_code == 130
+    assert "Stopped: stopped after epoch 3, which is saved. To go on" in result.output
+    assert f"--run-dir {folder} --resume" in result.output
 
 
 def test_bad_values():
@@ -79,6 +140,29 @@ def test_wrong_model_file(tmp_path):
     (tmp_path / "model.keras").write_text("no model")
     process = keras_kd("evaluate", tmp_path / "model.keras")
     assert "could not be loaded as a Keras model" in error_of(process)
+
+
+def test_evaluate_beside_a_teacher(tmp_path, make_model, monkeypatch):
+    """In this process, as no other would see these few examples as MNIST's."""
+    labels = np.arange(12) % 3
+    images = np.uint8(255 * np.eye(4))[labels]
+    monkeypatch.setattr("keras_kd.data.prepare", lambda *_, **__: None)
+    monkeypatch.setattr("keras_kd.data.load_arrays", lambda *_: (images, labels))
+    paths = [str(tmp_path / f"{name}.keras") for name in ("student", "teacher")]
+    for path, right in zip(paths, (2, 3), strict=True):
+        model = make_model(units=4)
+        # Outputs of 1 for the label, but for the class that stays wrong.
+        first = np.diag(np.float32([1] * right + [0] * (4 - right)))
+        model.set_weights([first, np.zeros(4), np.eye(4, 3), np.float32([0.1, 0, 0])])
+        model.save(path)
+    lines = CliRunner().invoke(main, ["evaluate", paths[0]]).stdout.splitlines()
+    assert lines[0] == "66.67 % right, 4 errors in 12"
+    assert not any("agreement" in line for line in lines)
+    beside = CliRunner().invoke(main, ["evaluate", paths[0], "--teacher", paths[1]])
+    lines = beside.stdout.splitlines()
+    assert lines[0] == "66.67 % right, 4 errors in 12"
+    assert f"66.67 % agreement with {paths[1]}" in lines
+    assert lines[-1].split() == "| 2 | 4 | 4 | 0.00 | 0.00 to 48.99 | - |".split()
 
 
 def test_data_from_a_wrong_folder(tmp_path):
@@ -101,16 +185,18 @@ def test_the_main_job_for_one_epoch(tmp_path):
     )
     assert process.returncode == 0, process.stderr
     rows = json.loads((run_dir / "results.json").read_text())["models"]
-    models = {row["model"]: row for row in rows}
+    models = {row["model"]: row["evaluation"] for row in rows}
     assert models["teacher"]["errors"] <= 80
     assert models["ta"]["accuracy"] > 0.97
     assert models["student"]["accuracy"] > 0.95
     assert models["student_alone"]["accuracy"] > 0.95
-    assert all(row["examples"] == 10_000 for row in rows)
+    assert all(x["examples"] == 10_000 for x in models.values())
     assert (run_dir / "results.md").read_text().strip() in process.stdout
     student = keras.saving.load_model(run_dir / "student" / "model.keras")
     assert student.count_params() == 1_238_730
     counted = keras_kd(
         "evaluate", run_dir / "student" / "model.keras", "--data-dir", tmp_path
     )
-    assert f"{models['student']['errors']} errors in 10,000" in counted.stdout
+    lines = counted.stdout.splitlines()
+    assert lines[0].endswith(f"% right, {models['student']['errors']} errors in 10,000")
+    assert [line.split()[1] for line in lines[-10:]] == list("0123456789")

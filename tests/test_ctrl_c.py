@@ -26,9 +26,7 @@ def test_once_asks(caplog):
         assert not ctrl_c.asked
         press()
         assert ctrl_c.asked
-    assert caplog.messages == [
-        "Stopping when this epoch is saved. Ctrl-C again stops now."
-    ]
+    assert caplog.messages == ["Stopping when this epoch is saved. Ctrl-C again stops now."]
     assert not CtrlC().asked
 
 

@@ -53,7 +53,10 @@ def taught(stage):
         ({"name": "."}, "Received: name='.'"),
         ({"student": "a.keras"}, "Stage 's': `student` must be a keras.Model"),
         ({"student": None}, "Received: None"),
-        ({"epochs": -1}, "Stage 's': `epochs` must be an integer >= 0. Received: epochs=-1"),
+        (
+            {"epochs": -1},
+            "Stage 's': `epochs` must be an integer >= 0. Received: epochs=-1",
+        ),
         ({"epochs": 1.5}, "Received: epochs=1.5"),
         ({"epochs": "12"}, "Received: epochs='12'"),
         ({"epochs": True}, "Received: epochs=True"),

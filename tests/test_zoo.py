@@ -115,6 +115,9 @@ def test_family_of():
         assert zoo.family_name(family, widths) == name
     assert zoo.family_of(zoo.build("mnist_student")) == ("mnist_fc", (784, 784))
     assert zoo.family_of(zoo.cnn((3, 5), 0.9, name="mine")) == ("mnist_cnn", (3, 5))
+    kept = [x for x in zoo.cnn((3, 5), 0.1).layers if not hasattr(x, "rate")]
+    without_dropout = keras.Sequential([keras.layers.Input((28, 28, 1)), *kept])
+    assert zoo.family_of(without_dropout) == ("mnist_cnn", (3, 5))
 
 
 def test_of_no_family():

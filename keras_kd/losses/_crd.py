@@ -107,7 +107,8 @@ class ContrastMemory(keras.layers.Layer):
         is_first = ops.equal(self.draws[1], 0)
         # Of examples too: the same step over an example gives it the same negatives,
         # whatever else is in the batch and in which order.
-        steps = ops.expand_dims(self._draw(), axis=0)
+        # In order, as the processor's cache likes it; negatives have no order.
+        steps = ops.expand_dims(ops.sort(self._draw()), axis=0)
         own = ops.expand_dims(ops.cast(index, "int32"), axis=1)
         others = ops.concatenate([own, (own + steps) % self.num_examples], axis=1)
         logits = [
@@ -127,7 +128,7 @@ class ContrastMemory(keras.layers.Layer):
         # and rows of them would take feat_dim times the room.
         # Of a copy: PyTorch takes the gradient after the memory has been written.
         cosines = ops.matmul(embedding, ops.transpose(ops.copy(memory)))
-        return ops.take_along_axis(cosines, others, axis=1) / self.temperature
+        return _take(cosines, others) / self.temperature
 
     def _log_z(self, logits):
         count = ops.cast(ops.size(logits), "float32")
@@ -306,6 +307,29 @@ class ContrastiveRepresentation(PerExampleLoss):
             "seed": self.seed,
         }
         return own | taps_config(self.taps)
+
+
+def _take(rows, places):
+    """`take_along_axis` of the last axis of two, whose own gradient is slow on TensorFlow.
+
+    Args:
+        rows: (batch, size).
+        places: (batch, count), integers; the same place of a row may be there twice.
+    """
+
+    @ops.custom_gradient
+    def take(rows):
+        def gradient(*args, upstream=None):
+            # PyTorch alone passes it by keyword.
+            upstream = args[0] if upstream is None else upstream
+            numbers = ops.arange(ops.shape(places)[0], dtype=places.dtype)
+            numbers = ops.broadcast_to(ops.expand_dims(numbers, 1), ops.shape(places))
+            at = ops.reshape(ops.stack([numbers, places], axis=-1), (-1, 2))
+            return ops.scatter(at, ops.reshape(upstream, (-1,)), ops.shape(rows))
+
+        return ops.take_along_axis(rows, places, axis=1), gradient
+
+    return take(rows)
 
 
 def _sizes(*shapes):

@@ -10,6 +10,9 @@ from keras_kd.losses.arguments import check_not_negative
 from keras_kd.losses.ops import flat, unit_vectors
 from keras_kd.losses.relations import RelationLoss, partner_weights
 
+# Angles that are worked out at a time; in blocks of examples, not more than so many.
+ANGLES_AT_ONCE, MOST_BLOCKS = 2**20, 32
+
 
 def relational_knowledge(
     teacher_features,
@@ -28,7 +31,8 @@ def relational_knowledge(
                + angle_weight * mean_jk h(teacher_angle_ijk - student_angle_ijk)
 
     Means over j and k include i itself, where distance and angle are 0. Takes memory for
-    batch**3 numbers, and for batch**2 times the size of the features.
+    batch**2 times the size of the features and, of a batch of more than 300, for a few
+    times batch**3 / 32 numbers.
 
     Args:
         teacher_features: (batch, ...), flattened to (batch, size).
@@ -51,9 +55,8 @@ def relational_knowledge(
         teacher, student = (_distances(x, weights) for x in pairs)
         loss += distance_weight * ops.mean(weights * _huber(teacher - student), axis=-1)
     if angle_weight:
-        teacher, student = (_angles(x) for x in pairs)
-        per_pair = ops.mean(weights * _huber(teacher - student), axis=-1)
-        loss += angle_weight * ops.mean(weights * per_pair, axis=-1)
+        directions = [unit_vectors(x) for x in pairs]
+        loss += angle_weight * _angle_gaps(*directions, weights)
     return loss
 
 
@@ -74,9 +77,58 @@ def _distances(differences, weights):
     return ops.divide_no_nan(distances, mean)
 
 
-def _angles(differences):
-    directions = unit_vectors(differences)
-    return ops.matmul(directions, ops.transpose(directions, (0, 2, 1)))
+def _angle_gaps(teacher, student, weights):
+    """mean_jk w_j w_k h(teacher_angle_ijk - student_angle_ijk), (batch,).
+
+    The gradient is worked out with the value, some examples i at a time, so that numbers
+    for all angles at once are never kept.
+
+    Args:
+        teacher, student: (batch, batch, size), directions from i to j.
+        weights: (batch,), w, constants to the gradient.
+    """
+
+    @ops.custom_gradient
+    def gaps(teacher, student):
+        # One product gives the differences of the angles, of h the other both gradients.
+        left = ops.concatenate([teacher, -student], axis=-1)
+        right = ops.concatenate([teacher, student], axis=-1)
+        parts = [
+            _gaps_and_slopes(left[at], right[at], weights) for at in _blocks(left.shape[0])
+        ]
+        values, slopes = map(ops.concatenate, zip(*parts, strict=True))
+        width = teacher.shape[-1]
+
+        def gradient(*args, upstream=None):
+            # PyTorch alone passes it by keyword.
+            upstream = args[0] if upstream is None else upstream
+            scaled = ops.reshape(upstream, (-1, 1, 1)) * slopes
+            return scaled[..., :width], -scaled[..., width:]
+
+        return values, gradient
+
+    return gaps(teacher, student)
+
+
+def _blocks(batch):
+    """Slices of the examples: few of a large batch, whose third power is large."""
+    size = batch or 1
+    step = max(ANGLES_AT_ONCE // size**2, -(-size // MOST_BLOCKS))
+    starts = range(0, size, step) if batch and step < batch else ()
+    return [slice(start, start + step) for start in starts] or [slice(None)]
+
+
+def _gaps_and_slopes(left, right, weights):
+    """`_angle_gaps` of some examples, and how it changes with their directions."""
+    gaps = ops.matmul(left, ops.transpose(right, (0, 2, 1)))
+    slopes = ops.clip(gaps, -1.0, 1.0)
+    count = ops.cast(ops.shape(weights)[0], weights.dtype)
+    columns = ops.expand_dims(weights / count, axis=-1)
+    # h by its slope c: c * (a - c / 2).
+    per_pair = ops.matmul(slopes * (gaps - 0.5 * slopes), columns)
+    values = ops.sum(columns * per_pair, axis=(1, 2))
+    # Twice, as j and k change places.
+    return values, 2.0 * columns * ops.matmul(slopes, columns * right)
 
 
 def _huber(x):
@@ -93,9 +145,9 @@ class RelationalKnowledge(RelationLoss):
 
     with distances divided by their mean, angles as cosines, and h the Huber loss of
     `relational_knowledge`. Values and defaults are those of the authors' repository,
-    lenscloth/RKD, and of RepDistiller, mdistiller and torchdistill. Memory grows with the
-    third power of the batch, and with its square times the size of the features: give it
-    features behind global pooling rather than feature maps.
+    lenscloth/RKD, and of RepDistiller, mdistiller and torchdistill. Time grows with the
+    third power of the batch times the size of the features, memory with the square times
+    that size: give it features behind global pooling rather than feature maps.
 
     `sample_weight` weighs examples and their partners; see `RelationLoss`.
 

@@ -215,14 +215,21 @@ def pooled(features, size, reduce=ops.mean):
     for axis, new in enumerate(size, start=1):
         old = features.shape[axis]
         if new != old:
-            windows = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
-            parts = [
-                features[:, start:end] if axis == 1 else features[:, :, start:end]
-                for start, end in windows
-            ]
-            means = [reduce(x, axis=axis, keepdims=True) for x in parts]
-            features = ops.concatenate(means, axis=axis)
+            features = _pooled_axis(features, axis, old, new, reduce)
     return features
+
+
+def _pooled_axis(features, axis, old, new, reduce):
+    """One axis of `pooled`, from the length `old` to `new`."""
+    if old % new == 0:
+        shape = ops.shape(features)
+        windows = (*shape[:axis], new, old // new, *shape[axis + 1 :])
+        return reduce(ops.reshape(features, windows), axis=axis + 1)
+    # Cut into rows once: the gradient of each slice would be a tensor of the whole map.
+    rows = ops.unstack(features, axis=axis)
+    windows = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
+    means = [reduce(ops.stack(rows[start:end]), axis=0) for start, end in windows]
+    return ops.stack(means, axis=axis)
 
 
 def channel_vectors(features):

@@ -142,6 +142,25 @@ def test_averages_are_the_same_in_a_graph(size):
         np.testing.assert_allclose(whole, x.mean(axis=(1, 2)), rtol=1e-12)
 
 
+@pytest.mark.parametrize("size", [(3, 2), (7, 1), (2, 5)], ids=str)
+def test_gradient_of_averages(size):
+    tf = pytest.importorskip("tensorflow")
+    rng = np.random.default_rng(0)
+    x, upstream = rng.normal(size=(2, 7, 5, 3)), rng.normal(size=(2, *size, 3))
+    with tf.GradientTape() as tape:
+        tensor = tf.constant(x)
+        tape.watch(tensor)
+        total = tf.reduce_sum(module.pooled(tensor, size) * upstream)
+    expected = np.zeros_like(x)
+    for i, j in np.ndindex(size):
+        # Each window's places have equal parts of what comes for its average.
+        top, bottom = i * 7 // size[0], -(-(i + 1) * 7 // size[0])
+        left, right = j * 5 // size[1], -(-(j + 1) * 5 // size[1])
+        part = upstream[:, i, j] / ((bottom - top) * (right - left))
+        expected[:, top:bottom, left:right] += part[:, None, None]
+    np.testing.assert_allclose(tape.gradient(total, tensor), expected, rtol=1e-12)
+
+
 def test_layers_train_with_the_student_and_stay_behind(models, images, tmp_path):
     loss = kd.losses.FitNet(taps=("conv", "conv"))
     distiller = compiled(models, loss)

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.losses import RelationalKnowledge, relational_knowledge
+from keras_kd.losses import RelationalKnowledge, _rkd, relational_knowledge
 from tests.losses.features import SHAPES, length, random_features, rows
 from tests.losses.logits import student_gradient
 
@@ -126,6 +126,40 @@ def test_right_for_large_features(dtype):
     assert keras.backend.standardize_dtype(value.dtype) == "float32"
     np.testing.assert_allclose(float(value), expected(teacher, student), rtol=1e-5)
     assert np.isfinite(student_gradient(RelationalKnowledge(), *tensors)).all()
+
+
+@pytest.mark.parametrize("at_once, most", [(50, 99), (1, 3), (10**6, 1)], ids=str)
+def test_angles_some_examples_at_a_time(at_once, most, monkeypatch):
+    monkeypatch.setattr(_rkd, "ANGLES_AT_ONCE", at_once)
+    monkeypatch.setattr(_rkd, "MOST_BLOCKS", most)
+    teacher, student = random_features((5, 7), (5, 3))
+    teacher[0], student[0] = teacher[1] + 0.1, student[1] - 0.1
+    found = RelationalKnowledge(0.0, 50.0)
+    reference = expected(teacher, student, 0.0, 50.0)
+    np.testing.assert_allclose(found.compute_loss(teacher, student), reference, rtol=1e-6)
+    move = 1e-5 * np.random.default_rng(1).normal(size=student.shape)
+    sides = (expected(teacher, student + x, 0.0, 50.0) for x in (move, -move))
+    gradient = student_gradient(found, teacher, student)
+    slope = np.subtract(*sides)
+    np.testing.assert_allclose(2 * np.sum(gradient * move), slope, rtol=1e-4)
+
+
+def test_gradient_of_both_models():
+    # Deep mutual learning and the like: neither side is a constant.
+    tf = pytest.importorskip("tensorflow")
+    sides = [tf.constant(x) for x in random_features((5, 7), (5, 3))]
+    with tf.GradientTape() as tape:
+        tape.watch(sides)
+        value = tf.reduce_mean(relational_knowledge(*sides))
+    moves = [1e-6 * np.random.default_rng(1).normal(size=x.shape) for x in sides]
+    found = sum(
+        np.sum(g * m) for g, m in zip(tape.gradient(value, sides), moves, strict=True)
+    )
+    ends = (
+        expected(*(x.numpy() + sign * m for x, m in zip(sides, moves, strict=True)))
+        for sign in (1, -1)
+    )
+    np.testing.assert_allclose(2 * found, np.subtract(*ends), rtol=1e-5)
 
 
 def test_equal_examples():

@@ -1,0 +1,229 @@
+"""Run folders of chains: gone on with, refused, stopped, killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_kd import DistillationChain, Stage
+from keras_kd.manifest import RunError
+
+SCRIPT = Path(__file__).with_name("killed_chain.py")
+
+
+@pytest.fixture
+def data(vectors):
+    return tf.data.Dataset.from_tensor_slices(vectors).batch(16)
+
+
+@pytest.fixture
+def make_chain(make_model):
+    """Builds the same chain each time, but for what is given."""
+
+    def make(seed=0, epochs=(2, 2), **second):
+        keras.utils.set_random_seed(seed)
+        teacher, first, student = make_model(16), make_model(8), make_model(4)
+        stages = [
+            Stage("first", first, epochs[0], "kd"),
+            Stage("student", student, epochs[1], "kd", **second),
+        ]
+        return DistillationChain(teacher, stages)
+
+    return make
+
+
+def files_of(folder):
+    """dict of each file's path to its bytes and time."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {x: (x.read_bytes(), x.stat().st_mtime_ns) for x in files}
+
+
+def weights_of(path):
+    return [x.tobytes() for x in keras.saving.load_model(path).get_weights()]
+
+
+def run_script(folder, how):
+    process = subprocess.run(
+        [sys.executable, SCRIPT, folder, how],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return int(process.stdout)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_as_if_it_never_was(tmp_path):
+    """SIGKILL between and within writes, and whenever; the same bytes in the end."""
+    assert run_script(tmp_path / "whole", "once") == 0
+    kills = {how: run_script(tmp_path / how, how) for how in ("at-writes", "at-random")}
+    print(f"killed and gone on: {kills}")
+    assert sum(kills.values()) >= 20 and min(kills.values()) >= 3
+    whole = tmp_path / "whole"
+    manifest = json.loads((whole / "manifest.json").read_text())
+    stages = [x["name"] for x in manifest["stages"]]
+    assert stages == ["ta", "branch", "student", "alone"]
+    for how in kills:
+        for name in ("teacher", *stages):
+            a, b = whole / name, tmp_path / how / name
+            assert weights_of(a / "model.keras") == weights_of(b / "model.keras")
+            for file in ("answers.csv", "history.csv")[: 1 + (name != "teacher")]:
+                assert (a / file).read_bytes() == (b / file).read_bytes()
+            metrics = [json.loads((x / "metrics.json").read_text()) for x in (a, b)]
+            assert metrics[0] | {"seconds": 0} == metrics[1] | {"seconds": 0}
+        left = {x.relative_to(tmp_path / how) for x in (tmp_path / how).rglob("*")}
+        there = {x.relative_to(whole) for x in whole.rglob("*")}
+        events = {x for x in left | there if "tfevents" in x.name}
+        assert left - events == there - events
+
+
+def test_a_finished_run_is_taken_up_whole(make_chain, data, tmp_path):
+    chain = make_chain()
+    first = chain.fit(data, data, run_dir=tmp_path / "run", verbose=0)
+    before = files_of(tmp_path / "run")
+    again = make_chain()
+    fresh = again.stages[0].student.get_weights()
+    second = again.fit(None, data, run_dir=tmp_path / "run", verbose=0)
+    assert second.histories == first.histories
+    assert second.table() == first.table()
+    for name, student in first.students.items():
+        for a, b in zip(student.get_weights(), second.students[name].get_weights()):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(fresh[0], second.students["first"].get_weights()[0])
+    after = files_of(tmp_path / "run")
+    assert after.keys() == before.keys()
+    rewritten = {x.name for x in after if after[x] != before[x]}
+    assert rewritten <= {"results.md", "results.json"}
+
+
+def test_what_a_run_folder_holds(make_chain, data, tmp_path):
+    settings = {"recipe_name": "mine", "batch_size": 16}
+    folder = tmp_path / "run"
+    make_chain().fit(data, data, run_dir=folder, verbose=0, settings=settings)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["recipe_name"] == "mine" and manifest["batch_size"] == 16
+    states = [x["state"] for x in (manifest["teacher"], *manifest["stages"])]
+    assert states == ["done"] * 3
+    metrics = json.loads((folder / "student" / "metrics.json").read_text())
+    assert metrics["taught_by"] == "first" and metrics["epochs"] == 2
+    fidelity = metrics["evaluation"]["fidelity"]
+    assert fidelity["teacher"] == "first" and 0 <= fidelity["agreement"] <= 1
+    assert sorted(x.name for x in (folder / "student").iterdir()) == [
+        "answers.csv", "events", "history.csv", "metrics.json", "model.keras",
+        "saved_model",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"epochs": (2, 3)}, "stages 2 > epochs: 2 in the run, 3 now"),
+        ({"taught_by": "teacher"}, "stages 2 > taught_by 1: 'first' in the run, 'teacher'"),
+        ({"student_loss_weight": 0.1}, "student_loss_weight: None in the run, 0.1 now"),
+        ({"seed": 1}, "initial_weights.*set_random_seed with the same seed"),
+    ],
+)
+def test_another_run_is_refused(make_chain, data, tmp_path, change, message):
+    make_chain().fit(data, data, run_dir=tmp_path / "run", verbose=0)
+    before = files_of(tmp_path / "run")
+    with pytest.raises(RunError, match=f"(?s)holds another run.*{message}"):
+        make_chain(**change).fit(data, data, run_dir=tmp_path / "run", verbose=0)
+    assert files_of(tmp_path / "run") == before
+
+
+def test_damage_to_a_finished_stage_is_refused(make_chain, data, tmp_path):
+    folder = tmp_path / "run"
+    make_chain().fit(data, data, run_dir=folder, verbose=0)
+    model = folder / "first" / "model.keras"
+    damaged = bytearray(model.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    model.write_bytes(damaged)
+    before = files_of(folder)
+    with pytest.raises(RunError, match="first/model.keras is not what the run wrote"):
+        make_chain().fit(data, data, run_dir=folder, verbose=0)
+    model.unlink()
+    with pytest.raises(RunError, match="first/model.keras is missing"):
+        make_chain().fit(data, data, run_dir=folder, verbose=0)
+    assert files_of(folder).keys() == before.keys() - {model}
+
+
+def test_a_folder_of_something_else_is_refused_before_training(make_chain, data, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    chain = make_chain()
+    before = chain.stages[0].student.get_weights()[0]
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
+        chain.fit(data, data, run_dir=tmp_path, verbose=0)
+    np.testing.assert_array_equal(chain.stages[0].student.get_weights()[0], before)
+    assert [x.name for x in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def pressing(data, stage, times):
+    """Training data; when those of a stage are asked for, Ctrl-C is pressed."""
+    asked = []
+
+    def train_data(teacher):
+        asked.append(teacher)
+        if len(asked) == stage:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+        return data
+
+    return train_data
+
+
+def test_ctrl_c_once_stops_when_the_epoch_is_saved(make_chain, data, tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    make_chain().fit(data, data, run_dir=whole, verbose=0)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match="after epoch 1, which is saved"):
+        make_chain().fit(pressing(data, 2, times=1), data, run_dir=folder, verbose=0)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (folder / "student" / "checkpoint.npz").is_file()
+    assert len((folder / "student" / "history.csv").read_text().splitlines()) == 2
+    result = make_chain().fit(lambda _: data, data, run_dir=folder, verbose=0)
+    assert len(result.histories["student"]["loss"]) == 2
+    for name in ("first", "student"):
+        model = f"{name}/model.keras"
+        assert weights_of(folder / model) == weights_of(whole / model)
+    assert not (folder / "student" / "checkpoint.npz").exists()
+
+
+def test_ctrl_c_twice_stops_now(make_chain, data, tmp_path):
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        make_chain().fit(pressing(data, 2, times=2), data, run_dir=tmp_path, verbose=0)
+    assert str(stopped.value) == ""
+    assert not (tmp_path / "student" / "checkpoint.npz").exists()
+
+
+def test_a_failed_stage_is_written_down_with_the_last_good_student(
+    make_model, data, tmp_path
+):
+    rates = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.01, 1e30])
+    stage = Stage("s", make_model(), 3, optimizer=keras.optimizers.SGD(rates))
+    with pytest.raises(FloatingPointError, match="^Stage 's': loss is .* in epoch 2") as e:
+        DistillationChain(None, [stage]).fit(data, data, run_dir=tmp_path, verbose=0)
+    (written,) = json.loads((tmp_path / "manifest.json").read_text())["stages"]
+    assert written["state"] == "failed" and written["error"] == str(e.value)
+
+
+def test_one_process_at_a_time(make_chain, data, tmp_path):
+    def train_data(teacher):
+        make_chain().fit(data, data, run_dir=tmp_path, verbose=0)
+
+    with pytest.raises(BlockingIOError, match="Another process is running in"):
+        make_chain().fit(train_data, data, run_dir=tmp_path, verbose=0)
+
+
+def test_test_data_in_another_order_each_time(make_chain, data, tmp_path, caplog):
+    shuffled = data.unbatch().shuffle(64, seed=1).batch(16)
+    result = make_chain().fit(data, data, verbose=0, test_data=shuffled)
+    assert result.models[1].evaluation.fidelity is None
+    assert "in another order each time" in caplog.text
