@@ -303,7 +303,7 @@ class Explodes(keras.optimizers.schedules.LearningRateSchedule):
         self.at = at
 
     def __call__(self, step):
-        return tf.where(tf.cast(step, "int64") == float("nan"), 0.01)
+        return tf.where(tf.cast(step, "int64") == self.at, float("nan"), 0.01)
 
     def get_config(self):
         return {"at": self.at}
