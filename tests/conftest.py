@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import resource
+import signal
 from pathlib import Path
 
 import keras
@@ -20,6 +21,14 @@ def _fixed_seeds():
     yield
     # With a collection of garbage it took longer than most tests.
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_interrupts():
+    """As in a terminal; what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def _read(name, offset):

@@ -130,11 +130,12 @@ class KillAfter(keras.callbacks.Callback):
 
     def __init__(self, epochs):
         super().__init__()
-        self._epochs = epochs
+        self._epochs, self.begun = epochs, []
 
     def on_epoch_begin(self, epoch, logs=None):
         if epoch == self._epochs:
             raise Killed
+        self.begun.append(epoch)
 
     def on_train_end(self, logs=None):
         raise Killed
@@ -151,9 +152,11 @@ def fit_killed(new_run, new_data, moments):
         if killed_after is None:
             run.fit(train_data, validation_data)
         else:
+            epochs = list(range(run.epochs_done, killed_after))
+            kill = KillAfter(killed_after)
             with pytest.raises(Killed):
-                run.fit(train_data, validation_data, [KillAfter(killed_after)])
-            assert run.epochs_done == killed_after
+                run.fit(train_data, validation_data, [kill])
+            assert kill.begun == epochs and run.epochs_done == killed_after
             seconds = run.seconds
     return run, seconds
 
