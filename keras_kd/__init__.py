@@ -23,6 +23,7 @@ _LATER = {
     "with_index": "keras_kd.example_index",
     "augment": "keras_kd.data.augment",
     "planner": "keras_kd.planner",
+    "export": "keras_kd.exporters",
 }
 
 

@@ -1,7 +1,9 @@
 """The command line: parse, call, print."""
 
+import contextlib
 import datetime
 import functools
+import logging
 from pathlib import Path
 
 import click
@@ -13,7 +15,7 @@ class _Group(click.Group):
     def invoke(self, ctx):
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, ImportError) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -61,26 +63,26 @@ def run(recipe, run_dir, resume, seeds, data_dir, verbose, **overrides):
     from keras_kd import recipe as recipes
     from keras_kd import recipe_run
 
-    _log_to_stdout()
     loaded = recipes.load(recipe, **overrides)
     name = Path(recipe).stem
     run_dir = _choose_run_dir(run_dir, name, resume)
     click.echo(f"Run folder: {run_dir}")
     options = {"data_dir": data_dir, "verbose": 1 if verbose else "auto", "name": name}
     try:
-        if seeds is None:
-            result, accuracies = recipe_run.run(loaded, run_dir, **options)
-            if accuracies:
-                click.echo(f"\nAccuracy (%) after each epoch\n\n{accuracies}")
-            table = result.table()
-        else:
-            table = recipe_run.run_seeds(loaded, seeds, run_dir, **options)
+        with _shown_log():
+            if seeds is None:
+                result, accuracies = recipe_run.run(loaded, run_dir, **options)
+                table = result.table()
+            else:
+                table = recipe_run.run_seeds(loaded, seeds, run_dir, **options)
+                accuracies = None
     except KeyboardInterrupt as stop:
-        how = (
-            f"\nStopped{f': {stop}' if str(stop) else ''}. To go on, give the same command"
-        )
-        click.echo(f"{how} with --run-dir {run_dir} --resume", err=True)
+        why = f": {stop}" if str(stop) else ""
+        to_go_on = f"give the same command with --run-dir {run_dir} --resume"
+        click.echo(f"\nStopped{why}. To go on, {to_go_on}", err=True)
         raise SystemExit(130) from stop
+    if accuracies:
+        click.echo(f"\nAccuracy (%) after each epoch\n\n{accuracies}")
     click.echo(f"\n{table}\n\nWritten to {run_dir}")
 
 
@@ -107,18 +109,25 @@ def _choose_run_dir(run_dir, name, resume):
     return run_dir if resume else run_dirs.create(run_dir)
 
 
-def _log_to_stdout():
-    """Shows what the library logs; above the bar where there is one."""
-    import logging
-
+@contextlib.contextmanager
+def _shown_log():
+    """Shows what the library logs while the block runs; above the bar if there is one."""
     from tqdm import tqdm
 
     class Handler(logging.Handler):
         def emit(self, record):
             tqdm.write(self.format(record))
 
-    logging.basicConfig(format="%(message)s", handlers=[Handler()])
-    logging.getLogger("keras_kd").setLevel(logging.INFO)
+    # Not the root logger, which others log to and may show, too.
+    logger, handler = logging.getLogger("keras_kd"), Handler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = True
 
 
 @main.command()
@@ -163,8 +172,8 @@ def profile(model):
 
 
 @main.command()
-@click.option("--teacher", required=True, help="A .keras file, or mnist/teacher.")
-@click.option("--student", required=True, help="mnist_student, mnist_fc_64_64, ...")
+@click.option("--teacher", required=True, help="A model, as above.")
+@click.option("--student", required=True, help="A smaller one.")
 @click.option("--assistants", type=int, default=1, show_default=True, help="How many.")
 @click.option(
     "--output",
@@ -172,7 +181,11 @@ def profile(model):
     help="A new .toml file for the recipe. [default: printed]",
 )
 def plan(teacher, student, assistants, output):
-    """Propose teacher assistants between a teacher and a student, as a recipe."""
+    """Propose teacher assistants between a teacher and a student, as a recipe.
+
+    A model is a .keras file, a shipped one's name, for instance mnist/teacher, or an
+    architecture's, mnist_student or with widths of your own, mnist_fc_64_64.
+    """
     from keras_kd.planner import plan as propose
 
     proposed = propose(teacher, student, assistants)
@@ -180,6 +193,86 @@ def plan(teacher, student, assistants, output):
         proposed.write(output)
     click.echo(f"{proposed.table()}\n\n{proposed.spacing()}\n")
     click.echo(f"Written to {output}" if output else proposed.recipe())
+
+
+@main.command()
+@click.argument("model")
+@click.option("--format", required=True, help="saved_model, litert or onnx.")
+@click.option("--quantization", help="Of litert: float16, dynamic or int8.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The new file or folder. [default: the model's name, here or in its run folder]",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A run folder; MODEL is the name of a stage in it.",
+)
+@click.option("--batch-size", type=int, help="Of the file. [default: free]")
+@click.option(
+    "--preprocessing",
+    is_flag=True,
+    help="Into the file: uint8 images in, scaled to [0, 1] for MODEL; probabilities out.",
+)
+@click.option("--tolerance", type=float, help="Allowed difference / outputs' range.")
+@click.option("--min-agreement", type=float, help="Least fraction of equal classes.")
+@click.option("--overwrite", is_flag=True, help="Replace what an export left before.")
+@click.option("--dataset", default="mnist", show_default=True)
+@_data_dir
+def export(model, out, run_dir, preprocessing, dataset, data_dir, **arguments):
+    """Write a MODEL as a file for a device, and prove it on a data set's test images.
+
+    MODEL is a .keras file, or a shipped model's name, for instance mnist/student. int8 is
+    calibrated on the first 1,000 training images.
+    """
+    import keras
+
+    from keras_kd import data, export_checks, exporters
+    from keras_kd.recipe import load_model
+    from keras_kd.run_dir import inside
+
+    source = inside(run_dir, model) / "model.keras" if run_dir else model
+    format, quantization = arguments["format"], arguments["quantization"]
+    if out is None:
+        name = exporters.file_name(model, format, quantization)
+        out = inside(run_dir, model) / name if run_dir else Path(name)
+    # Before the data are prepared, which may take a while.
+    export_checks.check_target(out, format, arguments["overwrite"])
+    loaded = load_model(source)
+    data.prepare(dataset, data_dir)
+    images, labels = data.load_arrays(dataset, "test", data_dir)
+    if quantization == "int8":
+        arguments["calibration"] = data.load_arrays(dataset, "train", data_dir)[0][:1000]
+    if preprocessing:
+        arguments["preprocessing"] = keras.layers.Rescaling(1 / 255)
+    elif quantization == "int8":
+        arguments["calibration"] = data.scale(arguments["calibration"])
+    examples = (images if preprocessing else data.scale(images), labels)
+    exported = exporters.export(loaded, out, examples=examples, **arguments)
+    click.echo(f"{exported}\nWritten to {out}, the proof to {exporters.proof_path(out)}")
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+def report(run_dir):
+    """Write the report of a run: RUN_DIR/report/report.html and report.md.
+
+    RUN_DIR is what `keras-kd run` wrote, with one seed or several, finished or not.
+    """
+    from keras_kd.report import write_report
+
+    headline, path = write_report(run_dir)
+    click.echo(f"{headline}\nWritten to {path}")
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+def compare(runs):
+    """Put RUNS side by side, as Markdown: their models, recipes, and McNemar's test."""
+    from keras_kd.compare import compare_runs
+
+    click.echo(compare_runs(runs))
 
 
 @main.command()

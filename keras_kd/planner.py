@@ -10,11 +10,11 @@ import keras
 
 from keras_kd import assistant_widths, zoo
 from keras_kd import run_dir as run_dirs
-from keras_kd.chain import markdown_table
 from keras_kd.checks import check_models
 from keras_kd.losses.arguments import check_integer
 from keras_kd.profile import profile
 from keras_kd.recipe import load_model
+from keras_kd.tables import markdown_table
 
 HEAD = """\
 # Epochs, optimizer and loss are those of the recipe mnist, not chosen for these models.

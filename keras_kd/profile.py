@@ -130,7 +130,8 @@ def _ready_pass(model, batch_size):
     for shape, x in zip(_input_shapes(model, batch_size), model.inputs, strict=True):
         is_float = tf.as_dtype(x.dtype).is_floating
         inputs.append(tf.constant(rng.random(shape) if is_float else 0, x.dtype, shape))
-    forward = _forward(model)
+    # Traced here, once: TensorFlow would warn of many models as of one traced many times.
+    forward = _forward(model).get_concrete_function(*inputs)
     return lambda: forward(*inputs)
 
 

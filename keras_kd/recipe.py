@@ -10,6 +10,7 @@ import pydantic
 from pydantic import Field
 
 from keras_kd import checks, data, losses, zoo
+from keras_kd import run_dir as run_dirs
 from keras_kd.stage import Stage
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -306,11 +307,12 @@ def load_model(name_or_path):
 
     Raises:
         FileNotFoundError: No such file, or no shipped model of that name.
-        ValueError: The file is not a model that Keras can load safely.
+        ValueError: The file is not a model that Keras can load safely, or the name leads
+            out of the folder of shipped models.
     """
     path = Path(name_or_path)
     if path.suffix != ".keras":
-        path = SHIPPED_MODELS / name_or_path / "model.keras"
+        path = run_dirs.inside(SHIPPED_MODELS, name_or_path) / "model.keras"
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no model {str(name_or_path)!r} (looked for {path}). A model is a "
@@ -319,6 +321,13 @@ def load_model(name_or_path):
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a file it cannot read.
+        if "safe_mode" in str(error):  # Its advice is to switch that off.
+            raise ValueError(
+                f"{path} could not be loaded: it holds code, for instance the function of "
+                "a Lambda layer, that would run here. Files are loaded in Keras's safe "
+                "mode alone, which refuses that. Have the model saved with a layer of "
+                "Keras in its place."
+            ) from error
         raise ValueError(
             f"{path} could not be loaded as a Keras model: {error}"
         ) from error

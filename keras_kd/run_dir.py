@@ -136,3 +136,15 @@ def export_saved_model(model, path):
     """Exports a Keras model to the folder `path` as a TensorFlow SavedModel."""
     with renamed_when_done(path) as temporary:
         model.export(temporary, verbose=False)
+
+
+def inside(folder, name):
+    """The path of `name` in `folder`.
+
+    Raises:
+        ValueError: `name` leads out of the folder: it is absolute, or has too many "..".
+    """
+    path = Path(folder, name)
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"{str(name)!r} leads out of the folder {folder}.")
+    return path

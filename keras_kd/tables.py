@@ -18,3 +18,16 @@ def markdown_table(rows, numbers_from):
     return tabulate(
         rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=left + right
     )
+
+
+def plain(text):
+    """Text in which Markdown finds nothing to mark up, on one line."""
+    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    for mark in "\\`*[]|":
+        text = text.replace(mark, f"\\{mark}")
+    return text
+
+
+def code(text):
+    """Text as Markdown's code, on one line; a backtick, which would end it, is a quote."""
+    return "`{}`".format(" ".join(str(text).split()).replace("`", "'"))

@@ -80,8 +80,9 @@ def test_widths_go_from_the_one_model_to_the_other():
     widths = choose((400, 50), (4, 50), 2)
     assert [second for _, second in widths] == [50, 50]
     assert 400 > widths[0][0] > widths[1][0] > 4
-    for first, second in choose((400, 40), (100, 10), 2):
-        assert first == pytest.approx(10 * second, abs=5)
+    # The first is halved twice where the second is halved once.
+    for first, second in choose((1600, 64), (25, 8), 3):
+        assert second == pytest.approx(64 * (first / 1600) ** 0.5, abs=0.6)
 
 
 def test_teachers_proportions_where_the_depth_differs():

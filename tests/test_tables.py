@@ -1,4 +1,4 @@
-from keras_kd.tables import markdown_table
+from keras_kd.tables import code, markdown_table, plain
 
 
 def test_columns_align_and_text_stays_as_it_is():
@@ -9,3 +9,13 @@ def test_columns_align_and_text_stays_as_it_is():
         "| ta      |      99.10 |",
         "| student |       98.7 |",
     ]
+
+
+def test_plain_text_marks_up_nothing():
+    assert plain("a|b\n*c* [d](e) `f` <g> & \\") == (
+        "a\\|b \\*c\\* \\[d\\](e) \\`f\\` &lt;g> &amp; \\\\"
+    )
+
+
+def test_code_cannot_be_ended():
+    assert code("a ` b\n| c") == "`a ' b | c`"

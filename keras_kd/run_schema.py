@@ -1,0 +1,132 @@
+"""What the JSON files of a run folder hold, for those who read them.
+
+Folders are handed from one person to another, so a name must be one of a folder inside the
+run: a manifest cannot point elsewhere.
+"""
+
+import datetime
+from typing import Annotated, Any, Literal
+
+import pydantic
+
+
+def _names_a_folder(name):
+    if name in ("", ".", "..") or any(x in name for x in "/\\") or not name.isprintable():
+        raise ValueError("must be a printable name of a folder, not a path")
+    return name
+
+
+Name = Annotated[str, pydantic.AfterValidator(_names_a_folder)]
+Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+Count = Annotated[int, pydantic.Field(ge=0)]
+
+
+class _Section(pydantic.BaseModel):
+    """Keys that a later version adds are none of this one's business."""
+
+    model_config = pydantic.ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class StageEntry(_Section):
+    """What the manifest says of a stage; `taught_by` is empty for labels alone."""
+
+    name: Name
+    taught_by: list[Name]
+    epochs: Count
+    losses: list[Any] = []
+    loss_weights: list[Any] | None = None
+    student_loss_weight: Any = None
+    optimizer: Any = None
+    architecture: str
+    initial_weights: str | None = None
+    state: Literal["waiting", "training", "done", "failed"]
+    error: str | None = None
+    files: dict[str, str] = {}
+
+
+class TeacherEntry(_Section):
+    """What the manifest says of the given teacher, which is measured first of all."""
+
+    state: Literal["waiting", "done"] = "done"
+    files: dict[str, str] = {}
+
+
+class _Head(_Section):
+    """What the manifests of both kinds have."""
+
+    format: Literal[1]
+    keras_kd: str
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    created: datetime.datetime
+    recipe_name: str | None = None
+    recipe: dict[str, Any] | None = None
+
+
+class RunManifest(_Head):
+    kind: Literal["run"]
+    teacher: TeacherEntry | None = None
+    stages: Annotated[list[StageEntry], pydantic.Field(min_length=1)]
+
+    @pydantic.model_validator(mode="after")
+    def _teachers_come_first(self):
+        known = ["teacher"] if self.teacher else []
+        for stage in self.stages:
+            unknown = set(stage.taught_by) - set(known)
+            if unknown or stage.name in ("teacher", *known):
+                raise ValueError(
+                    f"stage {stage.name!r}: repeated, or taught by none before"
+                )
+            known.append(stage.name)
+        return self
+
+
+class SeedsManifest(_Head):
+    kind: Literal["seeds"]
+    seeds: Annotated[list[Count], pydantic.Field(min_length=1)]
+
+
+class AnyManifest(pydantic.RootModel):
+    """A manifest of either kind, told by `kind`."""
+
+    root: Annotated[RunManifest | SeedsManifest, pydantic.Field(discriminator="kind")]
+
+
+class ClassRow(_Section):
+    label: int
+    examples: Count
+    errors: Count
+    accuracy: float | None
+    precision: float | None
+    accuracy_interval: tuple[float, float] | None
+
+
+class Fidelity(_Section):
+    teacher: str
+    agreement: Fraction
+    kl: float
+
+
+class EvaluationEntry(_Section):
+    examples: Annotated[int, pydantic.Field(ge=1)]
+    errors: Count
+    accuracy: Fraction
+    accuracy_interval: tuple[Fraction, Fraction]
+    negative_log_likelihood: float
+    calibration_error: Fraction
+    per_class: list[ClassRow]
+    fidelity: Fidelity | None = None
+
+
+class Metrics(_Section):
+    """What metrics.json says of a finished model."""
+
+    taught_by: str
+    seconds: float | None = None
+    epochs: int | None = None
+    best_epoch: int | None = None
+    parameters: Count
+    macs: Count
+    pure_macs: Count
+    file_bytes: Count | None = None
+    evaluation: EvaluationEntry
