@@ -1,7 +1,6 @@
 """What training needs to go on after an epoch as if it had never stopped."""
 
 import json
-import zipfile
 
 import keras
 import numpy as np
@@ -25,21 +24,30 @@ def variables_of(model):
     Returns:
         A list of `keras.Variable`, always in the same order.
     """
+    # A LossScaleOptimizer that is built again would begin again.
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    return _own_variables(model) + list(model.optimizer.variables)
+
+
+def _own_variables(model):
     teacher = getattr(model, "teacher", None)
     unchanged = [*model.metrics_variables, *(teacher.variables if teacher else ())]
     left_out = {id(variable) for variable in unchanged}
-    model.optimizer.build(model.trainable_variables)
-    variables = [x for x in model.variables if id(x) not in left_out]
-    return variables + list(model.optimizer.variables)
+    return [x for x in model.variables if id(x) not in left_out]
 
 
 def check_finite(model):
     """Refuses to call weights good that are not.
 
     Raises:
-        FloatingPointError: A weight that is trained is NaN or infinite; names it.
+        FloatingPointError: A weight, or what a layer counts in training, such as a moving
+            average, is NaN or infinite; names it.
     """
-    for variable in model.trainable_variables:
+    is_float = keras.backend.is_float_dtype
+    for variable in _own_variables(model):
+        if not is_float(variable.dtype):
+            continue
         if not bool(keras.ops.all(keras.ops.isfinite(variable))):
             raise FloatingPointError(
                 f"The weight {variable.path} is NaN or infinite after an epoch whose "
@@ -73,24 +81,33 @@ def load(path, variables):
         CheckpointError: The file is damaged or does not fit; no variable was changed.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # NumPy leaves a damaged file open that it opened itself.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         state = json.loads(str(arrays.pop(_STATE)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    # What the readers of zip files and arrays raise hangs on which byte is wrong.
+    except Exception as error:
         raise CheckpointError(
-            f"The checkpoint {path} is damaged ({error}). Remove it, and the stage starts "
-            "again from its first epoch."
+            f"The checkpoint {path} is damaged ({error}). {_repair(path)}"
         ) from error
     wanted = [_as_native(x) for x in variables]
     found = [arrays[name] for name in sorted(arrays)]
     if [(x.shape, x.dtype) for x in found] != [(x.shape, x.dtype) for x in wanted]:
         raise CheckpointError(
             f"The checkpoint {path} is of another model or optimizer: it holds "
-            f"{len(found)} arrays, and {len(wanted)} of given shapes and types are needed."
+            f"{len(found)} arrays, and {len(wanted)} of given shapes and types are needed. "
+            f"{_repair(path)}"
         )
     for variable, array in zip(variables, found, strict=True):
         variable.assign(array.view(np.dtype(keras.ops.convert_to_numpy(variable).dtype)))
     return state
+
+
+def _repair(path):
+    return (
+        f"Remove the checkpoints (*.npz) in {path.parent}, and the stage starts again from "
+        "its first epoch."
+    )
 
 
 def _as_native(variable):

@@ -10,19 +10,21 @@ logger = logging.getLogger(__name__)
 class CtrlC:
     """While its block runs, the first Ctrl-C sets `asked`, and the second interrupts.
 
-    In other threads than the main one Python handles no signals, and nothing changes.
+    In other threads than the main one Python handles no signals, and nothing changes; nor
+    does it in a process that is told to ignore Ctrl-C, as one in a shell's background.
     """
 
     asked = False
 
     def __enter__(self):
-        self._is_main = threading.current_thread() is threading.main_thread()
-        if self._is_main:
+        is_main = threading.current_thread() is threading.main_thread()
+        self._listens = is_main and signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+        if self._listens:
             self._before = signal.signal(signal.SIGINT, self._ask)
         return self
 
     def __exit__(self, *error):
-        if self._is_main:
+        if self._listens:
             signal.signal(signal.SIGINT, self._before)
 
     def _ask(self, *_):

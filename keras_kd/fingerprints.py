@@ -12,6 +12,8 @@ import keras_kd
 
 # What says how a model is trained or how its file is read, not what it answers.
 _WITHOUT_EFFECT = ("compile_config", "build_config", "build_input_shape", "trainable")
+# Where a model's configuration names layers: theirs, and those they are connected with.
+_HOLDS_NAMES = ("name", "keras_history", "input_layers", "output_layers")
 # So many of the first examples show whether `augment` still does the same.
 _SAMPLE = 16
 
@@ -60,27 +62,20 @@ def _sha256(config):
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def _without_names(config):
-    """The configuration with each name replaced by a number, in order of appearance."""
-    numbers = {}
-
-    def collect(value):
-        if isinstance(value, dict):
-            if isinstance(value.get("name"), str):
-                numbers.setdefault(value["name"], f"name {len(numbers)}")
-            value = list(value.values())
-        for part in value if isinstance(value, list) else ():
-            collect(part)
-
-    def replace(value):
-        if isinstance(value, dict):
-            return {key: replace(part) for key, part in value.items()}
-        if isinstance(value, list):
-            return list(map(replace, value))
-        return numbers.get(value, value) if isinstance(value, str) else value
-
-    collect(config)
-    return replace(config)
+def _without_names(config, numbers=None, key=None):
+    """The configuration with layers' names as numbers, in order, for each model anew."""
+    if isinstance(config, dict):
+        if "DTypePolicy" in str(config.get("class_name")):
+            # Its name says what it does.
+            return config
+        if numbers is None or "layers" in config:
+            numbers = {}
+        return {k: _without_names(x, numbers, k) for k, x in config.items()}
+    if isinstance(config, list):
+        return [_without_names(x, numbers, key) for x in config]
+    if isinstance(config, str) and key in _HOLDS_NAMES:
+        return numbers.setdefault(config, f"name {len(numbers)}")
+    return config
 
 
 def _architecture(teacher):

@@ -1,7 +1,7 @@
 """What a run folder says of its run: what it is made of, how far it is, what it wrote."""
 
 import datetime
-import importlib.metadata
+import importlib
 import json
 import os
 import platform
@@ -13,8 +13,10 @@ from keras_kd import run_dir as run_dirs
 MANIFEST = "manifest.json"
 FORMAT = 1
 _PACKAGES = ("keras", "tensorflow", "numpy")
-# They change while the run goes on.
+_KINDS = {"run": "a run", "seeds": "a run over seeds"}
+# What a model has of these changes while the run goes on.
 _PROGRESS = ("state", "error", "files")
+_MODELS = ("teacher", "stages")
 
 
 class RunError(ValueError):
@@ -48,7 +50,7 @@ class Manifest:
         """
         path = Path(folder) / MANIFEST
         if path.is_file():
-            manifest = cls(Path(folder), read(folder))
+            manifest = cls(Path(folder), read(folder, "run"))
             check_same(folder, manifest.content, description)
             run_dirs.remove_unfinished(folder)
             return manifest
@@ -114,24 +116,34 @@ _REPAIR = (
 )
 
 
-def read(folder):
+def read(folder, kind=None):
     """A run folder's manifest, a dict.
 
+    Args:
+        folder: Its path.
+        kind: "run" or "seeds", the one that it must be; None takes either.
+
     Raises:
-        RunError: There is none, or it is damaged, or of a later version of the library.
+        RunError: There is none, or it is damaged, or of a later version of the library,
+            or of the other kind.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise RunError(f"{folder} is no run folder: it has no {MANIFEST}.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        known = content["format"] == FORMAT and content["kind"] in ("run", "seeds")
+        known = content["format"] == FORMAT and content["kind"] in _KINDS
     except (ValueError, TypeError, KeyError) as error:
         raise RunError(f"{path} is damaged: {error}.") from error
     if not known:
         raise RunError(
             f"{path} is of a format that this version does not read. Received: "
             f"format={content['format']!r}, kind={content['kind']!r}."
+        )
+    if kind not in (None, content["kind"]):
+        raise RunError(
+            f"{folder} holds {_KINDS[content['kind']]}, not {_KINDS[kind]}. Nothing was "
+            "changed: choose another folder."
         )
     return content
 
@@ -151,13 +163,13 @@ def open_seeds(folder, settings, seeds):
         RunError, FileExistsError: As `Manifest.open`.
     """
     folder = Path(folder)
-    content = {"format": FORMAT, "kind": "seeds"} | environment()
     if (folder / MANIFEST).is_file():
-        content = read(folder)
+        content = read(folder, "seeds")
         check_same(folder, content, settings)
-        seeds = sorted({*content["seeds"], *seeds})
     else:
         run_dirs.create(folder)
+        content = {"format": FORMAT, "kind": "seeds", "seeds": []} | environment()
+    seeds = sorted({*content["seeds"], *seeds})
     run_dirs.write_json(folder / MANIFEST, content | settings | {"seeds": seeds})
     return folder
 
@@ -168,11 +180,14 @@ def check_same(folder, found, wanted):
     Raises:
         RunError: They differ; names each difference.
     """
-    found = _without_progress({key: found.get(key) for key in wanted})
+    found = {key: found.get(key) for key in wanted}
+    found |= {key: _without_progress(found[key]) for key in found if key in _MODELS}
     different = list(_differences(found, json.loads(json.dumps(wanted))))
     if not different:
         return
-    lines = [f"  {place}: {a!r} in the run, {b!r} now" for place, a, b in different]
+    lines = [
+        f"  {place}: {_shown(a)} in the run, {_shown(b)} now" for place, a, b in different
+    ]
     if any(place.endswith("initial_weights") for place, _, _ in different):
         lines.append(
             "The same initial weights come of building the models anew after "
@@ -186,17 +201,25 @@ def check_same(folder, found, wanted):
 
 def environment():
     """Versions, machine and time, a dict of JSON values."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    # Not what is installed under these names: TensorFlow comes under others, too.
+    versions = {name: importlib.import_module(name).__version__ for name in _PACKAGES}
     return {
         "keras_kd": keras_kd.__version__,
         "versions": {"python": platform.python_version()} | versions,
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": _cores(),
         },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _cores():
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # Not on macOS.
+        return os.cpu_count()
 
 
 def _processor():
@@ -222,7 +245,16 @@ def _differences(found, wanted, place=""):
         yield place, found, wanted
 
 
-def _without_progress(value):
-    if isinstance(value, dict):
-        return {k: _without_progress(v) for k, v in value.items() if k not in _PROGRESS}
-    return list(map(_without_progress, value)) if isinstance(value, list) else value
+def _shown(value):
+    """A value in a line; of a list of models, which may be long, their names."""
+    if isinstance(value, list) and all(isinstance(x, dict) and "name" in x for x in value):
+        value = [x["name"] for x in value]
+    return repr(value)
+
+
+def _without_progress(models):
+    if isinstance(models, list):
+        return list(map(_without_progress, models))
+    if isinstance(models, dict):
+        return {key: x for key, x in models.items() if key not in _PROGRESS}
+    return models

@@ -17,7 +17,7 @@ class Progress:
     On a terminal it is a bar with the time left of the whole chain: an epoch of a stage
     counts as many units as its student has multiply-accumulates, which is about what it
     takes. Elsewhere each stage is a line, when it is done. Lines go to the logger
-    "keras_kd", or are printed where nothing listens to it.
+    "keras_kd", or are printed where nothing listens to what it informs of.
 
     Args:
         stages: A list of `keras_kd.Stage`.
@@ -42,7 +42,7 @@ class Progress:
         if self._verbose == "auto" and sys.stderr.isatty():
             self._units = {x.name: profile(x.student).macs for x in self._stages}
             total = sum(x.epochs * self._units[x.name] for x in self._stages)
-            form = "{desc}: {percentage:3.0f} %|{bar}| {remaining} left"
+            form = "{desc}{percentage:3.0f} %|{bar}| {remaining} left"
             self._bar = tqdm(total=total, bar_format=form)
         return self
 
@@ -72,7 +72,7 @@ class Progress:
         """Shows a line, above the bar if there is one."""
         if self._verbose == 0:
             return
-        if logger.hasHandlers():
+        if logger.hasHandlers() and logger.isEnabledFor(logging.INFO):
             logger.info(line)
         else:
             tqdm.write(line)

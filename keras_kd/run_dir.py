@@ -74,14 +74,19 @@ def locked(folder):
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(handle, folder)
         yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle, folder):
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise BlockingIOError(
             f"Another process is running in {folder}. Wait until it ends, or stop it."
         ) from error
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

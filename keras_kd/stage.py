@@ -2,9 +2,11 @@
 
 import dataclasses
 import numbers
+import types
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_kd.distiller import Distiller
 from keras_kd.fingerprints import model_fingerprint
@@ -107,8 +109,10 @@ class Stage:
         }
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for reason, (applies, arguments) in without.items():
+            if not applies:
+                continue
             given = [x for x in arguments if getattr(self, x) != defaults[x]]
-            if applies and given:
+            if given:
                 names = ", ".join(f"`{x}`" for x in given)
                 raise ValueError(
                     f"Stage {self.name!r} {reason}, and {names} would have no effect. "
@@ -142,7 +146,16 @@ class Stage:
 
         Args:
             taught_by: Names of the models that teach it.
+
+        Raises:
+            ValueError: The student has no weights yet, to be told by and restored into.
         """
+        if not self.student.built:
+            raise ValueError(
+                f"Stage {self.name!r}: with a run folder `student` must have its weights: "
+                "call it on a batch first. Received: the unbuilt model "
+                f"{self.student.name!r}."
+            )
         fingerprint = model_fingerprint(self.student)
         losses = self.distillation_losses or []
         losses = losses if isinstance(losses, (list, tuple)) else [losses]
@@ -155,6 +168,8 @@ class Stage:
             "loss_weights": _described(weights),
             "student_loss_weight": _described(self.student_loss_weight),
             "optimizer": _described(keras.optimizers.get(self.optimizer)),
+            "loss": _described(self.loss),
+            "metrics": _described(self.metrics),
             "patience": self.patience,
             "restore_best": self.restore_best,
             "monitor": self.monitor,
@@ -167,24 +182,20 @@ def _described(value):
     """A value as JSON: numbers and strings as they are, objects as Keras writes them."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
+    if isinstance(value, np.generic):
+        return value.item()
     if isinstance(value, (list, tuple)):
         return list(map(_described, value))
+    if isinstance(value, dict):
+        # Keras numbers the names that it gives.
+        return {key: _described(x) for key, x in value.items() if key != "name"}
+    if isinstance(value, types.FunctionType):
+        return {"function": f"{value.__module__}.{value.__qualname__}"}
     try:
         config = keras.saving.serialize_keras_object(value)
-        return {"class": config["class_name"], **_described_dict(config["config"])}
+        return {"class": config["class_name"], **_described(config["config"])}
     except (TypeError, KeyError, ValueError, NotImplementedError):
         return {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
-
-
-def _described_dict(config):
-    # Keras numbers the names that it gives.
-    return {key: _described_json(x) for key, x in config.items() if key != "name"}
-
-
-def _described_json(value):
-    if isinstance(value, dict):
-        return _described_dict(value)
-    return _described(value)
 
 
 class _LabelsAlone(SeveralSteps):

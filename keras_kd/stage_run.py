@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import time
 
 import keras
@@ -30,8 +29,8 @@ class StageRun:
         history: dict of metric name to one value an epoch.
         seconds: Since this was made, until the end of the last epoch, and the same of
             earlier attempts.
-        best_epoch: The epoch, counted from 1, whose weights the student has at the end;
-            None where the last one's are kept, unasked.
+        best_epoch: The one with the best monitored metric, counted from 1, the first of
+            equals; None where the stage neither stops early nor restores.
     """
 
     def __init__(self, stage, model, folder=None, ctrl_c=None):
@@ -56,11 +55,12 @@ class StageRun:
         if monitor not in self.history:
             known = sorted(x for x in self.history if x.startswith("val_"))
             raise ValueError(
-                f"`monitor` must be a metric of the validation data: {', '.join(known)}. "
-                f"Received: monitor={monitor!r}."
+                "`monitor` must be a metric of the validation data: "
+                f"{', '.join(known) or 'there are none'}. Received: monitor={monitor!r}."
             )
         values = np.asarray(self.history[monitor])
-        return -values if monitor.endswith("loss") else values
+        scores = -values if monitor.endswith("loss") else values
+        return np.where(np.isnan(scores), -np.inf, scores)
 
     def restore(self):
         """Goes back to where the checkpoint was written, if there is one."""
@@ -68,6 +68,8 @@ class StageRun:
             variables = checkpoint.variables_of(self.model)
             state = checkpoint.load(self.folder / CHECKPOINT, variables)
             self.history, self.seconds = state["history"], state["seconds"]
+            # It may have been killed before it kept them.
+            self._keep_if_best()
 
     def fit(self, train_data, validation_data, callbacks=(), verbose=0):
         """Trains what is left of the stage's epochs.
@@ -93,6 +95,10 @@ class StageRun:
                     )
                 except FloatingPointError as error:
                     raise FloatingPointError(f"{error} {self._keep_last_good()}") from error
+        else:
+            # `fit` does this at its end, which it may not have reached.
+            optimizer = self.model.optimizer
+            optimizer.finalize_variable_values(self.model.trainable_variables)
         if self.stage.restore_best:
             self._restore_best()
 
@@ -109,13 +115,12 @@ class StageRun:
         now = time.perf_counter()
         self.seconds += now - self._since
         self._since = now
-        if self.stage.restore_best and self.best_epoch == self.epochs_done:
-            self._keep_best()
         if self.folder:
             state = {"history": self.history, "seconds": self.seconds}
             path = self.folder / CHECKPOINT
             checkpoint.save(path, checkpoint.variables_of(self.model), state)
             self.write_history()
+        self._keep_if_best()
         self.model.stop_training = self._is_over()
 
     def write_history(self):
@@ -132,29 +137,31 @@ class StageRun:
         for name in (CHECKPOINT, BEST):
             (self.folder / name).unlink(missing_ok=True)
 
-    def _keep_best(self):
-        student = self.stage.student
+    def _keep_if_best(self):
+        if not self.stage.restore_best or self.best_epoch != self.epochs_done:
+            return
         if self.folder:
             state = {"epoch": self.epochs_done}
-            checkpoint.save(self.folder / BEST, student.variables, state)
+            checkpoint.save(self.folder / BEST, self.stage.student.weights, state)
         else:
-            self._best_weights = student.get_weights()
+            self._best_weights = self.stage.student.get_weights()
 
     def _restore_best(self):
         if self.folder:
-            checkpoint.load(self.folder / BEST, self.stage.student.variables)
+            checkpoint.load(self.folder / BEST, self.stage.student.weights)
         else:
             self.stage.student.set_weights(self._best_weights)
 
     def _keep_last_good(self):
-        if not self.folder or not (self.folder / CHECKPOINT).is_file():
+        if self.epochs_done == 0:
             return "It was in the stage's first epoch, so there is nothing good to keep."
+        if not self.folder:
+            return "In a run folder the student of the last good epoch would be kept."
         variables = checkpoint.variables_of(self.model)
-        state = checkpoint.load(self.folder / CHECKPOINT, variables)
+        checkpoint.load(self.folder / CHECKPOINT, variables)
         path = self.folder / LAST_GOOD
         run_dirs.save_model(in_float32(self.stage.student), path)
-        epochs = len(state["history"]["loss"])
-        return f"The student as it was after epoch {epochs} is in {path}."
+        return f"The student as it was after epoch {self.epochs_done} is in {path}."
 
 
 class _KeepEpoch(keras.callbacks.Callback):
@@ -189,11 +196,7 @@ def skip_epochs(dataset, epochs):
 
 
 def read_history(folder):
-    """The history that `StageRun.write_history` wrote, and its number of epochs."""
+    """The history that `StageRun.write_history` wrote."""
     with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {name: [float(row[name]) for row in rows] for name in rows[0] if name != "epoch"}
-
-
-def read_metrics(folder):
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

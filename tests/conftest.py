@@ -1,6 +1,9 @@
-"""Seeds, and a small sample of real MNIST."""
+"""Seeds, small models and data, a full disk."""
 
+import contextlib
 import gzip
+import resource
+import signal
 from pathlib import Path
 
 import keras
@@ -18,6 +21,14 @@ def _fixed_seeds():
     yield
     # With a collection of garbage it took longer than most tests.
     keras.backend.clear_session(free_memory=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_interrupts():
+    """As in a terminal; what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def _read(name, offset):
@@ -57,6 +68,22 @@ def vectors():
     """64 vectors of 4 with labels in 0..2 that a small model can learn."""
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
     return x, np.argmax(x[:, :3], axis=1)
+
+
+@pytest.fixture
+def full_disk():
+    """A context in which no file of this process can grow beyond so many bytes."""
+
+    @contextlib.contextmanager
+    def limited(size=1000):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 MINIMAL = """

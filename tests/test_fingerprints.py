@@ -7,6 +7,7 @@ import pytest
 from keras_kd.fingerprints import (
     ExamplesFingerprint,
     cache_settings,
+    model_fingerprint,
     teacher_fingerprint,
 )
 
@@ -68,6 +69,62 @@ def test_a_teacher_without_a_configuration_has_a_fingerprint():
         model(np.ones((1, 3)))
     teachers[1].set_weights(teachers[0].get_weights())
     assert teacher_fingerprint(teachers[0]) == teacher_fingerprint(teachers[1])
+
+
+def branches(activation="relu", dtype=None, joined="first", anew=False):
+    """Two layers side by side, one of which a third takes; with names by Keras."""
+    inner = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(4)])
+    if anew:
+        # Keras begins again to count, as in a process that loads the inner model.
+        keras.backend.clear_session(free_memory=False)
+    x = keras.Input((4,))
+    sides = {
+        "first": keras.layers.Dense(4, activation=activation, dtype=dtype)(x),
+        "second": keras.layers.Dense(4, activation=activation, dtype=dtype)(x),
+    }
+    y = keras.layers.Add()([sides[joined], inner(x)])
+    return keras.Model(x, [*sides.values(), y])
+
+
+def architecture(model):
+    return model_fingerprint(model)["architecture"]
+
+
+def test_the_same_model_under_other_names_is_the_same_architecture():
+    """Keras's own names go on counting, so they differ."""
+    first, second = branches(), branches()
+    assert [x.name for x in first.layers] != [x.name for x in second.layers]
+    assert architecture(first) == architecture(second)
+    keras.backend.clear_session(free_memory=False)
+    third = branches(anew=True)
+    inner = next(x for x in third.layers if isinstance(x, keras.Sequential))
+    assert inner.layers[0].name in [x.name for x in third.layers]
+    assert architecture(third) == architecture(first)
+    assert teacher_fingerprint(first)["weights"] != teacher_fingerprint(second)["weights"]
+    second.set_weights(first.get_weights())
+    assert model_fingerprint(first) == model_fingerprint(second)
+
+
+@pytest.mark.parametrize(
+    "change", [{"activation": "tanh"}, {"dtype": "float64"}, {"joined": "second"}]
+)
+def test_another_model_is_another_architecture(change):
+    assert architecture(branches(**change)) != architecture(branches())
+
+
+def test_each_policy_is_another_architecture(make_model):
+    policies = ("float32", "mixed_bfloat16", "mixed_float16")
+    for build in (branches, make_model):
+        assert len({architecture(build(dtype=x)) for x in policies}) == 3
+
+
+def test_a_layer_may_be_called_as_what_it_does():
+    def named(name, activation):
+        layers = [keras.layers.Dense(4, activation=activation, name=name)]
+        return keras.Sequential([keras.layers.Input((4,)), *layers])
+
+    assert architecture(named("relu", "relu")) == architecture(named("tanh", "relu"))
+    assert architecture(named("relu", "relu")) != architecture(named("tanh", "tanh"))
 
 
 def test_the_size_of_batches_does_not_matter():

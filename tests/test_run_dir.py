@@ -1,4 +1,7 @@
+import hashlib
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -11,6 +14,16 @@ def test_create_makes_parents_and_takes_an_empty_folder(tmp_path):
     path = run_dir.create(tmp_path / "a" / "b")
     assert path.is_dir()
     assert run_dir.create(path) == path
+
+
+def test_make_takes_what_is_there_and_refuses_a_file(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert run_dir.make(tmp_path) == tmp_path
+    assert run_dir.make(tmp_path / "a" / "b").is_dir()
+    with pytest.raises(FileExistsError, match="mine.txt exists"):
+        run_dir.make(tmp_path / "mine.txt")
+    with pytest.raises(NotADirectoryError):
+        run_dir.make(tmp_path / "mine.txt" / "run")
 
 
 @pytest.mark.parametrize("kind", ["folder with a file", "file"])
@@ -63,3 +76,88 @@ def test_inside(tmp_path):
     for name in ("../b", "a/../../b", "/etc/passwd", tmp_path.parent):
         with pytest.raises(ValueError, match="leads out of the folder"):
             run_dir.inside(tmp_path, name)
+
+
+# Loads the module alone, which takes no time.
+LOCKER = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("run_dir", {run_dir.__file__!r})
+run_dir = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run_dir)
+with run_dir.locked(sys.argv[1]):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def locker(tmp_path):
+    """Another process that keeps `tmp_path` locked until its input ends."""
+    command = [sys.executable, "-c", LOCKER, tmp_path]
+    pipes = {x: subprocess.PIPE for x in ("stdin", "stdout")}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("end", ["done", "killed"])
+def test_a_folder_is_locked_until_the_process_ends(locker, tmp_path, end):
+    for _ in range(2):
+        with pytest.raises(BlockingIOError, match=f"process is running in {tmp_path}"):
+            with run_dir.locked(tmp_path):
+                pytest.fail("it is not locked")
+    if end == "killed":
+        locker.kill()
+    else:
+        locker.stdin.close()
+    assert locker.wait() == (-9 if end == "killed" else 0)
+    with run_dir.locked(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_ends_with_the_block_and_lets_its_errors_through(tmp_path):
+    for _ in range(2):
+        with pytest.raises(BlockingIOError, match="^a pipe"):
+            with run_dir.locked(tmp_path):
+                raise BlockingIOError("a pipe")
+
+
+def test_remove_unfinished_removes_temporary_names_alone(tmp_path):
+    stage = tmp_path / "ta"
+    for name in ("saved_model", f".{'0' * 32}-saved_model/variables"):
+        (stage / name).mkdir(parents=True)
+    kept = [".hidden", f".{'0' * 31}-a", f".{'g' * 32}-a", f"{'0' * 32}-a", "model.keras"]
+    killed = [f".{'0' * 32}-a.npz", f".{'0123456789abcdef' * 2}-saved_model/b"]
+    for name in kept + killed:
+        (stage / name).parent.mkdir(exist_ok=True)
+        (stage / name).write_text("")
+    (tmp_path / f".{'f' * 32}-manifest.json").write_text("{")
+    run_dir.remove_unfinished(tmp_path)
+    assert [x.name for x in tmp_path.iterdir()] == ["ta"]
+    assert {x.name for x in stage.iterdir()} == {*kept, "saved_model"}
+
+
+def test_checksum(tmp_path):
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    assert run_dir.checksum(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+WRITERS = {
+    "json": lambda path, model: run_dir.write_json(path, ["much"] * 1000),
+    "model": lambda path, model: run_dir.save_model(model, path),
+    "saved model": lambda path, model: run_dir.export_saved_model(model, path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_leaves_what_was_there(tmp_path, make_model, full_disk, writer):
+    path = tmp_path / "a.keras"
+    if writer != "saved model":
+        path.write_text("before")
+    with full_disk(), pytest.raises(Exception, match="(?i)too large|can't write"):
+        WRITERS[writer](path, make_model(units=100))
+    assert [x.read_text() for x in tmp_path.iterdir()] == ["before"][: path.is_file()]
+    WRITERS[writer](path, make_model())
+    assert list(tmp_path.iterdir()) == [path]
