@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd import DistillationChain, Stage
+from keras_kd import DistillationChain, Stage, losses
 from keras_kd.manifest import RunError
 
 SCRIPT = Path(__file__).with_name("killed_chain.py")
@@ -226,4 +226,29 @@ def test_test_data_in_another_order_each_time(make_chain, data, tmp_path, caplog
     shuffled = data.unbatch().shuffle(64, seed=1).batch(16)
     result = make_chain().fit(data, data, verbose=0, test_data=shuffled)
     assert result.models[1].evaluation.fidelity is None
-    assert "in another order each time" in caplog.text
+    assert "come in another order each time" in caplog.text
+
+
+def test_a_teacher_of_other_classes_is_not_compared(make_model, data, tmp_path, caplog):
+    """Layers can teach a student whatever the classes of the two are."""
+    teacher = make_model(num_classes=5, name="t")
+    names = teacher.layers[0].name, "hidden"
+    student = make_model()
+    student.layers[0].name = "hidden"
+    stage = Stage("s", student, 1, losses.FitNet(taps=names))
+    result = DistillationChain(teacher, [stage]).fit(data, data, tmp_path, verbose=0)
+    assert result.models[1].evaluation.fidelity is None
+    assert "s and teacher are not compared: they have other classes" in caplog.text
+
+
+def test_models_of_several_inputs(vectors, tmp_path):
+    def make():
+        inputs = [keras.Input((4,)), keras.Input((2,))]
+        outputs = keras.layers.Dense(3)(keras.layers.Concatenate()(inputs))
+        return keras.Model(inputs, outputs)
+
+    x, y = vectors
+    data = tf.data.Dataset.from_tensor_slices(((x, x[:, :2]), y)).batch(16)
+    stage = Stage("s", make(), 1, "kd")
+    DistillationChain(make(), [stage]).fit(data, data, tmp_path, verbose=0)
+    assert not (tmp_path / "s" / "disagreements.npz").exists()
