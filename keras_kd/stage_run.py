@@ -60,7 +60,9 @@ class StageRun:
                 f"Received: monitor={monitor!r}."
             )
         values = np.asarray(self.history[monitor])
-        return -values if monitor.endswith("loss") else values
+        values = -values if monitor.endswith("loss") else values
+        # NaN is never better; to argmax it would be the best.
+        return np.where(np.isnan(values), -np.inf, values)
 
     def restore(self):
         """Goes back to where the checkpoint was written, if there is one."""
@@ -93,6 +95,9 @@ class StageRun:
                     )
                 except FloatingPointError as error:
                     raise FloatingPointError(f"{error} {self._keep_last_good()}") from error
+        else:  # Killed behind its last epoch: what Keras's `fit` does there is left to do.
+            variables = self.model.trainable_variables
+            self.model.optimizer.finalize_variable_values(variables)
         if self.stage.restore_best:
             self._restore_best()
 
@@ -163,10 +168,21 @@ class _KeepEpoch(keras.callbacks.Callback):
         self._run, self._scalars = run, scalars
 
     def on_epoch_end(self, epoch, logs=None):
+        logs = _one_value_each(logs)
         self._run.end_epoch(logs)
         self._scalars.write(epoch, logs)
         if self._run.ctrl_c is not None and self._run.ctrl_c.asked:
             raise KeyboardInterrupt(f"stopped after epoch {epoch + 1}, which is saved")
+
+
+def _one_value_each(logs):
+    """Metrics as floats; one that has a value for each class as so many metrics."""
+    values = {}
+    for name, value in logs.items():
+        value = np.asarray(value)
+        names = [f"{name}_{i}" for i in range(value.size)] if value.ndim else [name]
+        values |= zip(names, value.ravel().tolist(), strict=True)
+    return values
 
 
 def skip_epochs(dataset, epochs):

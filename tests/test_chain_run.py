@@ -1,6 +1,7 @@
 """Run folders of chains: gone on with, refused, stopped, killed."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from keras_kd import DistillationChain, Stage, losses
 from keras_kd.manifest import RunError
+from keras_kd.stage_run import StageRun
 
 SCRIPT = Path(__file__).with_name("killed_chain.py")
 
@@ -252,3 +254,53 @@ def test_models_of_several_inputs(vectors, tmp_path):
     stage = Stage("s", make(), 1, "kd")
     DistillationChain(make(), [stage]).fit(data, data, tmp_path, verbose=0)
     assert not (tmp_path / "s" / "disagreements.npz").exists()
+
+
+def test_killed_behind_its_last_epoch_it_ends_with_the_averages_of_its_weights(
+    make_model, data, tmp_path, monkeypatch
+):
+    def run(name):
+        keras.utils.set_random_seed(0)
+        optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5)
+        chain = DistillationChain(None, [Stage("s", make_model(), 2, optimizer=optimizer)])
+        return chain.fit(data, data, run_dir=tmp_path / name, verbose=0)
+
+    def killed(*args, **kwargs):
+        raise SystemExit
+
+    whole = run("whole").students["s"].get_weights()
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_kd.chain_result.Measuring.measure", killed)
+        with pytest.raises(SystemExit):
+            run("run")
+    for a, b in zip(whole, run("run").students["s"].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_epoch_of_nan_is_not_the_best(make_model):
+    stage = Stage("s", make_model(), 3, restore_best=True)
+    run = StageRun(stage, None)
+    run.history = {"loss": [1, 1, 1], "val_loss": [0.3, math.nan, 0.2]}
+    assert run.best_epoch == 3
+
+
+@keras.saving.register_keras_serializable()
+class Counts(keras.metrics.Metric):
+    """Of two classes."""
+
+    def __init__(self, name="counts"):
+        super().__init__(name=name)
+        self.steps = self.add_variable((), "zeros")
+
+    def update_state(self, *args, **kwargs):
+        self.steps.assign_add(1)
+
+    def result(self):
+        return self.steps * np.array([1.0, 2.0], "float32")
+
+
+def test_a_metric_with_a_value_for_each_class(make_model, data, tmp_path):
+    stage = Stage("s", make_model(), 1, metrics=[Counts()])
+    chain = DistillationChain(None, [stage])
+    history = chain.fit(data, data, run_dir=tmp_path, verbose=0).histories["s"]
+    assert (history["counts_0"], history["counts_1"]) == ([4.0], [8.0])
