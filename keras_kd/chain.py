@@ -110,7 +110,7 @@ class DistillationChain:
                 f"Stage {stage.name!r}: `taught_by` has no effect with dense=True, in "
                 "which all earlier models teach. Leave one of them out."
             )
-        names = [names] if isinstance(names, str) else list(names)
+        names = list(names) if isinstance(names, (list, tuple)) else [names]
         for name in names:
             if name not in models:
                 near = difflib.get_close_matches(str(name), models, n=1)
@@ -201,6 +201,11 @@ class DistillationChain:
                 f"Stage {choosing[0]!r} chooses its epoch by `validation_data`, so the "
                 "table needs `test_data` of its own. Received: test_data=None."
             )
+        if choosing and test_data is validation_data:
+            raise ValueError(
+                f"Stage {choosing[0]!r} chooses its epoch by `validation_data`, so it must "
+                "not be the `test_data` of the table. Received: the same for both."
+            )
         test_data = validation_data if test_data is None else test_data
         return run_chain(
             self, train_data, validation_data, run_dir, verbose, test_data, settings
@@ -212,7 +217,7 @@ class DistillationChain:
         return {
             "teacher": teacher,
             "dense": self.dense,
-            "drop_rate": self.drop_rate,
-            "seed": self.seed,
+            "drop_rate": float(self.drop_rate),
+            "seed": int(self.seed),
             "stages": [x.describe(list(self._taught_by[x.name])) for x in self.stages],
         }

@@ -1,7 +1,7 @@
 """What training needs to go on after an epoch as if it had never stopped."""
 
 import json
-import zipfile
+from zipfile import BadZipFile
 
 import keras
 import numpy as np
@@ -76,7 +76,8 @@ def load(path, variables):
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         state = json.loads(str(arrays.pop(_STATE)))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    # RuntimeError: a flipped bit says that it is encrypted, or packed in an unknown way.
+    except (OSError, ValueError, LookupError, EOFError, RuntimeError, BadZipFile) as error:
         raise CheckpointError(
             f"The checkpoint {path} is damaged ({error}). Remove it, and the stage starts "
             "again from its first epoch."

@@ -12,6 +12,8 @@ from keras_kd import run_dir as run_dirs
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+# What every manifest says, beside its `environment` and its run's description.
+TAKEN = frozenset({"format", "kind"})
 _PACKAGES = ("keras", "tensorflow", "numpy")
 # They change while the run goes on.
 _PROGRESS = ("state", "error", "files")
@@ -48,7 +50,7 @@ class Manifest:
         """
         path = Path(folder) / MANIFEST
         if path.is_file():
-            manifest = cls(Path(folder), read(folder))
+            manifest = cls(Path(folder), _read_kind(folder, "run"))
             check_same(folder, manifest.content, description)
             run_dirs.remove_unfinished(folder)
             return manifest
@@ -136,6 +138,18 @@ def read(folder):
     return content
 
 
+def _read_kind(folder, kind):
+    content = read(folder)
+    if content["kind"] != kind:
+        kinds = {"run": "one run", "seeds": "a run over several seeds"}
+        raise RunError(
+            f"{folder} holds {kinds[content['kind']]}, not {kinds[kind]}. Nothing was "
+            "changed: choose another folder, or say what was said there (with --seeds, or "
+            "without)."
+        )
+    return content
+
+
 def open_seeds(folder, settings, seeds):
     """Begins a folder of one run a seed, or goes on with the one that is there.
 
@@ -153,7 +167,7 @@ def open_seeds(folder, settings, seeds):
     folder = Path(folder)
     content = {"format": FORMAT, "kind": "seeds"} | environment()
     if (folder / MANIFEST).is_file():
-        content = read(folder)
+        content = _read_kind(folder, "seeds")
         check_same(folder, content, settings)
         seeds = sorted({*content["seeds"], *seeds})
     else:
@@ -193,10 +207,16 @@ def environment():
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),
-            "cores": len(os.sched_getaffinity(0)),
+            "cores": _cores(),
         },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _cores():
+    # Of this process; not every system can say that.
+    own = getattr(os, "sched_getaffinity", None)
+    return len(own(0)) if own else os.cpu_count()
 
 
 def _processor():

@@ -5,6 +5,7 @@ import numbers
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_kd.distiller import Distiller
 from keras_kd.fingerprints import model_fingerprint
@@ -107,7 +108,8 @@ class Stage:
         }
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for reason, (applies, arguments) in without.items():
-            given = [x for x in arguments if getattr(self, x) != defaults[x]]
+            # NumPy compares an array with None element by element.
+            given = [x for x in arguments if np.any(getattr(self, x) != defaults[x])]
             if applies and given:
                 names = ", ".join(f"`{x}`" for x in given)
                 raise ValueError(
@@ -155,7 +157,8 @@ class Stage:
             "loss_weights": _described(weights),
             "student_loss_weight": _described(self.student_loss_weight),
             "optimizer": _described(keras.optimizers.get(self.optimizer)),
-            "patience": self.patience,
+            "loss": _described(self.loss),
+            "patience": _described(self.patience),
             "restore_best": self.restore_best,
             "monitor": self.monitor,
             "architecture": fingerprint["architecture"],
@@ -167,8 +170,12 @@ def _described(value):
     """A value as JSON: numbers and strings as they are, objects as Keras writes them."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
     if isinstance(value, (list, tuple)):
         return list(map(_described, value))
+    if isinstance(value, dict):
+        return {str(key): _described(x) for key, x in value.items()}
     try:
         config = keras.saving.serialize_keras_object(value)
         return {"class": config["class_name"], **_described_dict(config["config"])}

@@ -1,6 +1,7 @@
 """Run folders of chains: gone on with, refused, stopped, killed."""
 
 import json
+import logging
 import math
 import os
 import signal
@@ -14,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd import DistillationChain, Stage, losses
+from keras_kd.checkpoint import CheckpointError
 from keras_kd.manifest import RunError
 from keras_kd.stage_run import StageRun
 
@@ -130,6 +132,7 @@ def test_what_a_run_folder_holds(make_chain, data, tmp_path):
         ({"epochs": (2, 3)}, "stages 2 > epochs: 2 in the run, 3 now"),
         ({"taught_by": "teacher"}, "stages 2 > taught_by 1: 'first' in the run, 'teacher'"),
         ({"student_loss_weight": 0.1}, "student_loss_weight: None in the run, 0.1 now"),
+        ({"loss": keras.losses.MeanSquaredError()}, "loss > class: 'SparseCat"),
         ({"seed": 1}, "initial_weights.*set_random_seed with the same seed"),
     ],
 )
@@ -304,3 +307,42 @@ def test_a_metric_with_a_value_for_each_class(make_model, data, tmp_path):
     chain = DistillationChain(None, [stage])
     history = chain.fit(data, data, run_dir=tmp_path, verbose=0).histories["s"]
     assert (history["counts_0"], history["counts_1"]) == ([4.0], [8.0])
+
+
+def test_numbers_of_numpy_are_written_down(make_model, data, tmp_path):
+    weights = {"distillation_loss_weights": [np.float32(0.25)], "student_loss_weight": 0.5}
+    stage = Stage("s", make_model(), np.int64(1), "kd", patience=np.int64(2), **weights)
+    chain = DistillationChain(make_model(), [stage], seed=np.int64(3))
+    chain.fit(data, data, run_dir=tmp_path, verbose=0, test_data=data.take(2))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (written,) = manifest["stages"]
+    assert (written["loss_weights"], written["patience"]) == ([0.25], 2)
+    assert (written["epochs"], manifest["seed"]) == (1, 3)
+
+
+def test_settings_with_a_name_of_the_manifest(make_chain, data, tmp_path):
+    settings = {"teacher": "resnet", "created": "today", "mine": 1}
+    with pytest.raises(ValueError, match="does not use itself. Received: created, teacher"):
+        make_chain().fit(data, data, run_dir=tmp_path, verbose=0, settings=settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_changed(make_chain, data, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make_chain().fit(pressing(data, 1, times=1), data, run_dir=tmp_path, verbose=0)
+    (tmp_path / "first" / "checkpoint.npz").write_bytes(b"no zip")
+    before = files_of(tmp_path)
+    with pytest.raises(CheckpointError, match="^Stage 'first': The checkpoint .* damaged"):
+        make_chain().fit(data, data, run_dir=tmp_path, verbose=0)
+    assert files_of(tmp_path) == before
+
+
+def test_a_line_a_stage_where_the_root_logger_is_for_warnings(make_chain, data, capsys):
+    root, handler = logging.getLogger(), logging.StreamHandler()
+    root.addHandler(handler)
+    try:
+        make_chain().fit(data, data)
+    finally:
+        root.removeHandler(handler)
+    lines = capsys.readouterr().out.splitlines()
+    assert [x.partition(":")[0] for x in lines] == ["first", "student"]
