@@ -153,13 +153,15 @@ class DistillationChain:
     ):
         """Trains every stage and measures every model.
 
-        With a run folder all is kept that the chain needs to go on: called again with the
-        same chain and folder, in another process too, finished stages are compared with
-        their checksums and skipped, and the interrupted one goes on after its last whole
-        epoch, with its optimizer, random state and order of the data. On one machine the
-        students are then bit for bit those of a chain that never stopped, if the data's
-        order hangs on nothing but a seed: arrays, and `tf.data` with seeded shuffles. (On
-        a GPU also call `tf.config.experimental.enable_op_determinism()`.)
+        With a run folder all is kept that the chain needs to go on: called again with a
+        chain built like the first, and its folder, in another process too, finished stages
+        are compared with their checksums and skipped, and the interrupted one goes on after
+        its last whole epoch, with its optimizer, random state and order of the data. On one
+        machine the students are then bit for bit those of a chain that never stopped, if
+        models and data are built anew, after `keras.utils.set_random_seed` with the same
+        seed, and the data's order hangs on nothing but a seed: `tf.data` with seeded
+        shuffles, behind which there is no `cache` or `repeat`. (On a GPU also call
+        `tf.config.experimental.enable_op_determinism()`.)
 
         Ctrl-C stops it after the epoch, which is saved; a second one at once.
 

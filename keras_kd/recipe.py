@@ -234,8 +234,8 @@ def load(name_or_path, **overrides):
 
     Args:
         name_or_path: A name of `names()`, or a path that ends in `.toml`.
-        **overrides: `seed`, `batch_size`, or `epochs` (of every stage that is trained), each
-            an int, or `dtype_policy`; None leaves the recipe's own value.
+        **overrides: `seed`, `batch_size`, or `epochs` (of every stage that is trained),
+            each an int, or `dtype_policy`; None leaves the recipe's own value.
 
     Returns:
         A `Recipe`.
