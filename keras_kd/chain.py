@@ -110,7 +110,7 @@ class DistillationChain:
                 f"Stage {stage.name!r}: `taught_by` has no effect with dense=True, in "
                 "which all earlier models teach. Leave one of them out."
             )
-        names = [names] if isinstance(names, str) else list(names)
+        names = list(names) if isinstance(names, (list, tuple)) else [names]
         for name in names:
             if name not in models:
                 near = difflib.get_close_matches(str(name), models, n=1)
@@ -153,13 +153,15 @@ class DistillationChain:
     ):
         """Trains every stage and measures every model.
 
-        With a run folder all is kept that the chain needs to go on: called again with the
-        same chain and folder, in another process too, finished stages are compared with
-        their checksums and skipped, and the interrupted one goes on after its last whole
-        epoch, with its optimizer, random state and order of the data. On one machine the
-        students are then bit for bit those of a chain that never stopped, if the data's
-        order hangs on nothing but a seed: arrays, and `tf.data` with seeded shuffles. (On
-        a GPU also call `tf.config.experimental.enable_op_determinism()`.)
+        With a run folder all is kept that the chain needs to go on: called again with a
+        chain built like the first, and its folder, in another process too, finished stages
+        are compared with their checksums and skipped, and the interrupted one goes on after
+        its last whole epoch, with its optimizer, random state and order of the data. On one
+        machine the students are then bit for bit those of a chain that never stopped, if
+        models and data are built anew, after `keras.utils.set_random_seed` with the same
+        seed, and the data's order hangs on nothing but a seed: `tf.data` with seeded
+        shuffles, behind which there is no `cache` or `repeat`. (On a GPU also call
+        `tf.config.experimental.enable_op_determinism()`.)
 
         Ctrl-C stops it after the epoch, which is saved; a second one at once.
 
@@ -201,6 +203,11 @@ class DistillationChain:
                 f"Stage {choosing[0]!r} chooses its epoch by `validation_data`, so the "
                 "table needs `test_data` of its own. Received: test_data=None."
             )
+        if choosing and test_data is validation_data:
+            raise ValueError(
+                f"Stage {choosing[0]!r} chooses its epoch by `validation_data`, so it must "
+                "not be the `test_data` of the table. Received: the same for both."
+            )
         test_data = validation_data if test_data is None else test_data
         return run_chain(
             self, train_data, validation_data, run_dir, verbose, test_data, settings
@@ -212,7 +219,7 @@ class DistillationChain:
         return {
             "teacher": teacher,
             "dense": self.dense,
-            "drop_rate": self.drop_rate,
-            "seed": self.seed,
+            "drop_rate": float(self.drop_rate),
+            "seed": int(self.seed),
             "stages": [x.describe(list(self._taught_by[x.name])) for x in self.stages],
         }

@@ -135,13 +135,7 @@ class Measuring:
         """
         predictions = self._predict(name, model)
         *_, last = [None, *(teachers or {}).items()]
-        against = last and self._predict(*last)
-        if against and not np.array_equal(against.labels, predictions.labels):
-            logger.warning(
-                "The test data come in another order each time, so %s and %s are not "
-                "compared example by example.", name, against.name,
-            )  # fmt: skip
-            against = None
+        against = last and self._comparable(predictions, self._predict(*last))
         answers = predictions.answers()
         fidelity = against and predictions.fidelity(against)
         cost = profile(model)
@@ -174,6 +168,18 @@ class Measuring:
         )
         return ModelResult(**fields)
 
+    def _comparable(self, predictions, teacher):
+        """The teacher's predictions; None where they say nothing of the student's."""
+        reason = None
+        if not np.array_equal(teacher.labels, predictions.labels):
+            reason = "the test data come in another order each time"
+        elif teacher.log_probs.shape != predictions.log_probs.shape:
+            reason = "they have other classes"
+        if reason:
+            names = predictions.name, teacher.name
+            logger.warning("%s and %s are not compared: %s.", *names, reason)
+        return None if reason else teacher
+
     def _predict(self, name, model):
         if name not in self._predictions:
             model = in_float32(model)
@@ -184,7 +190,9 @@ class Measuring:
         """Writes the first images of these, where examples are images."""
         images, first, indices = [], 0, indices[:_KEPT_IMAGES]
         for inputs, labels in self._test_data:
-            if np.ndim(inputs) != 4 or np.shape(inputs)[-1] not in (1, 3):
+            # Several inputs are a tuple, list or dict.
+            shape = getattr(inputs, "shape", ())
+            if len(shape) != 4 or shape[-1] not in (1, 3):
                 return
             here = indices[(indices >= first) & (indices < first + len(labels))]
             images.append(np.asarray(inputs)[here - first])

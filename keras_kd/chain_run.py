@@ -5,7 +5,7 @@ import contextlib
 from keras_kd import run_dir as run_dirs
 from keras_kd.chain_result import ChainResult, Measuring
 from keras_kd.ctrl_c import CtrlC
-from keras_kd.manifest import Manifest
+from keras_kd.manifest import TAKEN, Manifest, environment
 from keras_kd.precision import in_float32
 from keras_kd.progress import Progress
 from keras_kd.stage_run import StageRun, read_history, skip_epochs
@@ -21,10 +21,21 @@ def run_chain(chain, train_data, validation_data, run_dir, verbose, test_data, s
         manifest, ctrl_c = None, None
         if run_dir is not None:
             stack.enter_context(run_dirs.locked(run_dirs.make(run_dir)))
-            manifest = Manifest.open(run_dir, chain.describe() | (settings or {}))
+            manifest = Manifest.open(run_dir, _describe(chain, settings or {}))
             ctrl_c = stack.enter_context(CtrlC())
         run = _ChainRun(chain, to_fit, manifest, progress, ctrl_c, test_data)
         return run.fit(train_data, validation_data)
+
+
+def _describe(chain, settings):
+    description = chain.describe()
+    taken = sorted(settings.keys() & (description.keys() | environment().keys() | TAKEN))
+    if taken:
+        raise ValueError(
+            "`settings` must have names that the manifest does not use itself. Received: "
+            f"{', '.join(taken)}."
+        )
+    return description | settings
 
 
 def _model_to_fit(chain, stage):
@@ -101,11 +112,13 @@ class _ChainRun:
         folder = self.folder and self.folder / stage.name
         if folder:
             folder.mkdir(exist_ok=True)
-            self.manifest.set_state(stage.name, "training")
         run = StageRun(stage, model, folder, self.ctrl_c)
+        with _named(stage):
+            run.restore()
+        if folder:
+            self.manifest.set_state(stage.name, "training")
         try:
             with _named(stage):
-                run.restore()
                 if callable(train_data):
                     train_data = train_data(teacher)
                     skip_epochs(train_data, run.epochs_done)

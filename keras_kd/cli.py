@@ -50,7 +50,7 @@ def main():
     type=click.IntRange(min=1),
     help="Run with so many seeds, from the recipe's on.",
 )
-@click.option("--epochs", type=int, help="Epochs of every stage.")
+@click.option("--epochs", type=int, help="Epochs of every stage that is trained.")
 @click.option("--batch-size", type=int, help="Examples a step.")
 @click.option("--seed", type=int, help="Seed of weights, dropout and data order.")
 @click.option(

@@ -12,6 +12,8 @@ from keras_kd import run_dir as run_dirs
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+# What every manifest says, beside its `environment` and its run's description.
+TAKEN = frozenset({"format", "kind"})
 _PACKAGES = ("keras", "tensorflow", "numpy")
 _KINDS = {"run": "a run", "seeds": "a run over seeds"}
 # What a model has of these changes while the run goes on.

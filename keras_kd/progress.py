@@ -72,6 +72,7 @@ class Progress:
         """Shows a line, above the bar if there is one."""
         if self._verbose == 0:
             return
+        # Another library may have set up the root logger, for warnings alone.
         if logger.hasHandlers() and logger.isEnabledFor(logging.INFO):
             logger.info(line)
         else:

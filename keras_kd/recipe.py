@@ -234,8 +234,8 @@ def load(name_or_path, **overrides):
 
     Args:
         name_or_path: A name of `names()`, or a path that ends in `.toml`.
-        **overrides: `seed`, `batch_size`, or `epochs` (of every stage), each an int, or
-            `dtype_policy`; None leaves the recipe's own value.
+        **overrides: `seed`, `batch_size`, or `epochs` (of every stage that is trained),
+            each an int, or `dtype_policy`; None leaves the recipe's own value.
 
     Returns:
         A `Recipe`.
@@ -269,7 +269,11 @@ def _validate(table, path, overrides):
     try:
         recipe = Recipe.model_validate(table)
         if epochs is not None:
-            table["stage"] = [stage | {"epochs": epochs} for stage in table["stage"]]
+            # A given model is none to train.
+            table["stage"] = [
+                stage | {"epochs": epochs} if stage["epochs"] else stage
+                for stage in table["stage"]
+            ]
             recipe = Recipe.model_validate(table)
         return recipe
     except pydantic.ValidationError as error:

@@ -111,7 +111,8 @@ class Stage:
         for reason, (applies, arguments) in without.items():
             if not applies:
                 continue
-            given = [x for x in arguments if getattr(self, x) != defaults[x]]
+            # NumPy compares an array with None element by element.
+            given = [x for x in arguments if np.any(getattr(self, x) != defaults[x])]
             if given:
                 names = ", ".join(f"`{x}`" for x in given)
                 raise ValueError(
@@ -170,7 +171,7 @@ class Stage:
             "optimizer": _described(keras.optimizers.get(self.optimizer)),
             "loss": _described(self.loss),
             "metrics": _described(self.metrics),
-            "patience": self.patience,
+            "patience": _described(self.patience),
             "restore_best": self.restore_best,
             "monitor": self.monitor,
             "architecture": fingerprint["architecture"],
@@ -182,13 +183,13 @@ def _described(value):
     """A value as JSON: numbers and strings as they are, objects as Keras writes them."""
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
     if isinstance(value, (list, tuple)):
         return list(map(_described, value))
     if isinstance(value, dict):
         # Keras numbers the names that it gives.
-        return {key: _described(x) for key, x in value.items() if key != "name"}
+        return {str(key): _described(x) for key, x in value.items() if key != "name"}
     if isinstance(value, types.FunctionType):
         return {"function": f"{value.__module__}.{value.__qualname__}"}
     try:

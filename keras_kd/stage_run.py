@@ -170,10 +170,21 @@ class _KeepEpoch(keras.callbacks.Callback):
         self._run, self._scalars = run, scalars
 
     def on_epoch_end(self, epoch, logs=None):
+        logs = _one_value_each(logs)
         self._run.end_epoch(logs)
         self._scalars.write(epoch, logs)
         if self._run.ctrl_c is not None and self._run.ctrl_c.asked:
             raise KeyboardInterrupt(f"stopped after epoch {epoch + 1}, which is saved")
+
+
+def _one_value_each(logs):
+    """Metrics as floats; one that has a value for each class as so many metrics."""
+    values = {}
+    for name, value in logs.items():
+        value = np.asarray(value)
+        names = [f"{name}_{i}" for i in range(value.size)] if value.ndim else [name]
+        values |= zip(names, value.ravel().tolist(), strict=True)
+    return values
 
 
 def skip_epochs(dataset, epochs):

@@ -180,6 +180,8 @@ def test_bad_chains(make_model):
         DistillationChain(model, [Stage("ta", other, 1), stage])
     with pytest.raises(ValueError, match="there are none"):
         DistillationChain(None, [Stage("s", model, 1, **taught, taught_by="teacher")])
+    with pytest.raises(ValueError, match="must name models before it .*Received: <Seq"):
+        DistillationChain(model, [Stage("s", other, 1, **taught, taught_by=model)])
     for names in ([], ["teacher", "teacher"]):
         with pytest.raises(ValueError, match="one model or more, each once"):
             DistillationChain(model, [Stage("s", other, 1, **taught, taught_by=names)])
@@ -230,6 +232,8 @@ def test_the_epoch_is_chosen_by_other_data_than_the_table(make_model, vectors):
 
     with pytest.raises(ValueError, match="'s' chooses its epoch by `validation_data`"):
         chain().fit(train, validation, verbose=0)
+    with pytest.raises(ValueError, match="Received: the same for both"):
+        chain().fit(train, validation, verbose=0, test_data=validation)
     result = chain().fit(train, validation, verbose=0, test_data=test)
     (row,) = result.models
     losses_ = result.histories["s"]["val_loss"]

@@ -1,6 +1,8 @@
 """Run folders of chains: gone on with, refused, stopped, killed."""
 
 import json
+import logging
+import math
 import os
 import signal
 import subprocess
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd import DistillationChain, Stage
+from keras_kd import DistillationChain, Stage, losses
+from keras_kd.checkpoint import CheckpointError
 from keras_kd.manifest import RunError
+from keras_kd.stage_run import StageRun
 
 SCRIPT = Path(__file__).with_name("killed_chain.py")
 
@@ -128,6 +132,7 @@ def test_what_a_run_folder_holds(make_chain, data, tmp_path):
         ({"epochs": (2, 3)}, "stages 2 > epochs: 2 in the run, 3 now"),
         ({"taught_by": "teacher"}, "stages 2 > taught_by 1: 'first' in the run, 'teacher'"),
         ({"student_loss_weight": 0.1}, "student_loss_weight: None in the run, 0.1 now"),
+        ({"loss": keras.losses.MeanSquaredError()}, "loss > class: 'SparseCat"),
         ({"seed": 1}, "initial_weights.*set_random_seed with the same seed"),
     ],
 )
@@ -226,4 +231,118 @@ def test_test_data_in_another_order_each_time(make_chain, data, tmp_path, caplog
     shuffled = data.unbatch().shuffle(64, seed=1).batch(16)
     result = make_chain().fit(data, data, verbose=0, test_data=shuffled)
     assert result.models[1].evaluation.fidelity is None
-    assert "in another order each time" in caplog.text
+    assert "come in another order each time" in caplog.text
+
+
+def test_a_teacher_of_other_classes_is_not_compared(make_model, data, tmp_path, caplog):
+    """Layers can teach a student whatever the classes of the two are."""
+    teacher = make_model(num_classes=5, name="t")
+    names = teacher.layers[0].name, "hidden"
+    student = make_model()
+    student.layers[0].name = "hidden"
+    stage = Stage("s", student, 1, losses.FitNet(taps=names))
+    result = DistillationChain(teacher, [stage]).fit(data, data, tmp_path, verbose=0)
+    assert result.models[1].evaluation.fidelity is None
+    assert "s and teacher are not compared: they have other classes" in caplog.text
+
+
+def test_models_of_several_inputs(vectors, tmp_path):
+    def make():
+        inputs = [keras.Input((4,)), keras.Input((2,))]
+        outputs = keras.layers.Dense(3)(keras.layers.Concatenate()(inputs))
+        return keras.Model(inputs, outputs)
+
+    x, y = vectors
+    data = tf.data.Dataset.from_tensor_slices(((x, x[:, :2]), y)).batch(16)
+    stage = Stage("s", make(), 1, "kd")
+    DistillationChain(make(), [stage]).fit(data, data, tmp_path, verbose=0)
+    assert not (tmp_path / "s" / "disagreements.npz").exists()
+
+
+def test_killed_behind_its_last_epoch_it_ends_with_the_averages_of_its_weights(
+    make_model, data, tmp_path, monkeypatch
+):
+    def run(name):
+        keras.utils.set_random_seed(0)
+        optimizer = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.5)
+        chain = DistillationChain(None, [Stage("s", make_model(), 2, optimizer=optimizer)])
+        return chain.fit(data, data, run_dir=tmp_path / name, verbose=0)
+
+    def killed(*args, **kwargs):
+        raise SystemExit
+
+    whole = run("whole").students["s"].get_weights()
+    with monkeypatch.context() as patch:
+        patch.setattr("keras_kd.chain_result.Measuring.measure", killed)
+        with pytest.raises(SystemExit):
+            run("run")
+    for a, b in zip(whole, run("run").students["s"].get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_epoch_of_nan_is_not_the_best(make_model):
+    stage = Stage("s", make_model(), 3, restore_best=True)
+    run = StageRun(stage, None)
+    run.history = {"loss": [1, 1, 1], "val_loss": [0.3, math.nan, 0.2]}
+    assert run.best_epoch == 3
+
+
+@keras.saving.register_keras_serializable()
+class Counts(keras.metrics.Metric):
+    """Of two classes."""
+
+    def __init__(self, name="counts"):
+        super().__init__(name=name)
+        self.steps = self.add_variable((), "zeros")
+
+    def update_state(self, *args, **kwargs):
+        self.steps.assign_add(1)
+
+    def result(self):
+        return self.steps * np.array([1.0, 2.0], "float32")
+
+
+def test_a_metric_with_a_value_for_each_class(make_model, data, tmp_path):
+    stage = Stage("s", make_model(), 1, metrics=[Counts()])
+    chain = DistillationChain(None, [stage])
+    history = chain.fit(data, data, run_dir=tmp_path, verbose=0).histories["s"]
+    assert (history["counts_0"], history["counts_1"]) == ([4.0], [8.0])
+
+
+def test_numbers_of_numpy_are_written_down(make_model, data, tmp_path):
+    weights = {"distillation_loss_weights": [np.float32(0.25)], "student_loss_weight": 0.5}
+    stage = Stage("s", make_model(), np.int64(1), "kd", patience=np.int64(2), **weights)
+    chain = DistillationChain(make_model(), [stage], seed=np.int64(3))
+    chain.fit(data, data, run_dir=tmp_path, verbose=0, test_data=data.take(2))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (written,) = manifest["stages"]
+    assert (written["loss_weights"], written["patience"]) == ([0.25], 2)
+    assert (written["epochs"], manifest["seed"]) == (1, 3)
+
+
+def test_settings_with_a_name_of_the_manifest(make_chain, data, tmp_path):
+    settings = {"teacher": "resnet", "created": "today", "mine": 1}
+    with pytest.raises(ValueError, match="does not use itself. Received: created, teacher"):
+        make_chain().fit(data, data, run_dir=tmp_path, verbose=0, settings=settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_changed(make_chain, data, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make_chain().fit(pressing(data, 1, times=1), data, run_dir=tmp_path, verbose=0)
+    (tmp_path / "first" / "checkpoint.npz").write_bytes(b"no zip")
+    before = files_of(tmp_path)
+    with pytest.raises(CheckpointError, match="^Stage 'first': The checkpoint .* damaged"):
+        make_chain().fit(data, data, run_dir=tmp_path, verbose=0)
+    assert files_of(tmp_path) == before
+
+
+def test_a_line_a_stage_where_the_root_logger_is_for_warnings(make_chain, data, capsys):
+    root, handler = logging.getLogger(), logging.StreamHandler()
+    root.addHandler(handler)
+    try:
+        make_chain().fit(data, data)
+    finally:
+        root.removeHandler(handler)
+    lines = capsys.readouterr().out.splitlines()
+    assert [x.partition(":")[0] for x in lines] == ["first", "student"]

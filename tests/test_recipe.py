@@ -38,6 +38,9 @@ def test_every_shipped_recipe_is_valid(name):
 def test_overrides(write_recipe):
     loaded = recipe.load(write_recipe(), seed=7, batch_size=None, epochs=3)
     assert (loaded.seed, loaded.batch_size, loaded.stage[0].epochs) == (7, 50, 3)
+    given = '[[stage]]\nname = "given"\nmodel = "ta.keras"\nepochs = 0'
+    loaded = recipe.load(write_recipe(stage=given), epochs=3)
+    assert [x.epochs for x in loaded.stage] == [3, 0]
 
 
 @pytest.mark.parametrize(

@@ -195,5 +195,9 @@ def test_several_seeds(write_recipe, sample_data, tmp_path):
     with pytest.raises(RunError, match="stage 1 > epochs: 1 in the run, 2 now"):
         other = recipe.load(write_recipe(), seed=3, epochs=2)
         recipe_run.run_seeds(other, 2, folder, verbose=0)
+    with pytest.raises(RunError, match="holds a run over several seeds, not one run"):
+        recipe_run.run(loaded, folder, verbose=0)
+    with pytest.raises(RunError, match="seed-3 holds one run, not a run over several"):
+        recipe_run.run_seeds(loaded, 2, folder / "seed-3", verbose=0)
     with pytest.raises(ValueError, match="`seeds` must be at least 1"):
         recipe_run.run_seeds(loaded, 0, tmp_path / "none", verbose=0)
