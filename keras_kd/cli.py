@@ -202,8 +202,8 @@ def plan(teacher, student, assistants, output):
 
 
 @main.command()
-@click.argument("model")
-@click.option("--format", required=True, help="saved_model, litert or onnx.")
+@click.argument("model", required=False)
+@click.option("--format", help="saved_model, litert or onnx.")
 @click.option("--quantization", help="Of litert: float16, dynamic or int8.")
 @click.option(
     "--out",
@@ -214,6 +214,12 @@ def plan(teacher, student, assistants, output):
     "--run-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="A run folder; MODEL is the name of a stage in it.",
+)
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Every model of the run, in every format; then measure the files in turn.",
 )
 @click.option("--batch-size", type=int, help="Of the file. [default: free]")
 @click.option(
@@ -226,11 +232,13 @@ def plan(teacher, student, assistants, output):
 @click.option("--overwrite", is_flag=True, help="Replace what an export left before.")
 @click.option("--dataset", default="mnist", show_default=True)
 @_data_dir
-def export(model, out, run_dir, preprocessing, dataset, data_dir, **arguments):
+def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **arguments):
     """Write a MODEL as a file for a device, and prove it on a data set's test images.
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student. int8 is
-    calibrated on the first 1,000 training images.
+    calibrated on the first 1,000 training images. With --all and --run-dir alone the files
+    of a run's models are written, but for those that are there, and measured together;
+    keras-kd report then shows the table.
     """
     import keras
 
@@ -238,6 +246,13 @@ def export(model, out, run_dir, preprocessing, dataset, data_dir, **arguments):
     from keras_kd.recipe import load_model
     from keras_kd.run_dir import inside
 
+    if every:
+        given = {"MODEL": model, "--out": out, "--preprocessing": preprocessing}
+        given |= {f"--{k.replace('_', '-')}": v for k, v in arguments.items()}
+        return _export_all(run_dir, given, dataset, data_dir)
+    for name, value in {"MODEL": model, "--format": arguments["format"]}.items():
+        if value is None:
+            raise click.UsageError(f"{name} is missing; or give --all with --run-dir.")
     source = inside(run_dir, model) / "model.keras" if run_dir else model
     format, quantization = arguments["format"], arguments["quantization"]
     if out is None:
@@ -257,6 +272,62 @@ def export(model, out, run_dir, preprocessing, dataset, data_dir, **arguments):
     examples = (images if preprocessing else data.scale(images), labels)
     exported = exporters.export(loaded, out, examples=examples, **arguments)
     click.echo(f"{exported}\nWritten to {out}, the proof to {exporters.proof_path(out)}")
+
+
+def _export_all(run_dir, given, dataset, data_dir):
+    from keras_kd import data, run_reader
+    from keras_kd.report_devices import conditions, device_table
+    from keras_kd.run_exports import export_run
+
+    overwrite = given.pop("--overwrite")
+    idle = [name for name, value in given.items() if value not in (None, False)]
+    if run_dir is None or idle:
+        raise click.UsageError(
+            f"--all goes with --run-dir, not with {' and '.join(idle) or 'a model file'}."
+        )
+    data.prepare(dataset, data_dir)
+    images, labels = data.load_arrays(dataset, "test", data_dir)
+    calibration = data.load_arrays(dataset, "train", data_dir)[0][:1000]
+    with _shown_log():
+        exports = export_run(
+            run_dir,
+            (data.scale(images), labels),
+            data.scale(calibration),
+            overwrite=overwrite,
+        )
+    run = next(iter(run_reader.read(run_dir).runs.values()))
+    click.echo(f"\n{device_table(run, exports.files).as_markdown()}\n")
+    click.echo("\n".join(conditions(run, exports)))
+    click.echo(f"\nWritten to {run.path / run_reader.EXPORTS}")
+    if exports.refused:
+        raise click.ClickException(
+            f"{len(exports.refused)} of {len(exports.refused) + len(exports.files)} files "
+            "were not written, for the reasons above; the others were, and measured."
+        )
+
+
+@main.command()
+@click.argument("stage")
+@click.option(
+    "--run-dir",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The run folder that STAGE is in.",
+)
+@click.option("--license", help="The model's, as hubs name it: apache-2.0. [default: none]")
+@click.option("--title", help="The model's name in the card. [default: STAGE]")
+@click.option("--dataset", help="The hub's name of the data, if the run is of no recipe.")
+@click.option("--data-license", help="The licence of that data set.")
+@click.option("--overwrite", is_flag=True, help="Replace a README.md that is there.")
+def card(stage, run_dir, **arguments):
+    """Write the model card of a STAGE of a run, or of its teacher: README.md beside it.
+
+    The card is in the form that the Hugging Face hub reads. It tells what the run folder
+    knows: export the model first, and its files are in it.
+    """
+    from keras_kd.model_card import write_card
+
+    click.echo(f"Written to {write_card(run_dir, stage, **arguments)}")
 
 
 @main.command()

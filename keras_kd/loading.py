@@ -1,4 +1,4 @@
-"""Loads a Distiller whose file was written without its teacher."""
+"""Loads `.keras` files: any, safely; and a Distiller's that is without its teacher."""
 
 import contextvars
 
@@ -6,6 +6,33 @@ import keras
 
 # Holds the teacher until the Distiller's `from_config` takes it.
 _handed = contextvars.ContextVar("handed", default=None)
+
+
+def load_keras_file(path):
+    """Loads a `.keras` model with Keras's safe mode on: no code in the file runs.
+
+    Args:
+        path: A file that is there.
+
+    Returns:
+        The `keras.Model`, not compiled.
+
+    Raises:
+        ValueError: The file is not a model that Keras can load safely.
+    """
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises many kinds for a file it cannot read.
+        if "safe_mode" in str(error):  # Its advice is to switch that off.
+            raise ValueError(
+                f"{path} could not be loaded: it holds code, for instance the function of "
+                "a Lambda layer, that would run here. Files are loaded in Keras's safe "
+                "mode alone, which refuses that. Have the model saved with a layer of "
+                "Keras in its place."
+            ) from error
+        raise ValueError(
+            f"{path} could not be loaded as a Keras model: {error}"
+        ) from error
 
 
 def load_distiller(filepath, teacher):

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from keras_kd import checks, data, losses, zoo
 from keras_kd import run_dir as run_dirs
+from keras_kd.loading import load_keras_file
 from keras_kd.stage import Stage
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -322,16 +323,4 @@ def load_model(name_or_path):
             f"There is no model {str(name_or_path)!r} (looked for {path}). A model is a "
             "path that ends in .keras, or the name of a folder in models/ of a clone."
         )
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds for a file it cannot read.
-        if "safe_mode" in str(error):  # Its advice is to switch that off.
-            raise ValueError(
-                f"{path} could not be loaded: it holds code, for instance the function of "
-                "a Lambda layer, that would run here. Files are loaded in Keras's safe "
-                "mode alone, which refuses that. Have the model saved with a layer of "
-                "Keras in its place."
-            ) from error
-        raise ValueError(
-            f"{path} could not be loaded as a Keras model: {error}"
-        ) from error
+    return load_keras_file(path)

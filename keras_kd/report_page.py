@@ -1,19 +1,16 @@
 """What is on the pages of a report, and the files they become."""
 
-import base64
 import os
 import platform
 
-import jinja2
-from markupsafe import Markup
-
 from keras_kd.answer_plots import confusion, reliability
 from keras_kd.drawing import styles
+from keras_kd.rendering import rendered
+from keras_kd.report_devices import conditions, device_table
 from keras_kd.report_images import contact_sheet, disagreements
 from keras_kd.report_plots import curves, pareto
 from keras_kd.report_recipe import recipe_file, repeat
 from keras_kd.report_tables import MOST_CLASSES, accuracy_table, class_table, cost_table
-from keras_kd.tables import markdown_table, plain
 from keras_kd.verdict import comparisons, last_distilled, verdict, warnings
 
 
@@ -42,6 +39,7 @@ def page(folder, latencies, problems):
         "accuracies": accuracy_table(runs),
         "costs": cost_table(runs, latencies),
         "cost_notes": problems,
+        "devices": _devices(folder),
         "measured_on": f"{platform.system()}, {platform.machine()}, {os.cpu_count()} cores",
         "pictures": _pictures(runs, manifest, latencies),
         "recipe": recipe_text,
@@ -68,8 +66,7 @@ def files(page):
     if page["recipe_file"]:
         files["recipe.toml"] = page["recipe_file"].encode()
     for name in ("report.md", "report.html"):
-        environment = _html() if name.endswith("html") else _markdown()
-        files[name] = environment.get_template(name).render(page).encode()
+        files[name] = rendered(name, page).encode()
     return files
 
 
@@ -116,6 +113,19 @@ def _unfinished(folder):
             elif model.stage.state == "waiting":
                 sentences.append(f"{name} has not begun.")
     return sentences
+
+
+def _devices(folder):
+    """What is shown of the exported files of the first run; None where there are none."""
+    seed, run = next(iter(folder.runs.items()))
+    exports = run.exports
+    return exports and {
+        "table": device_table(run, exports.files),
+        "note": conditions(run, exports, seed),
+        "refused": [
+            f"{x.file} of {x.model} was not written: {x.reason}" for x in exports.refused
+        ],
+    }
 
 
 def _pictures(runs, manifest, latencies):
@@ -179,48 +189,3 @@ def _count(model, shown):
         return f"{len(shown)} images"
     total = round((1 - counted.fidelity.agreement) * counted.examples)
     return f"the first {len(shown)} of {total:,} images"
-
-
-def _environment(**options):
-    loader = jinja2.PackageLoader("keras_kd")
-    return jinja2.Environment(
-        loader=loader,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        **options,
-    )
-
-
-def _html():
-    environment = _environment(autoescape=True)
-    environment.filters["data_uri"] = _data_uri
-    return environment
-
-
-def _markdown():
-    environment = _environment(finalize=_escaped)
-    environment.filters["table"] = _as_markdown
-    environment.filters["block"] = _as_block
-    return environment
-
-
-def _data_uri(svg):
-    return "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
-
-
-def _escaped(value):
-    """What an expression of the Markdown template becomes; `Markup` stays as it is."""
-    return str(value) if isinstance(value, Markup) else plain(value)
-
-
-def _as_markdown(table):
-    header = [plain(cell) for cell in table.header]
-    rows = [[plain(cell) for cell in row] for row in table.rows]
-    rows = [dict(zip(header, row, strict=True)) for row in rows]
-    return Markup(markdown_table(rows, numbers_from=table.numbers_from))
-
-
-def _as_block(text):
-    """Indented code: no line in it can end it, as one can a fence."""
-    return Markup("\n".join(f"    {line}" for line in text.splitlines()))

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from keras_kd.tables import markdown_table, plain
 from keras_kd.uncertainty import over_seeds
 
 # A table of more classes than this shows those with the most errors.
@@ -21,6 +22,13 @@ class Table:
     header: list
     rows: list
     numbers_from: int
+
+    def as_markdown(self):
+        """The table as Markdown, in which no cell marks up anything."""
+        header = [plain(cell) for cell in self.header]
+        rows = [[plain(cell) for cell in row] for row in self.rows]
+        rows = [dict(zip(header, row, strict=True)) for row in rows]
+        return markdown_table(rows, self.numbers_from)
 
 
 def accuracy_table(runs):

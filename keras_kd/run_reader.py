@@ -18,11 +18,17 @@ import pydantic
 from keras_kd.answers import Answers
 from keras_kd.run_schema import (
     AnyManifest,
+    ExportEntry,
+    Exports,
     Metrics,
     RunManifest,
     SeedsManifest,
     StageEntry,
 )
+
+
+# What was measured of a run's exported files, in its folder.
+EXPORTS = "exports.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +110,11 @@ class Model:
             return index, images
         raise ValueError(f"{path} does not hold images of test examples, but {problem}.")
 
+    @functools.cached_property
+    def exported(self):
+        """The `ExportEntry` of each file that was exported into its folder, by name."""
+        return [read_export(x) for x in sorted(self.folder.glob("*.export.json"))]
+
     def file(self, name):
         """The path of a file of its folder, which is there and is what was written.
 
@@ -136,6 +147,20 @@ class Run:
     path: Path
     manifest: RunManifest
     models: list
+
+    @functools.cached_property
+    def exports(self):
+        """Its `Exports`, what exports.json says; None where there is no such file."""
+        path = self.path / EXPORTS
+        if not path.exists():
+            return None
+        exports = _parsed(Exports, path)
+        unknown = {x.model for x in exports.files} - {x.name for x in self.models}
+        if unknown:
+            raise ValueError(
+                f"{path} is of another run: there is no model {min(unknown)!r} in this one."
+            )
+        return exports
 
     def __getitem__(self, name):
         return next(model for model in self.models if model.name == name)
@@ -190,6 +215,18 @@ def read(path):
     if not runs:
         raise ValueError(f"No seed of {path} has begun; there is nothing to report yet.")
     return RunFolder(path, manifest, runs)
+
+
+def read_export(path):
+    """The `ExportEntry` in an `.export.json`.
+
+    Raises:
+        ValueError: It is damaged, or is not of the file beside it.
+    """
+    entry = _parsed(ExportEntry, path)
+    if f"{entry.file}.export.json" != path.name:
+        raise ValueError(f"{path} is of another file, {entry.file!r}.")
+    return entry
 
 
 def _read_manifest(path):

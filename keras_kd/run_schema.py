@@ -19,6 +19,9 @@ def _names_a_folder(name):
 Name = Annotated[str, pydantic.AfterValidator(_names_a_folder)]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 Count = Annotated[int, pydantic.Field(ge=0)]
+Size = Annotated[int, pydantic.Field(ge=1)]
+Positive = Annotated[float, pydantic.Field(gt=0)]
+NotNegative = Annotated[float, pydantic.Field(ge=0)]
 
 
 class _Section(pydantic.BaseModel):
@@ -108,7 +111,7 @@ class Fidelity(_Section):
 
 
 class EvaluationEntry(_Section):
-    examples: Annotated[int, pydantic.Field(ge=1)]
+    examples: Size
     errors: Count
     accuracy: Fraction
     accuracy_interval: tuple[Fraction, Fraction]
@@ -130,3 +133,80 @@ class Metrics(_Section):
     pure_macs: Count
     file_bytes: Count | None = None
     evaluation: EvaluationEntry
+
+
+class ProofEntry(_Section):
+    examples: Size
+    largest_difference: NotNegative
+    output_range: NotNegative
+    agreement: Fraction
+    keras_accuracy: Fraction | None
+    file_accuracy: Fraction | None
+
+
+class ExportEntry(_Section):
+    """What an `.export.json` says of the file beside it."""
+
+    file: Name
+    format: Literal["saved_model", "litert", "onnx"]
+    quantization: Literal["float16", "dynamic", "int8"] | None
+    batch_size: Size | None
+    input_dtype: str
+    gives: str
+    parameters: Count
+    file_bytes: Size
+    gzip_bytes: Size
+    calibration_examples: Count
+    proof: ProofEntry
+    versions: dict[str, str] = {}
+
+
+class LatencyEntry(_Section):
+    batch_size: Size
+    median_ms: Positive
+    p95_ms: Positive
+    runs: Size
+
+
+class ProfileEntry(_Section):
+    """What was measured of a file, as `file_profile.FileProfile` has it."""
+
+    latencies: list[LatencyEntry]
+    threads: Size
+    peak_memory_bytes: Count | None
+    runtime_memory_bytes: Count | None
+
+
+class DeviceFile(_Section):
+    """An exported file of a model; one that was not measured has no profile."""
+
+    model: Name
+    export: ExportEntry
+    profile: ProfileEntry | None = None
+
+
+class RefusedFile(_Section):
+    """A file that was not written, and why."""
+
+    model: Name
+    file: Name
+    reason: str
+
+
+class Exports(_Section):
+    """What exports.json says of a run's exported files, all measured together."""
+
+    format: Literal[1]
+    created: datetime.datetime
+    machine: dict[str, Any]
+    files: Annotated[list[DeviceFile], pydantic.Field(min_length=1)]
+    refused: list[RefusedFile] = []
+
+    @pydantic.model_validator(mode="after")
+    def _are_different(self):
+        seen = [
+            (x.model, x.export.format, x.export.quantization) for x in self.files
+        ]
+        if len(set(seen)) < len(seen):
+            raise ValueError("files: a model has two files of one format")
+        return self

