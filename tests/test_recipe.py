@@ -62,6 +62,11 @@ def test_overrides(write_recipe):
             "`temperature` must be a finite number greater than 0",
         ),
         ("", 'optimizer = { name = "adamm" }', "optimizer: not a Keras optimizer"),
+        (
+            "",
+            'optimizer = { name = "adam", learning_rate = { schedule = "Cosine" } }',
+            "optimizer: a table stands for a schedule of Keras. Received: schedule = 'Cos",
+        ),
         ("", 'losses = "kd"', "losses: Input should be a valid list"),
         (
             "",
@@ -117,6 +122,17 @@ def test_schedules(write_recipe):
     assert float(made.student_loss_weight(5)) == 0.75
     first, second = made.distillation_loss_weights
     assert (first, float(second(5)), float(second(6))) == (0.9, 0.0, 1.0)
+
+
+def test_schedule_of_the_learning_rate(write_recipe):
+    stage = """
+        optimizer = { name = "adam", learning_rate = { schedule = "CosineDecay", \
+            initial_learning_rate = 0.25, decay_steps = 10 } }
+    """.replace("\\\n", "")
+    optimizer = recipe.load(write_recipe(stage=stage)).stage[0].make(seed=0).optimizer
+    assert float(optimizer.learning_rate) == 0.25
+    optimizer.iterations.assign(5)
+    assert float(optimizer.learning_rate) == pytest.approx(0.125)
 
 
 def test_unknown_model_and_data_set(write_recipe):
