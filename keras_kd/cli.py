@@ -45,7 +45,11 @@ def main():
     is_flag=True,
     help="Go on with the run in --run-dir, by default the recipe's newest in runs/.",
 )
-@click.option("--seeds", type=int, help="Run with so many seeds, from the recipe's on.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    help="Run with so many seeds, from the recipe's on.",
+)
 @click.option("--epochs", type=int, help="Epochs of every stage.")
 @click.option("--batch-size", type=int, help="Examples a step.")
 @click.option("--seed", type=int, help="Seed of weights, dropout and data order.")
@@ -106,7 +110,9 @@ def _choose_run_dir(run_dir, name, resume):
             f"The run folder {run_dir} holds a run. Nothing was changed: give --resume to "
             "go on with it, or choose another folder."
         )
-    return run_dir if resume else run_dirs.create(run_dir)
+    if not resume:
+        run_dirs.check_new(run_dir)
+    return run_dir
 
 
 @contextlib.contextmanager

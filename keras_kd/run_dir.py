@@ -25,11 +25,22 @@ def create(path):
     Raises:
         FileExistsError: Something is there already (an empty folder is taken).
     """
-    path = make(path)
+    check_new(path)
+    return make(path)
+
+
+def check_new(path):
+    """Looks whether `create` could make a run folder, without making it.
+
+    Raises:
+        FileExistsError: As `create`.
+    """
+    path = Path(path)
     # What a killed process left of its first file is nobody's.
-    if not all(_TEMPORARY.match(x.name) for x in path.iterdir()):
+    if path.is_dir() and all(_TEMPORARY.match(x.name) for x in path.iterdir()):
+        return
+    if path.exists():
         raise _exists(path)
-    return path
 
 
 def make(path):

@@ -204,9 +204,15 @@ def _reasons_over_seeds(compared):
         f"difference is {x.gain.mean:+.2f} ± {x.gain.deviation:.2f} points, "
         f"{_errors(x.errors)} errors against {_errors(x.baseline_errors)}.",
         f"“{x.student}” is ahead with {sum(y > 0 for y in x.fewer)} of {count} seeds; "
-        f"McNemar's exact test gives p < {SIGNIFICANT} with {significant} of them (from p "
-        f"{p_value(ps[0])} to p {p_value(ps[-1])}).",
+        f"McNemar's exact test gives p < {SIGNIFICANT} with {significant} of them "
+        f"({_range(ps)}).",
     ]
+
+
+def _range(tests):
+    """The least and the greatest p of these, as text."""
+    least, greatest = (f"p {p_value(x)}" for x in (tests[0], tests[-1]))
+    return f"each {least}" if least == greatest else f"from {least} to {greatest}"
 
 
 def _size(runs, student):
