@@ -162,7 +162,7 @@ def test_not_toml(write_recipe):
 
 
 def test_no_such_recipe(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no recipe 'mnits'. Known: mnist, mnist_t"):
+    with pytest.raises(FileNotFoundError, match="no recipe 'mnits'. Known: mnist, mnist_s"):
         recipe.load("mnits")
     with pytest.raises(FileNotFoundError, match="no recipe file .*gone.toml"):
         recipe.load(tmp_path / "gone.toml")
