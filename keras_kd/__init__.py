@@ -24,6 +24,7 @@ _LATER = {
     "augment": "keras_kd.data.augment",
     "planner": "keras_kd.planner",
     "export": "keras_kd.exporters",
+    "quantization_aware": "keras_kd.fake_quantization",
 }
 
 

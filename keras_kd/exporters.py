@@ -13,6 +13,7 @@ import keras
 from keras_kd import export_checks as checks
 from keras_kd import proof
 from keras_kd import run_dir as run_dirs
+from keras_kd.fake_quantization import without_fake_quantization
 from keras_kd.file_profile import file_sizes
 from keras_kd.precision import in_float32
 from keras_kd.runtimes import FORMATS, need_runtimes, open_file
@@ -100,7 +101,8 @@ def export(
     Args:
         model: A built `keras.Model` with one input and one output
             (batch, ..., num_classes). Of a Distiller, its student is exported; what was
-            trained in mixed precision is exported in float32.
+            trained in mixed precision is exported in float32, and a `quantization_aware`
+            model as the plain one.
         path: Ends in ".tflite" for LiteRT, in ".onnx" for ONNX; a folder for a SavedModel.
         format: "saved_model", "litert" or "onnx".
         quantization: Of LiteRT alone. None is float32; "float16", weights in float16;
@@ -154,6 +156,7 @@ def export(
     need_runtimes(format)
     # As StudentCheckpoint does: of a Distiller, what ships is its student.
     model = in_float32(checks.check_model(getattr(model, "student", model)))
+    model = without_fake_quantization(model)
     given = checks.random_examples(model, preprocessing) if examples is None else examples
     first, batches = proof.first_and_all(given)
     checks.check_inputs(model, first, preprocessing)

@@ -16,8 +16,9 @@ TOLERANCES = {
     None: (1e-4, 0.999),
     "float16": (0.01, 0.998),
     "dynamic": (0.1, 0.99),
-    # The largest logits are beyond what the calibration has seen, and are cut off.
-    "int8": (0.15, 0.99),
+    # The largest logits are beyond what the calibration has seen, and are cut off; and a
+    # step of the logits moves a doubtful example's probabilities by many of theirs.
+    "int8": (0.25, 0.99),
 }
 
 

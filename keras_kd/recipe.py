@@ -116,7 +116,8 @@ class LossRecipe(_Named):
 
 class OptimizerRecipe(_Named):
     def make(self):
-        config = {"class_name": self.name, "config": self.model_extra}
+        arguments = {key: _made(value) for key, value in self.model_extra.items()}
+        config = {"class_name": self.name, "config": arguments}
         try:
             return keras.optimizers.get(config)
         except (TypeError, ValueError) as error:

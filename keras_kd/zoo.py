@@ -1,11 +1,12 @@
 """Architectures by name, each ending in logits.
 
-The three of the published MNIST experiment, and a small student that has feature maps to
-compare; convolutions are unpadded. Layers that a loss may tap have names of their own:
-conv1, pool1, conv2, pool2, hidden1, hidden2, logits.
+The three of the published MNIST experiment, a small student that has feature maps to
+compare, and one for devices; convolutions are unpadded, but for the last of that one.
+Layers that a loss may tap have names of their own: conv1, pool1, conv2, pool2, conv3,
+conv4, hidden1, hidden2, logits.
 
 Families have their widths in the name: "mnist_cnn_24_48", "mnist_fc_64_64",
-"mnist_small_cnn_16_32".
+"mnist_small_cnn_16_32", "mnist_device_cnn_8_16_24_32".
 """
 
 import dataclasses
@@ -103,10 +104,43 @@ def small_cnn(filters, name="small_cnn"):
     )
 
 
+def device_cnn(filters, name="device_cnn"):
+    """A strided convolution, then three depthwise-separable ones, for small devices.
+
+    Separable convolutions take about a ninth of the operations of ordinary ones (Howard et
+    al., 2017, "MobileNets", https://arxiv.org/abs/1704.04861). There is no batch
+    normalisation, so `keras_kd.quantization_aware` takes the model as it is.
+
+    Args:
+        filters: Four integers, the widths of the convolutions, "conv1" to "conv4".
+        name: The model's name.
+
+    Returns:
+        A model as `cnn` returns it.
+    """
+    first, second, third, fourth = filters
+    return keras.Sequential(
+        [
+            layers.Input(MNIST_SHAPE),
+            layers.Conv2D(first, 3, strides=2, activation="relu", name="conv1"),
+            layers.SeparableConv2D(second, 3, activation="relu", name="conv2"),
+            layers.SeparableConv2D(third, 3, activation="relu", name="conv3"),
+            layers.MaxPooling2D(2),
+            layers.SeparableConv2D(
+                fourth, 3, padding="same", activation="relu", name="conv4"
+            ),
+            layers.Flatten(),
+            layers.Dense(NUM_CLASSES, name="logits"),
+        ],
+        name=name,
+    )
+
+
 ARCHITECTURES = {
     "mnist_teacher": lambda: cnn((32, 64), 0.5, name="mnist_teacher"),
     "mnist_ta": lambda: cnn((16, 32), 0.25, name="mnist_ta"),
     "mnist_small_cnn": lambda: small_cnn((32, 64), name="mnist_small_cnn"),
+    "mnist_device_cnn": lambda: device_cnn((16, 32, 48, 64), name="mnist_device_cnn"),
     "mnist_student": lambda: fully_connected((784, 784), name="mnist_student"),
 }
 
@@ -151,6 +185,9 @@ FAMILIES = {
     ),
     "mnist_small_cnn": Family(
         small_cnn, counts=range(2, 3), fixed=1, example="mnist_small_cnn_16_32"
+    ),
+    "mnist_device_cnn": Family(
+        device_cnn, counts=range(4, 5), fixed=1, example="mnist_device_cnn_8_16_24_32"
     ),
 }
 

@@ -18,14 +18,16 @@ from keras_kd import run_dir as run_dirs
 from keras_kd.model_card import card
 
 MODELS = Path(__file__).parents[1] / "models" / "mnist"
+COMMANDS = {"mnist": "scripts/run", "mnist_teacher": "scripts/train_teacher"}
 
 
 def main(run_dir, stages):
-    recipe = json.loads((run_dir / "manifest.json").read_text())["recipe"]
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    recipe, recipe_name = manifest["recipe"], manifest["recipe_name"]
     for stage, name in stages.items():
         metrics = json.loads((run_dir / stage / "metrics.json").read_text())
         settings = next(x for x in recipe["stage"] if x["name"] == stage)
-        command = "scripts/run" if recipe["teacher"] else "scripts/train_teacher"
+        command = COMMANDS.get(recipe_name, f"keras-kd run {recipe_name}")
         metrics |= {
             "model": name,
             "stage": settings,

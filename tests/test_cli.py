@@ -92,7 +92,7 @@ def test_report_and_compare(tmp_path, monkeypatch):
 
 def test_no_such_recipe():
     assert error_of(keras_kd("run", "mnits")).startswith(
-        "Error: There is no recipe 'mnits'. Known: mnist, mnist_teacher."
+        "Error: There is no recipe 'mnits'. Known: mnist, mnist_small, mnist_teacher."
     )
 
 

@@ -29,6 +29,14 @@ def test_pure_macs_count_products_alone():
     assert profile(zoo.build("mnist_student")).pure_macs == 784 * 784 * 2 + 784 * 10
 
 
+def test_the_student_for_devices_is_small():
+    cost = profile(zoo.build("mnist_device_cnn"))
+    by_hand = 13 * 13 * 9 * 16 + 11 * 11 * (9 * 16 + 16 * 32) + 9 * 9 * (9 * 32 + 32 * 48)
+    by_hand += 4 * 4 * (9 * 48 + 48 * 64) + 4 * 4 * 64 * 10
+    assert cost.pure_macs == by_hand
+    assert cost.parameters <= 20_000 and cost.macs <= 400_000
+
+
 def test_depthwise_and_several_inputs():
     image, vector = keras.Input((8, 8, 2)), keras.Input((3,))
     x = keras.layers.DepthwiseConv2D(3, use_bias=False)(image)

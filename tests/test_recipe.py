@@ -65,6 +65,11 @@ def test_overrides(write_recipe):
             "`temperature` must be a finite number greater than 0",
         ),
         ("", 'optimizer = { name = "adamm" }', "optimizer: not a Keras optimizer"),
+        (
+            "",
+            'optimizer = { name = "adam", learning_rate = { schedule = "Cosine" } }',
+            "optimizer: a table stands for a schedule of Keras. Received: schedule = 'Cos",
+        ),
         ("", 'losses = "kd"', "losses: Input should be a valid list"),
         (
             "",
@@ -122,6 +127,17 @@ def test_schedules(write_recipe):
     assert (first, float(second(5)), float(second(6))) == (0.9, 0.0, 1.0)
 
 
+def test_schedule_of_the_learning_rate(write_recipe):
+    stage = """
+        optimizer = { name = "adam", learning_rate = { schedule = "CosineDecay", \
+            initial_learning_rate = 0.25, decay_steps = 10 } }
+    """.replace("\\\n", "")
+    optimizer = recipe.load(write_recipe(stage=stage)).stage[0].make(seed=0).optimizer
+    assert float(optimizer.learning_rate) == 0.25
+    optimizer.iterations.assign(5)
+    assert float(optimizer.learning_rate) == pytest.approx(0.125)
+
+
 def test_unknown_model_and_data_set(write_recipe):
     text = MINIMAL.format(extra="", stage="")
     with pytest.raises(ValueError, match="no such model .*did you mean 'mnist_student'"):
@@ -149,7 +165,7 @@ def test_not_toml(write_recipe):
 
 
 def test_no_such_recipe(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no recipe 'mnits'. Known: mnist, mnist_t"):
+    with pytest.raises(FileNotFoundError, match="no recipe 'mnits'. Known: mnist, mnist_s"):
         recipe.load("mnits")
     with pytest.raises(FileNotFoundError, match="no recipe file .*gone.toml"):
         recipe.load(tmp_path / "gone.toml")

@@ -52,6 +52,7 @@ def test_seed_fixes_the_weights():
         ("mnist_cnn_16_32", "mnist_ta"),
         ("mnist_fc_784_784", "mnist_student"),
         ("mnist_small_cnn_32_64", "mnist_small_cnn"),
+        ("mnist_device_cnn_16_32_48_64", "mnist_device_cnn"),
     ],
 )
 def test_a_family_at_the_widths_of_a_fixed_name(name, same):
@@ -80,6 +81,9 @@ def test_parameters_of_families():
     assert zoo.build("mnist_fc_7").count_params() == 784 * 7 + 7 + 7 * 10 + 10
     small = 9 * 6 + 6 + 9 * 6 + 6 * 4 + 4 + 5 * 5 * 4 * 10 + 10
     assert zoo.build("mnist_small_cnn_6_4").count_params() == small
+    device = 9 * 6 + 6 + (9 * 6 + 6 * 4 + 4) + (9 * 4 + 4 * 3 + 3) + (9 * 3 + 3 * 5 + 5)
+    device += 4 * 4 * 5 * 10 + 10
+    assert zoo.build("mnist_device_cnn_6_4_3_5").count_params() == device
 
 
 def test_dropout_of_the_cnn_family():
@@ -110,7 +114,13 @@ def test_how_many_widths():
 
 
 def test_family_of():
-    for name in ("mnist_cnn_3_5", "mnist_fc_9", "mnist_fc_9_8_128", "mnist_small_cnn_4_2"):
+    for name in (
+        "mnist_cnn_3_5",
+        "mnist_fc_9",
+        "mnist_fc_9_8_128",
+        "mnist_small_cnn_4_2",
+        "mnist_device_cnn_4_2_3_5",
+    ):
         family, widths = zoo.family_of(zoo.build(name))
         assert zoo.family_name(family, widths) == name
     assert zoo.family_of(zoo.build("mnist_student")) == ("mnist_fc", (784, 784))
