@@ -180,6 +180,8 @@ def _call(config):
 
 
 def _value(x):
+    if isinstance(x, dict) and "class_name" in x:  # A schedule, as Keras writes it.
+        return _call({"class": x["class_name"], **x.get("config", {})})
     return f"{x:.6g}" if isinstance(x, float) else repr(x)  # Keras keeps a float32.
 
 
