@@ -97,7 +97,8 @@ def _angle_gaps(teacher, student, weights):
             _gaps_and_slopes(left[at], right[at], weights) for at in _blocks(left.shape[0])
         ]
         values, slopes = map(ops.concatenate, zip(*parts, strict=True))
-        width = teacher.shape[-1]
+        # Known only at run time where the data have no static shapes.
+        width = ops.shape(teacher)[-1]
 
         def gradient(*args, upstream=None):
             # PyTorch alone passes it by keyword.

@@ -162,6 +162,25 @@ def test_gradient_of_both_models():
     np.testing.assert_allclose(2 * found, np.subtract(*ends), rtol=1e-5)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="shapes of tf.data")
+def test_gradient_where_shapes_are_known_at_run_time_alone():
+    import tensorflow as tf
+
+    teacher, student = random_features((5, 7), (5, 3))
+    loss = RelationalKnowledge()
+
+    def gradient(teacher, student):
+        with tf.GradientTape() as tape:
+            tape.watch(student)
+            value = loss.compute_loss(teacher, student)
+        return tape.gradient(value, student)
+
+    unknown = tf.TensorSpec((None, None), tf.float32)
+    inputs = tf.constant(teacher, tf.float32), tf.constant(student, tf.float32)
+    found = tf.function(gradient, input_signature=[unknown, unknown])(*inputs)
+    np.testing.assert_allclose(found, gradient(*inputs), rtol=1e-5, atol=1e-6)
+
+
 def test_equal_examples():
     # As the authors' code has it: a distance of 1e-6, which counts in the mean.
     teacher, student = random_features((5, 7), (5, 3))
