@@ -15,7 +15,7 @@ FORMAT = 1
 # What every manifest says, beside its `environment` and its run's description.
 TAKEN = frozenset({"format", "kind"})
 _PACKAGES = ("keras", "tensorflow", "numpy")
-_KINDS = {"run": "a run", "seeds": "a run over seeds"}
+_KINDS = {"run": "one run", "seeds": "a run over several seeds"}
 # What a model has of these changes while the run goes on.
 _PROGRESS = ("state", "error", "files")
 _MODELS = ("teacher", "stages")
@@ -145,7 +145,8 @@ def read(folder, kind=None):
     if kind not in (None, content["kind"]):
         raise RunError(
             f"{folder} holds {_KINDS[content['kind']]}, not {_KINDS[kind]}. Nothing was "
-            "changed: choose another folder."
+            "changed: choose another folder, or say what was said there (with --seeds, or "
+            "without)."
         )
     return content
 

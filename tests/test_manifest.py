@@ -157,7 +157,7 @@ def test_another_run_is_refused_and_each_difference_named(folder, description, d
         ("\udcff", "manifest.json is damaged: .*can't decode byte"),
         ('{"format": 2, "kind": "run"}', "does not read. Received: format=2, kind='run'"),
         ('{"format": 1, "kind": "x"}', "does not read. Received: format=1, kind='x'"),
-        ('{"format": 1, "kind": "seeds"}', "mine holds a run over seeds, not a run."),
+        ('{"format": 1, "kind": "seeds"}', "mine holds a run over several seeds, not one run."),
         ('{"format": 1, "kind": "run"}', "teacher: None in the run"),
     ],
 )
@@ -241,7 +241,7 @@ def test_another_run_over_seeds_is_refused(folder, description):
     other = SETTINGS | {"recipe": {"batch_size": 64, "seed": 0}}
     with pytest.raises(RunError, match="recipe > batch_size: 128 in the run, 64 now"):
         manifest.open_seeds(folder, other, [0])
-    with pytest.raises(RunError, match="holds a run over seeds, not a run"):
+    with pytest.raises(RunError, match="holds a run over several seeds, not one run"):
         Manifest.open(folder, description)
     assert everything(folder) == before
     run = folder.with_name("run")

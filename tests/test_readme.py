@@ -54,6 +54,11 @@ def right(model, dataset):
     )
 
 
+# Keras's `fit` tells everybody so who gives it a tf.data.Dataset.
+ignore_shuffle = pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+
+
+@ignore_shuffle
 def test_from_a_teacher_to_a_device(mine):
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     code = example("### From your teacher to a device")
@@ -71,6 +76,7 @@ def test_from_a_teacher_to_a_device(mine):
     assert dtypes <= {np.int8, np.int32}
 
 
+@ignore_shuffle
 def test_the_first_example_and_the_chain(mine):
     names = run(example("## First example"), **mine)
     student = keras.saving.load_model("student.keras")

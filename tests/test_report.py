@@ -240,10 +240,13 @@ def test_an_error_leaves_the_old_report(tmp_path, undrawn):
     assert (tmp_path / "report" / "report.html").read_text() == "old"
 
 
+DRAWS_OR_WRITES = ("report_", "drawing", "answer_", "rendering")
+
+
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2", "tomli_w", "PIL"])
 def test_what_is_not_installed(tmp_path, monkeypatch, missing):
     for name in list(sys.modules):
-        if name.startswith(("keras_kd.report_", "keras_kd.drawing", "keras_kd.answer_")):
+        if name.startswith(tuple(f"keras_kd.{x}" for x in DRAWS_OR_WRITES)):
             monkeypatch.delitem(sys.modules, name)
             monkeypatch.delattr(keras_kd, name.partition(".")[2], raising=False)
     real = builtins.__import__
