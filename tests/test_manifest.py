@@ -246,7 +246,7 @@ def test_another_run_over_seeds_is_refused(folder, description):
     assert everything(folder) == before
     run = folder.with_name("run")
     Manifest.open(run, description | SETTINGS)
-    with pytest.raises(RunError, match="holds a run, not a run over seeds"):
+    with pytest.raises(RunError, match="holds one run, not a run over several seeds"):
         manifest.open_seeds(run, SETTINGS, [0])
     (folder.parent / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="exists and is not empty"):
