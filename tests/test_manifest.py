@@ -157,7 +157,7 @@ def test_another_run_is_refused_and_each_difference_named(folder, description, d
         ("\udcff", "manifest.json is damaged: .*can't decode byte"),
         ('{"format": 2, "kind": "run"}', "does not read. Received: format=2, kind='run'"),
         ('{"format": 1, "kind": "x"}', "does not read. Received: format=1, kind='x'"),
-        ('{"format": 1, "kind": "seeds"}', "mine holds a run over several seeds, not one run."),
+        ('{"format": 1, "kind": "seeds"}', "a run over several seeds, not one run."),
         ('{"format": 1, "kind": "run"}', "teacher: None in the run"),
     ],
 )
