@@ -110,8 +110,10 @@ def _choose_run_dir(run_dir, name, resume):
             f"The run folder {run_dir} holds a run. Nothing was changed: give --resume to "
             "go on with it, or choose another folder."
         )
-    if not resume:
+    if not (run_dir / "manifest.json").is_file():
         run_dirs.check_new(run_dir)
+        if resume:
+            click.echo(f"There is no run in {run_dir} to go on with: it begins.")
     return run_dir
 
 

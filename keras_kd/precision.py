@@ -10,16 +10,20 @@ def in_float32(model):
     exported files, float32 is faster or alone possible. Weights are float32 in both.
 
     Args:
-        model: A built `keras.Model` that can be serialised.
+        model: A built `keras.Model`.
 
     Returns:
-        `model` itself where no layer has a dtype policy of mixed precision.
+        `model` itself where no layer has a dtype policy of mixed precision, or where it
+        cannot be made anew: it has no `get_config`, or its class is not registered.
     """
     layers = model._flatten_layers()
     if not any(layer.dtype_policy.name.startswith("mixed_") for layer in layers):
         return model
-    config = _in_float32(keras.saving.serialize_keras_object(model))
-    copy = keras.saving.deserialize_keras_object(config)
+    try:
+        config = _in_float32(keras.saving.serialize_keras_object(model))
+        copy = keras.saving.deserialize_keras_object(config)
+    except (NotImplementedError, TypeError):  # Keras's words for these.
+        return model
     if not copy.built:
         copy.build_from_config(config["build_config"])
     copy.set_weights(model.get_weights())

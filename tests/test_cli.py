@@ -125,6 +125,9 @@ def test_run_and_resume(write_recipe, sample_data, tmp_path, monkeypatch):
     assert again.output.endswith(first.output[first.output.index("\nAccuracy (%)") :])
     refused = invoke("run", recipe, "--run-dir", folder)
     assert refused.exit_code == 1 and "give --resume to go on with it" in refused.output
+    new = invoke("run", recipe, "--run-dir", tmp_path / "new", "--resume")
+    assert f"There is no run in {tmp_path / 'new'} to go on with: it begins." in new.output
+    assert (tmp_path / "new" / "results.md").is_file()
     other = invoke("run", recipe, "--run-dir", folder, "--resume", "--batch-size", 25)
     assert other.exit_code == 1
     assert "recipe > batch_size: 50 in the run, 25 now" in other.output

@@ -51,3 +51,21 @@ def test_the_mixed_model_stays_as_it_is(mixed):
 def test_float32_is_the_model_itself(make_model):
     model = make_model()
     assert in_float32(model) is model
+
+
+class Subclassed(keras.Model):
+    """Not registered; with an argument that is no JSON it has no configuration either."""
+
+    def __init__(self, argument):
+        super().__init__(dtype="mixed_bfloat16")
+        self.dense = keras.layers.Dense(2, dtype="mixed_bfloat16")
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@pytest.mark.parametrize("argument", [3, object()], ids=["not registered", "no config"])
+def test_what_cannot_be_made_anew_stays_as_it_is(argument):
+    model = Subclassed(argument)
+    model(np.zeros((1, 4), "float32"))
+    assert in_float32(model) is model
