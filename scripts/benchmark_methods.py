@@ -54,6 +54,8 @@ WEIGHTS = collections.defaultdict(lambda: 1.0) | {
     "cc": 0.02,
     "crd": 0.8,
 }
+# Points below the median of all losses at which one has failed.
+FAILED = 10
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 TEMPERATURES = (2.0, 4.0, 8.0)
 
@@ -351,12 +353,22 @@ def plot(found, path):
         shown = [i for i, name in enumerate(names) if name in summaries]
         means = [summaries[names[i]]["mean"] for i in shown]
         deviations = [summaries[names[i]]["deviation"] for i in shown]
-        axis.errorbar(means, shown, xerr=deviations, fmt="o", color="tab:blue", capsize=2)
+        # One that failed is named at the edge, so that the others can be told apart.
+        lowest = statistics.median(means) - FAILED
+        drawn = [d if x > lowest else 0 for x, d in zip(means, deviations, strict=True)]
+        axis.errorbar(means, shown, xerr=drawn, fmt="o", color="tab:blue", capsize=2)
         for reference, style in (("kd", "-"), (ALONE, "--")):
             if reference in summaries:
                 axis.axvline(
                     summaries[reference]["mean"], color="0.6", ls=style, lw=1, zorder=0
                 )
+        starts = [x - d for x, d in zip(means, deviations, strict=True) if x > lowest]
+        axis.set_xlim(min(starts) - 0.2, max(means) + 0.6)
+        for i, mean in zip(shown, means, strict=True):
+            if mean < lowest:
+                text = f"< {mean:.1f}"
+                place = {"transform": axis.get_yaxis_transform(), "va": "center"}
+                axis.text(0.02, i, text, backgroundcolor="white", **place)
         axis.set(title=f"{student_name}, {labels} labels", xlabel="test accuracy (%)")
         axis.grid(axis="y", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
