@@ -172,6 +172,7 @@ class DistillationChain:
                 with several teachers is a `keras_kd.teachers.Several`.
             validation_data: Batches of (inputs, labels), for the accuracies after each
                 epoch, and for the epoch to stop at or restore, where a stage chooses one.
+                None measures nothing after an epoch, and needs `test_data`.
             run_dir: A folder, new or of this chain's run, for a manifest, and for each
                 model a file (`.keras`), its history (CSV, TensorBoard), what it answered
                 (CSV) and its metrics; the table (Markdown, JSON); and the last distilled
@@ -195,23 +196,37 @@ class DistillationChain:
                 epoch, batch, and the file of the last good student.
             KeyboardInterrupt: Ctrl-C was pressed; with a run folder, the epoch is saved.
             ValueError: Labels or shapes do not fit the models, or a stage chooses its epoch
-                by the data of the table.
+                by the data of the table, or by none.
         """
-        choosing = [stage.name for stage in self.stages if stage.chooses_epoch]
-        if choosing and test_data is None:
-            raise ValueError(
-                f"Stage {choosing[0]!r} chooses its epoch by `validation_data`, so the "
-                "table needs `test_data` of its own. Received: test_data=None."
-            )
-        if choosing and test_data is validation_data:
-            raise ValueError(
-                f"Stage {choosing[0]!r} chooses its epoch by `validation_data`, so it must "
-                "not be the `test_data` of the table. Received: the same for both."
-            )
+        self._check_data(validation_data, test_data)
         test_data = validation_data if test_data is None else test_data
         return run_chain(
             self, train_data, validation_data, run_dir, verbose, test_data, settings
         )
+
+    def _check_data(self, validation_data, test_data):
+        if validation_data is None and test_data is None:
+            raise ValueError(
+                "`validation_data` or `test_data` is needed, for the table. "
+                "Received: None for both."
+            )
+        choosing = [stage.name for stage in self.stages if stage.chooses_epoch]
+        if not choosing:
+            return
+        problem = None
+        if validation_data is None:
+            problem = "`validation_data` is needed. Received: validation_data=None"
+        elif test_data is None:
+            problem = "the table needs `test_data` of its own. Received: test_data=None"
+        elif test_data is validation_data:
+            problem = (
+                "it must not be the `test_data` of the table. Received: the same for both"
+            )
+        if problem:
+            raise ValueError(
+                f"Stage {choosing[0]!r} chooses its epoch by `validation_data`, so "
+                f"{problem}."
+            )
 
     def describe(self):
         """What makes the chain what it is, a dict of JSON values, for a run's manifest."""

@@ -75,8 +75,9 @@ class _ChainRun:
                 self._take_up(stage)
             else:
                 self._train(stage, train_data, validation_data, epochs_before)
-            history = self.histories.get(stage.name, {"loss": []})
-            epochs_before += len(history["loss"])
+            if stage.train_data is None:
+                history = self.histories.get(stage.name, {"loss": []})
+                epochs_before += len(history["loss"])
             self.students[stage.name] = in_float32(stage.student)
         result = ChainResult(self.students, self.histories, self.models)
         if self.folder:
@@ -119,16 +120,17 @@ class _ChainRun:
             self.manifest.set_state(stage.name, "training")
         try:
             with _named(stage):
-                if callable(train_data):
-                    train_data = train_data(teacher)
-                    skip_epochs(train_data, run.epochs_done)
-                else:
-                    before = epochs_before + run.epochs_done
-                    skip_epochs(train_data, before - self._epochs_here)
+                own = stage.train_data
+                data = train_data if own is None else own
+                shared = own is None and not callable(data)
+                data = data(teacher) if callable(data) else data
+                before = epochs_before - self._epochs_here if shared else 0
+                skip_epochs(data, before + run.epochs_done)
                 callbacks = self.progress.callbacks(stage)
                 verbose = self.progress.keras_verbose
-                run.fit(train_data, validation_data, callbacks, verbose)
-                self._epochs_here = epochs_before + run.epochs_done
+                run.fit(data, validation_data, callbacks, verbose)
+                if shared:
+                    self._epochs_here = epochs_before + run.epochs_done
         except (ValueError, FloatingPointError) as error:
             if folder:
                 self.manifest.set_state(stage.name, "failed", error=str(error))

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 import keras
+import numpy as np
 import pydantic
 from pydantic import Field
 
 from keras_kd import checks, data, losses, zoo
 from keras_kd import run_dir as run_dirs
+from keras_kd.chain import DistillationChain
+from keras_kd.data.augment import Deform
 from keras_kd.loading import load_keras_file
 from keras_kd.stage import Stage
+from keras_kd.teachers import Ensemble
 
 RECIPES = Path(__file__).parent / "recipes"
 SHIPPED_MODELS = Path(__file__).parents[1] / "models"
@@ -134,12 +138,56 @@ def _is_trained(model):
     return model.endswith(".keras") or "/" in model
 
 
+class AugmentationRecipe(_Section):
+    """Views of the training images; beside `views` the arguments of `augment.Deform`."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+    views: PositiveInt
+    # Whether they are made once, and kept in memory as bytes: 47 MB a view of MNIST.
+    stored: bool = False
+
+    def make(self):
+        try:
+            return Deform(**self.model_extra)
+        except TypeError as error:
+            raise ValueError(f"not what keras_kd.augment.Deform takes: {error}") from error
+
+    @pydantic.model_validator(mode="after")
+    def _arguments_fit(self):
+        self.make()
+        return self
+
+
+class EnsembleRecipe(_Section):
+    """Trained stages as one model; the fields are those of `teachers.Ensemble`."""
+
+    models: Annotated[list[str], Field(min_length=1)]
+    weights: list[Annotated[float, Field(ge=0)]] | None = None
+    temperature: Annotated[float, Field(gt=0)] = 4.0
+
+
 class StageRecipe(_Section):
     name: str
     # Of the zoo; or a trained model, as `teacher` names them.
-    model: Annotated[str, pydantic.AfterValidator(_zoo_or_file)]
+    model: Annotated[str, pydantic.AfterValidator(_zoo_or_file)] | None = None
+    # Instead of `model`: stages before this one, or "teacher", together.
+    ensemble: EnsembleRecipe | None = None
     # With 0 a trained model is given as it is, and teaches.
-    epochs: Annotated[int, Field(strict=True, ge=0)]
+    epochs: Annotated[int, Field(strict=True, ge=0)] = 0
+    # Beside the recipe's: stages of one recipe that differ in it have other first weights
+    # and another order of the images.
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
+    # Instead of the recipe's.
+    batch_size: PositiveInt | None = None
+    # The training images: of these classes alone; so many of them, drawn at random, of each
+    # class as many; each so often in an epoch.
+    classes: Annotated[list[int], Field(min_length=1)] | None = None
+    examples: PositiveInt | None = None
+    repeat: PositiveInt = 1
+    # Of the recipe's `augmentation`, instead of its own; with 0 the images as they are.
+    views: Annotated[int, Field(strict=True, ge=0)] | None = None
+    # Of the model's dropout layers, instead of their own rates.
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adam")
     losses: list[LossRecipe] = []
     # A number, or a schedule's table: { schedule = "PolynomialDecay", ... }.
@@ -153,14 +201,42 @@ class StageRecipe(_Section):
     # Printed beside ours; no part of the training.
     published_accuracy: list[float] = []
 
-    def make(self, seed, dtype_policy="float32"):
-        keras.utils.set_random_seed(seed)
+    def seed_of(self, recipe_seed):
+        """The seed of the stage's first weights and of its images' order."""
+        if self.seed == 0:
+            return recipe_seed
+        mixed = np.random.SeedSequence([recipe_seed, self.seed])
+        return int(mixed.generate_state(1)[0])
+
+    def taps_teacher(self):
+        """Whether a loss looks at layers of the teacher, not at its outputs alone."""
+        taps = (pair for loss in self.losses for pair in loss.make().taps)
+        return any(pair.teacher is not None for pair in taps)
+
+    def make(self, seed, dtype_policy="float32", models=None):
+        """The `Stage`.
+
+        Args:
+            seed: The recipe's.
+            dtype_policy: Of the student.
+            models: dict of name to model, of the stages before and "teacher", for an
+                ensemble.
+
+        Raises:
+            ValueError: An ensemble's models are not there before it, or do not go together;
+                or `dropout` is given to a model without dropout layers.
+        """
+        keras.utils.set_random_seed(self.seed_of(seed))
+        if self.ensemble is not None:
+            return Stage(self.name, self._ensemble(models or {}), 0)
         with_default = keras.config.dtype_policy()
         keras.config.set_dtype_policy(dtype_policy)
         try:
             student = _load_to_train(self.model)
         finally:
             keras.config.set_dtype_policy(with_default)
+        if self.dropout is not None:
+            self._set_dropout(student)
         weights = self.distillation_loss_weights
         return Stage(
             self.name,
@@ -176,9 +252,49 @@ class StageRecipe(_Section):
             monitor=self.monitor,
         )
 
+    def _ensemble(self, models):
+        missing = [name for name in self.ensemble.models if name not in models]
+        if missing:
+            raise ValueError(
+                f"Stage {self.name!r}: `ensemble` must be of models before it "
+                f"({', '.join(models) or 'there are none'}). Received: {missing[0]!r}."
+            )
+        members = [models[name] for name in self.ensemble.models]
+        return Ensemble(
+            members, self.ensemble.weights, self.ensemble.temperature, name=self.name
+        )
+
+    def _set_dropout(self, student):
+        layers = [x for x in student.layers if isinstance(x, keras.layers.Dropout)]
+        if not layers:
+            raise ValueError(
+                f"Stage {self.name!r}: `dropout` has no effect on {self.model!r}, which "
+                "has no dropout layers. Leave it out."
+            )
+        for layer in layers:
+            layer.rate = self.dropout
+
+    @pydantic.model_validator(mode="after")
+    def _one_model(self):
+        if (self.model is None) == (self.ensemble is None):
+            raise ValueError("give one of `model` and `ensemble`")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _of_training_if_trained(self):
+        if self.epochs:
+            if self.ensemble is not None:
+                raise ValueError("an ensemble is not trained: leave out epochs")
+            return self
+        fields = type(self).model_fields
+        for name in ("seed", "batch_size", "classes", "examples", "repeat", "views"):
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"{name} goes with epochs, of which there are none")
+        return self
+
     @pydantic.model_validator(mode="after")
     def _untrained_is_trained(self):
-        if self.epochs == 0 and not _is_trained(self.model):
+        if self.ensemble is None and self.epochs == 0 and not _is_trained(self.model):
             raise ValueError(
                 f"epochs = 0 goes with a trained model, and {self.model!r} of the zoo is "
                 "none; name a .keras file or a shipped model"
@@ -199,9 +315,14 @@ class Recipe(_Section):
     # As DistillationChain takes them.
     dense: bool = False
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Each epoch sees another view of every training image. Without it: as they are.
+    augmentation: AugmentationRecipe | None = None
     # So many of the last training images are held out; the accuracy after each epoch, and
     # what a stage chooses by it, is then on them. With 0 it is on the test images.
     validation_examples: Annotated[int, Field(strict=True, ge=0)] = 0
+    # With `validation_examples` of 0, whether the test images are seen after each epoch; if
+    # not, once, at the end.
+    test_each_epoch: bool = True
     stage: Annotated[list[StageRecipe], Field(min_length=1)]
 
     @pydantic.model_validator(mode="after")
@@ -215,11 +336,55 @@ class Recipe(_Section):
                 )
         return self
 
+    def views_of(self, stage):
+        """How many views a stage sees of each image, and what makes them, or None."""
+        if self.augmentation is None or stage.views == 0:
+            return 1, None
+        return stage.views or self.augmentation.views, self.augmentation.make()
+
+    @pydantic.model_validator(mode="after")
+    def _views_have_an_effect(self):
+        for stage in self.stage:
+            if stage.views is not None and self.augmentation is None:
+                raise ValueError(
+                    f"stage {stage.name!r} has views, which go with an augmentation table"
+                )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _test_each_epoch_has_an_effect(self):
+        if not self.test_each_epoch and self.validation_examples:
+            raise ValueError(
+                "test_each_epoch goes without validation_examples, which are seen instead"
+            )
+        return self
+
     @pydantic.model_validator(mode="after")
     def _drop_rate_has_an_effect(self):
         if self.drop_rate and not self.dense:
             raise ValueError("drop_rate goes with dense = true")
         return self
+
+
+def make_chain(recipe, teacher):
+    """The `DistillationChain` of a recipe, with models of their first weights.
+
+    Args:
+        recipe: A `Recipe`.
+        teacher: Its teacher, loaded; or None.
+
+    Raises:
+        ValueError: A model does not fit another one, or a stage its model.
+    """
+    models = {} if teacher is None else {"teacher": teacher}
+    stages = []
+    for section in recipe.stage:
+        stage = section.make(recipe.seed, recipe.dtype_policy, models)
+        models = models | {stage.name: stage.student}
+        stages.append(stage)
+    return DistillationChain(
+        teacher, stages, recipe.dense, recipe.drop_rate, seed=recipe.seed
+    )
 
 
 def names():
@@ -273,7 +438,7 @@ def _validate(table, path, overrides):
         if epochs is not None:
             # A given model is none to train.
             table["stage"] = [
-                stage | {"epochs": epochs} if stage["epochs"] else stage
+                stage | {"epochs": epochs} if stage.get("epochs") else stage
                 for stage in table["stage"]
             ]
             recipe = Recipe.model_validate(table)

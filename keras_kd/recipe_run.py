@@ -1,18 +1,19 @@
 """Runs a recipe: its data, its chain, its run folder; over one seed or several."""
 
-import functools
+import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from keras_kd import data, manifest
+from keras_kd import data, manifest, recipe_data
 from keras_kd import run_dir as run_dirs
-from keras_kd.chain import DistillationChain
-from keras_kd.recipe import AS_JSON, load_model
+from keras_kd.recipe import AS_JSON, load_model, make_chain
 from keras_kd.tables import markdown_table
-from keras_kd.teacher_cache import cache_teacher
 from keras_kd.uncertainty import over_seeds
+
+# A folder of a run folder, while it runs.
+TEACHER_OUTPUTS = ".teacher_outputs"
 
 
 def run(recipe, run_dir, data_dir=None, verbose="auto", name=None):
@@ -37,26 +38,34 @@ def run(recipe, run_dir, data_dir=None, verbose="auto", name=None):
         ValueError: A model does not fit the data or another model.
     """
     teacher = load_model(recipe.teacher) if recipe.teacher else None
-    stages = [stage.make(recipe.seed, recipe.dtype_policy) for stage in recipe.stage]
-    chain = DistillationChain(
-        teacher, stages, recipe.dense, recipe.drop_rate, seed=recipe.seed
-    )
+    chain = make_chain(recipe, teacher)
     data.prepare(recipe.dataset, data_dir)
     train = data.load_arrays(recipe.dataset, "train", data_dir)
     test = data.load_arrays(recipe.dataset, "test", data_dir)
-    for stage in stages:
+    train, held_out = recipe_data.hold_out(train, recipe.validation_examples)
+    outputs = Path(run_dir) / TEACHER_OUTPUTS
+    train_data = recipe_data.TrainData(
+        recipe, train, outputs, verbose=int(verbose in (1, 2))
+    )
+    for section, stage in zip(recipe.stage, chain.stages, strict=True):
         _check_labels(stage, train[1])
-    train, held_out = _hold_out(train, recipe.validation_examples)
+        if stage.epochs:
+            stage.train_data = train_data.of(section)
     test_data = data.batches(*test, batch_size=1000)
+    validation_data = test_data if recipe.test_each_epoch else None
+    if held_out is not None:
+        validation_data = data.batches(*held_out, batch_size=1000)
     keras.utils.set_random_seed(recipe.seed)
     result = chain.fit(
-        functools.partial(_train_data, recipe, train, _tap_layers(stages), verbose),
-        test_data if held_out is None else data.batches(*held_out, batch_size=1000),
+        None,
+        validation_data,
         run_dir,
         verbose,
-        test_data=None if held_out is None else test_data,
+        test_data=None if validation_data is test_data else test_data,
         settings={"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)},
     )
+    # They were kept for a run that is stopped.
+    shutil.rmtree(outputs, ignore_errors=True)
     accuracies = _accuracies(recipe, result)
     run_dirs.write_text(Path(run_dir) / "accuracies.md", accuracies + "\n")
     return result, accuracies
@@ -95,48 +104,6 @@ def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None):
     return table
 
 
-def _hold_out(arrays, count):
-    """Training arrays, and those of the last `count` examples, or None."""
-    if count == 0:
-        return arrays, None
-    examples = len(arrays[0])
-    if count >= examples:
-        raise ValueError(
-            f"validation_examples must be less than the {examples:,} training images. "
-            f"Received: {count}."
-        )
-    return [x[:-count] for x in arrays], [x[-count:] for x in arrays]
-
-
-def _train_data(recipe, arrays, taps_layers, verbose, teacher):
-    """Batches for a stage; with its teacher's outputs where they are few."""
-    images, labels = arrays
-    # A teacher's outputs can be kept; the maps inside it are too many.
-    if teacher is None or taps_layers:
-        return data.batches(
-            images,
-            labels,
-            recipe.batch_size,
-            shuffle=True,
-            seed=recipe.seed,
-            drop_remainder=True,
-        )
-    # float32, as so few outputs need no compression.
-    cached = cache_teacher(
-        teacher,
-        (data.scale(images), labels),
-        dtype="float32",
-        verbose=int(verbose in (1, 2)),
-    )
-    shuffled = cached.shuffle(len(images), seed=recipe.seed)
-    return shuffled.batch(recipe.batch_size, drop_remainder=True)
-
-
-def _tap_layers(stages):
-    losses = (loss for stage in stages for loss in stage.distillation_losses or ())
-    return any(pair.teacher is not None for loss in losses for pair in loss.taps)
-
-
 def _check_labels(stage, labels):
     num_classes = stage.student.output_shape[-1]
     if np.min(labels) < 0 or np.max(labels) >= num_classes:
@@ -150,8 +117,8 @@ def _check_labels(stage, labels):
 def _accuracies(recipe, result):
     rows = []
     for stage in recipe.stage:
-        history = result.histories.get(stage.name, {"val_accuracy": []})
-        ours = [100 * x for x in history["val_accuracy"]]
+        history = result.histories.get(stage.name, {})
+        ours = [100 * x for x in history.get("val_accuracy", [])]
         curves = {stage.name: ours, f"{stage.name}, published": stage.published_accuracy}
         for label, values in curves.items():
             if values:

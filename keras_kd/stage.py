@@ -46,6 +46,8 @@ class Stage:
         monitor: The validation metric that says which epoch is better: "val_loss", as in
             `keras.callbacks.EarlyStopping`, or another. Less is better if the name ends
             in "loss", else more.
+        train_data: What this stage is trained on, as `DistillationChain.fit` takes it.
+            Defaults to None: what the others are trained on.
 
     Raises:
         ValueError: An argument is not what is described here, or would have no effect.
@@ -64,6 +66,7 @@ class Stage:
     patience: int | None = None
     restore_best: bool = False
     monitor: str = "val_loss"
+    train_data: Any = None
 
     def __post_init__(self):
         is_name = isinstance(self.name, str) and self.name not in ("", ".", "..")
@@ -100,7 +103,7 @@ class Stage:
             ),
             "has epochs=0, so its model is not trained": (
                 self.epochs == 0,
-                ("distillation_losses", "patience", "restore_best"),
+                ("distillation_losses", "patience", "restore_best", "train_data"),
             ),
             "neither stops early nor restores its best epoch": (
                 not self.chooses_epoch,

@@ -79,6 +79,43 @@ def fully_connected(units, name="fully_connected"):
     )
 
 
+def dropout_net(units, name="dropout_net"):
+    """Dense layers with dropout and weight constraints, as in Hinton et al.
+
+    A fifth of the pixels and half of the hidden units are dropped, and the squared length
+    of each hidden unit's incoming weights is at most 15.
+
+    Args:
+        units: The widths of the hidden layers, a sequence of integers.
+        name: The model's name.
+
+    Returns:
+        A model as `cnn` returns it.
+
+    Reference:
+        Hinton, Srivastava, Krizhevsky, Sutskever, Salakhutdinov 2012, "Improving neural
+        networks by preventing co-adaptation of feature detectors",
+        https://arxiv.org/abs/1207.0580, appendix A.
+    """
+    hidden = []
+    for i, width in enumerate(units):
+        constraint = keras.constraints.MaxNorm(15**0.5, axis=0)
+        dense = layers.Dense(
+            width, activation="relu", kernel_constraint=constraint, name=f"hidden{i + 1}"
+        )
+        hidden += [dense, layers.Dropout(0.5)]
+    return keras.Sequential(
+        [
+            layers.Input(MNIST_SHAPE),
+            layers.Flatten(),
+            layers.Dropout(0.2),
+            *hidden,
+            layers.Dense(NUM_CLASSES, name="logits"),
+        ],
+        name=name,
+    )
+
+
 def small_cnn(filters, name="small_cnn"):
     """A strided convolution, then a depthwise-separable one, a max-pool and the logits.
 
@@ -141,6 +178,7 @@ ARCHITECTURES = {
     "mnist_ta": lambda: cnn((16, 32), 0.25, name="mnist_ta"),
     "mnist_small_cnn": lambda: small_cnn((32, 64), name="mnist_small_cnn"),
     "mnist_device_cnn": lambda: device_cnn((16, 32, 48, 64), name="mnist_device_cnn"),
+    "mnist_dropout_net": lambda: dropout_net((1200, 1200), name="mnist_dropout_net"),
     "mnist_student": lambda: fully_connected((784, 784), name="mnist_student"),
 }
 

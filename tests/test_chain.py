@@ -162,6 +162,43 @@ def test_an_error_names_the_stage(make_model, train_data):
         chain.fit(train_data, train_data, verbose=0)
 
 
+def test_a_stage_may_have_training_data_of_its_own(make_model, vectors):
+    x, y = vectors
+    taught = []
+
+    def train_data(teacher):
+        taught.append(teacher)
+        return batched(x[:16], y[:16], 16)
+
+    def adam():
+        return keras.optimizers.Adam()
+
+    teacher, models = make_model(), [make_model() for _ in range(3)]
+    stages = [
+        Stage("all", models[0], 1, "kd", optimizer=adam()),
+        Stage("few", models[1], 1, "kd", train_data=train_data, optimizer=adam()),
+        Stage("half", models[2], 1, train_data=batched(x, y, 32), optimizer=adam()),
+    ]
+    data = batched(x, y, 16)
+    DistillationChain(teacher, stages).fit(data, data, verbose=0)
+    assert taught == [models[0]]
+    assert [int(stage.optimizer.iterations) for stage in stages] == [4, 1, 2]
+
+
+def test_without_validation_data_nothing_is_measured_after_an_epoch(make_model, vectors):
+    def chain(**stage):
+        return DistillationChain(None, [Stage("s", make_model(), 2, **stage)])
+
+    data = batched(*vectors, 16)
+    result = chain().fit(data, None, verbose=0, test_data=data)
+    assert not any(name.startswith("val") for name in result.histories["s"])
+    assert result.models[0].examples == 64
+    with pytest.raises(ValueError, match="`validation_data` or `test_data` is needed"):
+        chain().fit(data, None, verbose=0)
+    with pytest.raises(ValueError, match="'s' chooses .* Received: validation_data=None"):
+        chain(restore_best=True).fit(data, None, verbose=0, test_data=data)
+
+
 def test_bad_chains(make_model):
     model, other = make_model(), make_model()
     with pytest.raises(ValueError, match="at least one Stage"):

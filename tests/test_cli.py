@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from keras_kd import data, losses, zoo
+from keras_kd import data, losses, recipe, zoo
 from keras_kd.cli import main
 from tests.sample_run import make_run
 
@@ -92,7 +92,7 @@ def test_report_and_compare(tmp_path, monkeypatch):
 
 def test_no_such_recipe():
     assert error_of(keras_kd("run", "mnits")).startswith(
-        "Error: There is no recipe 'mnits'. Known: mnist, mnist_small, mnist_teacher."
+        f"Error: There is no recipe 'mnits'. Known: {', '.join(recipe.names())}."
     )
 
 

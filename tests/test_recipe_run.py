@@ -10,6 +10,7 @@ import pytest
 
 from keras_kd import recipe, recipe_run, zoo
 from keras_kd.manifest import RunError
+from keras_kd.stage_run import StageRun
 
 
 def chain_text(teacher):
@@ -163,6 +164,67 @@ losses = [{{ name = "kd" }}]
         recipe.load(write_recipe(text=text)), tmp_path / "run", verbose=0
     )
     assert [x.taught_by for x in result.models] == ["given", "ta"]
+
+
+ENSEMBLE = """
+dataset = "mnist"
+batch_size = 50
+dtype_policy = "mixed_bfloat16"
+test_each_epoch = false
+augmentation = { views = 3 }
+[[stage]]
+name = "first"
+model = "mnist_fc_16"
+epochs = 2
+[[stage]]
+name = "second"
+model = "mnist_fc_16"
+seed = 1
+epochs = 2
+[[stage]]
+name = "both"
+ensemble = { models = ["first", "second"] }
+[[stage]]
+name = "student"
+model = "mnist_fc_8"
+epochs = 4
+losses = [{ name = "kd" }]
+student_loss_weight = 0.0
+"""
+
+
+def test_an_ensemble_teaches_on_views_and_the_test_images_are_seen_once(
+    write_recipe, sample_data, monkeypatch, tmp_path
+):
+    loaded = recipe.load(write_recipe(text=ENSEMBLE))
+    whole, _ = recipe_run.run(loaded, tmp_path / "whole", verbose=0)
+    assert [x.taught_by for x in whole.models] == ["labels", "labels", "given", "both"]
+    assert not any("val" in key for x in whole.histories.values() for key in x)
+    first, second, both = (whole.students[x] for x in ("first", "second", "both"))
+    assert not np.array_equal(first.get_weights()[0], second.get_weights()[0])
+    # What is kept is of the trained models.
+    x = np.random.default_rng(0).uniform(size=(3, 28, 28, 1))
+    saved = keras.saving.load_model(tmp_path / "whole" / "both" / "model.keras")
+    mean = sum(keras.ops.softmax(model(x) / 4.0) for model in (first, second)) / 2
+    np.testing.assert_allclose(keras.ops.softmax(saved(x) / 4.0), mean, rtol=1e-5)
+    assert not (tmp_path / "whole" / recipe_run.TEACHER_OUTPUTS).exists()
+
+    # Stopped while the student learns, it goes on with the outputs that are kept.
+    def stop(run, logs, end=StageRun.end_epoch):
+        end(run, logs)
+        if run.stage.name == "student" and run.epochs_done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StageRun, "end_epoch", stop)
+        recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert len(list((tmp_path / "run" / recipe_run.TEACHER_OUTPUTS).iterdir())) == 1
+    result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert result.histories == whole.histories
+    for name in ("both", "student"):
+        a, b = (x.students[name].get_weights() for x in (whole, result))
+        assert [x.tobytes() for x in a] == [x.tobytes() for x in b]
+    assert not (tmp_path / "run" / recipe_run.TEACHER_OUTPUTS).exists()
 
 
 def test_a_run_goes_on_only_as_the_same_recipe(write_recipe, sample_data, tmp_path):

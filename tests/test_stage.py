@@ -91,6 +91,7 @@ LAST = "Stage 'ta' neither stops early nor restores its best epoch, and"
         ({"epochs": 0, "distillation_losses": "kd"}, f"{GIVEN} `distillation_losses`"),
         ({"epochs": 0, "patience": 2}, f"{GIVEN} `patience`"),
         ({"epochs": 0, "restore_best": True}, f"{GIVEN} `restore_best`"),
+        ({"epochs": 0, "train_data": ()}, f"{GIVEN} `train_data`"),
         ({"monitor": "val_accuracy"}, f"{LAST} `monitor` would have no effect"),
     ],
 )

@@ -37,6 +37,17 @@ def test_dropout_rates_are_the_published():
     }
 
 
+def test_dropout_net_is_regularised_as_in_the_paper():
+    model = zoo.build("mnist_dropout_net")
+    assert [x.units for x in model.layers if hasattr(x, "units")] == [1200, 1200, 10]
+    assert [x.rate for x in model.layers if hasattr(x, "rate")] == [0.2, 0.5, 0.5]
+    weights = np.full((784, 1200), 1.0, "float32")
+    constrained = model.get_layer("hidden1").kernel.constraint(weights)
+    squared_lengths = np.sum(np.square(constrained), axis=0)
+    np.testing.assert_allclose(squared_lengths, 15.0, rtol=1e-4)
+    assert model.get_layer("logits").kernel.constraint is None
+
+
 def test_seed_fixes_the_weights():
     kernels = []
     for _ in range(2):

@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 from keras_kd.data.idx import DATASETS, DataError
 from keras_kd.data.sources import check_prepared, default_data_dir
-from keras_kd.examples_dataset import without_autotune
+from keras_kd.examples_dataset import views_in_turn, without_autotune
 
 
 def load_arrays(name, split, data_dir=None):
@@ -51,7 +51,16 @@ def scale(images):
 
 
 def batches(
-    images, labels, batch_size, *, shuffle=False, seed=None, drop_remainder=False
+    images,
+    labels,
+    batch_size,
+    *,
+    shuffle=False,
+    seed=None,
+    drop_remainder=False,
+    views=1,
+    augment=None,
+    augment_seed=0,
 ):
     """Batches of images in [0, 1] and labels, ready for `fit`.
 
@@ -62,6 +71,8 @@ def batches(
         shuffle: Whether all examples are shuffled anew each epoch.
         seed: Integer that fixes the order of every epoch, or None.
         drop_remainder: Whether an incomplete last batch is left out.
+        views, augment, augment_seed: As `keras_kd.cache_teacher` takes them (its `seed` is
+            the last): the e-th iteration gives view e mod `views` of each image.
 
     Returns:
         A `tf.data.Dataset` of (float32 images, labels).
@@ -83,12 +94,19 @@ def batches(
     images, labels = tf.constant(images), tf.constant(np.asarray(labels))
     # Shuffling indices and gathering whole batches keeps up with the smallest student;
     # shuffling the images one by one does not.
-    indices = tf.data.Dataset.range(count)
+    # Row r is view r // count of image r % count.
+    rows = views_in_turn(
+        lambda view: tf.data.Dataset.range(view * count, (view + 1) * count), views, count
+    )
     if shuffle:
-        indices = indices.shuffle(count, seed=seed)
+        rows = rows.shuffle(count, seed=seed)
 
     def gather(batch):
-        return scale(tf.gather(images, batch)), tf.gather(labels, batch)
+        indices = batch % count
+        inputs = scale(tf.gather(images, indices))
+        if augment is not None:
+            inputs = augment(inputs, indices, batch // count, augment_seed)
+        return inputs, tf.gather(labels, indices)
 
-    batched = indices.batch(batch_size, drop_remainder=drop_remainder)
+    batched = rows.batch(batch_size, drop_remainder=drop_remainder)
     return without_autotune(batched.map(gather, num_parallel_calls=2).prefetch(2))

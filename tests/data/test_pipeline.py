@@ -76,6 +76,33 @@ def test_shuffle_is_whole_and_new_each_epoch_and_seeded():
     assert two_epochs(seed=2) != (first, second)
 
 
+def test_another_view_each_epoch():
+    def augment(inputs, indices, view, seed):
+        seen.append(seed)
+        shift = 10 * tf.cast(indices, tf.float32) + 100 * tf.cast(view, tf.float32)
+        return 255 * inputs + shift[:, None, None, None]
+
+    seen = []
+    dataset = batches(
+        IMAGES,
+        LABELS,
+        4,
+        shuffle=True,
+        seed=1,
+        drop_remainder=True,
+        views=2,
+        augment=augment,
+        augment_seed=7,
+    )
+    assert int(dataset.cardinality()) == 2
+    for epoch in range(3):
+        for images, labels in dataset:
+            # Image, number and label are one.
+            expected = 11 * labels.numpy() + 100 * (epoch % 2)
+            np.testing.assert_allclose(images.numpy().ravel(), expected, atol=1e-4)
+    assert set(seen) == {7}
+
+
 def test_images_stay_with_their_labels():
     for x, y in batches(IMAGES, LABELS, 3, shuffle=True, seed=0):
         np.testing.assert_allclose(x[:, 0, 0, 0] * 255, y, rtol=1e-6)
