@@ -102,6 +102,7 @@ class TrainData:
         recipe = self._recipe
         images, labels = choose(stage, self._arrays, recipe.seed)
         views, augment = self._views(stage, images)
+        seed = recipe.augmentation.seed if augment else 0
         order = stage.seed_of(recipe.seed)
         batch_size = stage.batch_size or recipe.batch_size
         # A teacher's outputs can be kept; the maps inside it are too many.
@@ -115,17 +116,17 @@ class TrainData:
                 drop_remainder=True,
                 views=views,
                 augment=augment,
-                augment_seed=recipe.seed,
+                augment_seed=seed,
             )
         # float32, as so few outputs need no compression.
         cached = cache_teacher(
             teacher,
             (data.scale(images), labels),
-            path=self._folder / _cache_name(teacher, stage, views),
+            path=self._folder / _cache_name(teacher, images, views),
             dtype="float32",
             views=views,
             augment=augment,
-            seed=recipe.seed if augment else 0,
+            seed=seed,
             verbose=self._verbose,
         )
         shuffled = cached.shuffle(len(images), seed=order)
@@ -139,17 +140,12 @@ class TrainData:
         wanted = [views, stage.classes, stage.examples, stage.repeat]
         if wanted != self._stored_of:
             self._stored = None
-            self._stored = stored_views(images, augment, views, self._recipe.seed)
+            seed = self._recipe.augmentation.seed
+            self._stored = stored_views(images, augment, views, seed)
             self._stored_of = wanted
         return views, self._stored
 
 
-def _cache_name(teacher, stage, views):
-    what = [
-        teacher_fingerprint(teacher),
-        stage.classes,
-        stage.examples,
-        stage.repeat,
-        views,
-    ]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+def _cache_name(teacher, images, views):
+    what = json.dumps([teacher_fingerprint(teacher), views], sort_keys=True)
+    return hashlib.sha256(what.encode() + images.tobytes()).hexdigest()[:16]

@@ -16,7 +16,7 @@ from keras_kd.uncertainty import over_seeds
 TEACHER_OUTPUTS = ".teacher_outputs"
 
 
-def run(recipe, run_dir, data_dir=None, verbose="auto", name=None):
+def run(recipe, run_dir, data_dir=None, verbose="auto", name=None, outputs_dir=None):
     """Runs a recipe: prepares the data, trains every stage, writes the run folder.
 
     Args:
@@ -27,6 +27,8 @@ def run(recipe, run_dir, data_dir=None, verbose="auto", name=None):
         data_dir: TFDS's data folder; None for TFDS's default.
         verbose: As `DistillationChain.fit` takes it.
         name: The recipe's, for the manifest.
+        outputs_dir: Where teacher outputs are kept. Defaults to a folder in `run_dir`, which
+            is removed when the run is done.
 
     Returns:
         `(result, accuracies)`: the chain's `ChainResult`, and the accuracies after each
@@ -43,9 +45,9 @@ def run(recipe, run_dir, data_dir=None, verbose="auto", name=None):
     train = data.load_arrays(recipe.dataset, "train", data_dir)
     test = data.load_arrays(recipe.dataset, "test", data_dir)
     train, held_out = recipe_data.hold_out(train, recipe.validation_examples)
-    outputs = Path(run_dir) / TEACHER_OUTPUTS
+    own_outputs = Path(run_dir) / TEACHER_OUTPUTS
     train_data = recipe_data.TrainData(
-        recipe, train, outputs, verbose=int(verbose in (1, 2))
+        recipe, train, outputs_dir or own_outputs, verbose=int(verbose in (1, 2))
     )
     for section, stage in zip(recipe.stage, chain.stages, strict=True):
         _check_labels(stage, train[1])
@@ -65,7 +67,7 @@ def run(recipe, run_dir, data_dir=None, verbose="auto", name=None):
         settings={"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)},
     )
     # They were kept for a run that is stopped.
-    shutil.rmtree(outputs, ignore_errors=True)
+    shutil.rmtree(own_outputs, ignore_errors=True)
     accuracies = _accuracies(recipe, result)
     run_dirs.write_text(Path(run_dir) / "accuracies.md", accuracies + "\n")
     return result, accuracies
@@ -93,10 +95,13 @@ def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None):
     seeds = list(range(recipe.seed, recipe.seed + count))
     settings = {"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)}
     folder = manifest.open_seeds(run_dir, settings, seeds)
+    outputs = folder / TEACHER_OUTPUTS
     results = []
     for seed in seeds:
         one = recipe.model_copy(update={"seed": seed})
-        results.append(run(one, folder / f"seed-{seed}", data_dir, verbose, name)[0])
+        seed_dir = folder / f"seed-{seed}"
+        results.append(run(one, seed_dir, data_dir, verbose, name, outputs)[0])
+    shutil.rmtree(outputs, ignore_errors=True)
     table = _over_seeds(results)
     run_dirs.write_text(folder / "results.md", table + "\n")
     rows = [[x.to_dict() for x in result.models] for result in results]

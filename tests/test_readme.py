@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd import zoo
+from keras_kd import recipe, zoo
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -92,3 +92,10 @@ def test_the_first_example_and_the_chain(mine):
     assert right(result.students["student"], mine["val_ds"]) == pytest.approx(
         metrics["evaluation"]["accuracy"]
     )
+
+
+def test_a_recipe_of_your_own(write_recipe):
+    section = README.split("\n### A recipe of your own\n")[1]
+    text = re.search(r"^```toml\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[1]
+    chain = recipe.make_chain(recipe.load(write_recipe(text=text)), None)
+    assert list(chain.teachers_of(chain.stages[-1])) == ["both"]
