@@ -93,7 +93,8 @@ def _side_by_side(costs, log):
 
 
 def curves(runs, published):
-    """Accuracy on the validation data after each epoch, of every stage.
+    """Accuracy after each epoch, of every stage, on validation data; or on the test data
+    where the recipe holds none out.
 
     Args:
         runs: As `pareto` takes them.
@@ -119,7 +120,7 @@ def curves(runs, published):
     seeds = " Each is the mean over the seeds, its band from the least to the most."
     beside = " Thin lines with hollow markers are published values."
     published = {name: x for name, x in published.items() if x and name in lines}
-    words = metric.replace("val_", "validation ").replace("_", " ")
+    words = metric.replace("val_", f"{_watched(runs[0])} ").replace("_", " ")
     return drawn(
         "curves",
         f"{words} of every stage after each epoch",
@@ -132,6 +133,12 @@ def curves(runs, published):
         words + " (%)" * (scale == 100),
         styles(runs),
     )
+
+
+def _watched(run):
+    """Which data a run looks at after each epoch, as far as its recipe tells."""
+    held_out = (run.manifest.recipe or {}).get("validation_examples")
+    return "test" if held_out == 0 else "validation"
 
 
 def _metric(histories):

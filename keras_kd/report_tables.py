@@ -123,6 +123,16 @@ def class_table(models):
     return Table(header, rows, 1)
 
 
+def spread(values, digits):
+    """One value, or mean ± standard deviation of several; a dash for none."""
+    if not values:
+        return "–"
+    if len(values) == 1:
+        return f"{values[0]:,.{digits}f}"
+    seeds = over_seeds(values)
+    return f"{seeds.mean:,.{digits}f} ± {seeds.deviation:,.{digits}f}"
+
+
 def duration(seconds):
     """Seconds in words: "59 s", "12.5 min", "3.2 h"."""
     if seconds < 120:
@@ -153,22 +163,12 @@ def _accuracy_row(name, models):
         name,
         ", ".join(models[0].taught_by) or models[0].metrics.taught_by,
         shown,
-        _spread([x.errors for x in counted], 1 if len(counted) > 1 else 0),
-        _spread([x.negative_log_likelihood for x in counted], 4),
-        _spread([100 * x.calibration_error for x in counted], 2),
-        _spread([100 * x.agreement for x in fidelity], 2),
-        _spread([x.kl for x in fidelity], 4),
+        spread([x.errors for x in counted], 1 if len(counted) > 1 else 0),
+        spread([x.negative_log_likelihood for x in counted], 4),
+        spread([100 * x.calibration_error for x in counted], 2),
+        spread([100 * x.agreement for x in fidelity], 2),
+        spread([x.kl for x in fidelity], 4),
     ]
-
-
-def _spread(values, digits):
-    """One value, or mean ± standard deviation of several; a dash for none."""
-    if not values:
-        return "–"
-    if len(values) == 1:
-        return f"{values[0]:,.{digits}f}"
-    spread = over_seeds(values)
-    return f"{spread.mean:,.{digits}f} ± {spread.deviation:,.{digits}f}"
 
 
 def _training(models):

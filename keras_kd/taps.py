@@ -93,3 +93,52 @@ def _named_layers(layer, prefix=""):
         path = f"{prefix}{child.name}"
         yield path, child
         yield from _named_layers(child, f"{path}/")
+
+
+def logits_layer(model):
+    """The Dense layer that gives a model's logits, a softmax after it or not.
+
+    Args:
+        model: A Functional or Sequential model.
+
+    Returns:
+        `(path, features)`: the layer's name as `find_layer` takes it, and the path of the
+        last hidden layer, whose output it receives.
+
+    Raises:
+        ValueError: There is no such layer, or no layer before it: the model is not of that
+            kind, has several outputs, or is an ensemble, say.
+    """
+    layer, prefix, node = model, "", None
+    while isinstance(layer, keras.Model) or _only_activates(layer):
+        if isinstance(layer, keras.Model):
+            prefix += f"{layer.name}/" if layer is not model else ""
+            tensors = getattr(layer, "outputs", None) or []
+        else:
+            tensors = node.input_tensors
+        if len(tensors) != 1:
+            break
+        layer, node = _made_by(tensors[0])
+    if not isinstance(layer, keras.layers.Dense):
+        raise ValueError(
+            f"{model.name!r} must be a Functional or Sequential model whose output is that "
+            f"of a Dense layer. Received: a {type(model).__name__} whose last layer is "
+            f"{layer.name!r}, a {type(layer).__name__}."
+        )
+    before, _ = _made_by(node.input_tensors[0])
+    if isinstance(before, keras.layers.InputLayer):
+        raise ValueError(
+            f"{model.name!r} must have a hidden layer beside its last one in the same "
+            f"model. Received: {layer.name!r} takes the input."
+        )
+    return f"{prefix}{layer.name}", f"{prefix}{before.name}"
+
+
+def _only_activates(layer):
+    return isinstance(layer, (keras.layers.Activation, keras.layers.Softmax))
+
+
+def _made_by(tensor):
+    """The layer that a symbolic tensor is the output of, and that call of it."""
+    layer, number, _ = tensor._keras_history
+    return layer, layer._inbound_nodes[number]

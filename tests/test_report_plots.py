@@ -121,6 +121,15 @@ def test_curves(axes, run):
     assert paper.get_markerfacecolor() == "white" and "hollow markers" in caption
 
 
+@pytest.mark.parametrize("held_out, label", [(0, "test"), (500, "validation")])
+def test_curves_name_their_data(axes, tmp_path, held_out, label):
+    path = make_run(tmp_path / "run", examples=30)
+    change(path / "manifest.json", recipe={"validation_examples": held_out})
+    drawn, caption = axes(curves, [run_reader.read(path).runs[None]], {})
+    assert drawn.get_ylabel() == f"{label} accuracy (%)"
+    assert caption.startswith(f"{label.capitalize()} accuracy of every stage")
+
+
 def test_curves_over_seeds(axes, seeds):
     drawn, caption = axes(curves, seeds, {})
     values = 100 * np.array([run["alone"].history["val_accuracy"] for run in seeds])

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.taps import Taps, find_layer
+from keras_kd.taps import Taps, find_layer, logits_layer
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
 
@@ -141,3 +141,30 @@ def test_unknown_layer_of_a_nested_model_lists_its_path():
     layers = [keras.layers.Input((4,)), backbone, keras.layers.Dense(2)]
     with pytest.raises(ValueError, match="Near names: 'functional/hidden'"):
         find_layer(keras.Sequential(layers), "functional/hiden")
+
+
+def test_the_logits_layer_and_what_it_takes():
+    assert logits_layer(functional()) == ("head", "hidden")
+    assert logits_layer(sequential()) == ("head", "hidden")
+    softmax = keras.Sequential([sequential(), keras.layers.Softmax()])
+    assert logits_layer(softmax) == ("sequential/head", "sequential/hidden")
+    backbone = functional()
+    head = keras.layers.Dense(2, activation="softmax", name="classes")
+    nested = keras.Sequential([keras.layers.Input((4,)), backbone, head])
+    assert logits_layer(nested) == ("classes", "functional")
+
+
+def test_models_without_such_a_layer():
+    with pytest.raises(ValueError, match="'subclassed' must be a Functional or Sequential"):
+        logits_layer(subclassed())
+    inputs = keras.Input((4,))
+    dense = [keras.layers.Dense(3, name=name) for name in ("first", "second")]
+    several = keras.Model(inputs, [layer(inputs) for layer in dense], name="several")
+    with pytest.raises(ValueError, match="'several' must be"):
+        logits_layer(several)
+    relu = keras.Sequential([keras.layers.Input((4,)), keras.layers.ReLU(name="last")])
+    with pytest.raises(ValueError, match="last layer is 'last', a ReLU"):
+        logits_layer(relu)
+    linear = keras.Model(inputs, dense[0](inputs), name="linear")
+    with pytest.raises(ValueError, match="'linear' must have a hidden layer"):
+        logits_layer(linear)
