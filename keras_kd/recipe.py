@@ -143,8 +143,8 @@ class AugmentationRecipe(_Section):
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
     views: PositiveInt
-    # Of the views; not the recipe's, so that all its seeds see the same ones and what a given
-    # teacher says of them is computed once.
+    # Of the views; not the recipe's, so that all its seeds see the same ones, and what a
+    # given teacher says of them is computed once.
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
     # Whether they are made once, and kept in memory as bytes: 47 MB a view of MNIST.
     stored: bool = False

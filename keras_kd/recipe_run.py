@@ -27,8 +27,8 @@ def run(recipe, run_dir, data_dir=None, verbose="auto", name=None, outputs_dir=N
         data_dir: TFDS's data folder; None for TFDS's default.
         verbose: As `DistillationChain.fit` takes it.
         name: The recipe's, for the manifest.
-        outputs_dir: Where teacher outputs are kept. Defaults to a folder in `run_dir`, which
-            is removed when the run is done.
+        outputs_dir: Where teacher outputs are kept. Defaults to a folder in `run_dir`,
+            which is removed when the run is done.
 
     Returns:
         `(result, accuracies)`: the chain's `ChainResult`, and the accuracies after each

@@ -151,12 +151,12 @@ def curves_table(runs, published):
 
 
 def fidelity_rows(runs, images):
-    """dicts of column to text, one for each finished model with a teacher."""
+    """dicts of column to text, one for each finished model that was trained."""
     # A given teacher is the same file with every seed.
     loaded = functools.lru_cache(maxsize=4)(load_keras_file)
     for name, models in finished(runs):
         of_runs = [run for run in runs if run.done(name)]
-        if not models[0].taught_by:
+        if models[0].metrics.taught_by == "given":
             continue
         counted = [model.metrics.evaluation for model in models]
         fidelity = [x.fidelity for x in counted if x.fidelity]
@@ -165,11 +165,15 @@ def fidelity_rows(runs, images):
             "model": plain(name),
             "taught by": plain(taught_by(models[0])),
             "errors": mean_errors(errors_of(models)),
-            "agreement (%)": spread([100 * x.agreement for x in fidelity], 2),
-            "KL (nats)": spread([x.kl for x in fidelity], 4),
+            "agreement (%)": spread_or_none([100 * x.agreement for x in fidelity], 2),
+            "KL (nats)": spread_or_none([x.kl for x in fidelity], 4),
             "CKA": NONE if None in alike else spread(alike, 3),
             "ECE (%)": spread([100 * x.calibration_error for x in counted], 2),
         }
+
+
+def spread_or_none(values, digits):
+    return spread(values, digits) if values else NONE
 
 
 def hidden_similarity(run, name, images, loaded):
@@ -292,7 +296,7 @@ def fidelity(run_dir_paths, data_dir, examples):
         images, _ = load_data(runs, "test", data_dir)
         rows = list(fidelity_rows(runs, images[:examples]))
         if not rows:
-            raise ValueError(f"{name} has no finished model that a teacher taught.")
+            raise ValueError(f"{name} has no finished model that was trained.")
         heading = f"{plain(name)}\n\n" if len(run_dir_paths) > 1 else ""
         click.echo(heading + markdown_table(rows, numbers_from=2) + "\n")
 

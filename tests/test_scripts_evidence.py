@@ -199,7 +199,8 @@ def cka(x, y):
 
 def test_fidelity(table, seeds, images):
     found = table("fidelity", seeds, "--examples", 150)
-    assert list(found)[2:] == ["ta", "student"]
+    assert list(found)[2:] == ["ta", "student", "alone"]
+    assert found["alone"][0] == "labels" and found["alone"][2:5] == ["–"] * 3
     agreement, kl, alike = [], [], []
     few = images[:150] / 255.0
     for seed in SEEDS:
