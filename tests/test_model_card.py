@@ -46,6 +46,17 @@ def test_what_it_was_taught_by_and_on_what(folder):
     assert "alone learned from the labels alone." in alone
 
 
+def test_the_class_that_is_most_often_wrong(tmp_path):
+    folder = make_run(tmp_path / "run", examples=200)
+    metrics = json.loads((folder / "alone" / "metrics.json").read_text())
+    accuracies = {x["label"]: x["accuracy"] for x in metrics["evaluation"]["per_class"]}
+    lowest = min(accuracies.values())
+    assert sorted(accuracies.values())[1] > lowest
+    (label,) = (x for x, accuracy in accuracies.items() if accuracy == lowest)
+    text = model_card.card(folder, "alone")
+    assert f"Most often wrong is class {label}:\n{100 * lowest:.2f} % right" in text
+
+
 def test_exported_files_are_in_it(folder):
     files = [
         device_file("teacher", None, 4000, 1.0),
