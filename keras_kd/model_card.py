@@ -239,7 +239,7 @@ def _lineage(run, model):
         if taught_by:
             waiting += [x for x in taught_by if x not in waiting]
             sentences.append(f"{name} was taught by {' and '.join(taught_by)}.")
-        elif run[name].stage is None:
+        elif run[name].stage is None or run[name].stage.epochs == 0:
             sentences.append(f"{name} was given to the run, trained before.")
         else:
             sentences.append(f"{name} learned from the labels alone.")

@@ -44,6 +44,13 @@ def test_what_it_was_taught_by_and_on_what(folder):
     assert "SoftTargets" in text or "kd" in text
     alone = model_card.card(folder, "alone")
     assert "alone learned from the labels alone." in alone
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for stage in manifest["stages"]:
+        if stage["name"] == "alone":
+            stage["epochs"] = 0
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    given = model_card.card(folder, "alone")
+    assert "alone was given to the run, trained before." in given
 
 
 def test_the_class_that_is_most_often_wrong(tmp_path):
