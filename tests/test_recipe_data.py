@@ -111,3 +111,14 @@ def test_a_loss_on_features_has_its_teacher_live(write_recipe, mnist_sample, tmp
     dataset = make(zoo.build("mnist_ta"))
     x, _ = next(iter(dataset))
     assert x.shape == (5, 28, 28, 1) and not list(tmp_path.glob("*/manifest.json"))
+
+
+def test_one_view_is_not_the_image_as_it_is(write_recipe, mnist_sample, tmp_path):
+    images = np.round(mnist_sample[0][0][:10] * 255).astype("uint8")
+    teacher, epochs = zoo.build("mnist_fc_4"), []
+    for views in (0, 1):
+        keys = f'batch_size = 5\nlosses = [{{ name = "kd" }}]\nviews = {views}'
+        loaded, section = stage(write_recipe, keys, AUGMENTED)
+        data = recipe_data.TrainData(loaded, (images, np.arange(10)), tmp_path)
+        epochs.append(pixels(data.of(section)(teacher)))
+    assert not np.array_equal(*epochs)
