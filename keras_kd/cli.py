@@ -128,6 +128,7 @@ def _shown_log():
 
     # Not the root logger, which others log to and may show, too.
     logger, handler = logging.getLogger("keras_kd"), Handler()
+    level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
@@ -135,6 +136,7 @@ def _shown_log():
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
         logger.propagate = True
 
 
