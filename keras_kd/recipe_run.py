@@ -44,13 +44,14 @@ def run(recipe, run_dir, data_dir=None, verbose="auto", name=None, outputs_dir=N
     data.prepare(recipe.dataset, data_dir)
     train = data.load_arrays(recipe.dataset, "train", data_dir)
     test = data.load_arrays(recipe.dataset, "test", data_dir)
+    for stage in chain.stages:
+        _check_labels(stage, train[1])
     train, held_out = recipe_data.hold_out(train, recipe.validation_examples)
     own_outputs = Path(run_dir) / TEACHER_OUTPUTS
     train_data = recipe_data.TrainData(
         recipe, train, outputs_dir or own_outputs, verbose=int(verbose in (1, 2))
     )
     for section, stage in zip(recipe.stage, chain.stages, strict=True):
-        _check_labels(stage, train[1])
         if stage.epochs:
             stage.train_data = train_data.of(section)
     test_data = data.batches(*test, batch_size=1000)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd import recipe, recipe_run, zoo
+from keras_kd import data, recipe, recipe_run, zoo
 from keras_kd.manifest import RunError
 from keras_kd.stage_run import StageRun
 
@@ -112,6 +112,22 @@ def test_labels_out_of_range(write_recipe, sample_data, monkeypatch, tmp_path):
     monkeypatch.setitem(zoo.ARCHITECTURES, "mnist_student", lambda: few)
     with pytest.raises(ValueError, match="labels must be in 0..3.* from 0 to 9"):
         recipe_run.run(recipe.load(write_recipe()), tmp_path / "run", verbose=0)
+
+
+def test_held_out_labels_out_of_range(write_recipe, monkeypatch, tmp_path):
+    """Told before the first stage is trained, not at the end of its first epoch."""
+
+    def load_arrays(name, split, data_dir):
+        labels = np.arange(100) % 10
+        labels[-5:] = 10
+        return np.zeros((100, 28, 28, 1), "uint8"), labels
+
+    monkeypatch.setattr(data, "prepare", lambda *args: None)
+    monkeypatch.setattr(data, "load_arrays", load_arrays)
+    loaded = recipe.load(write_recipe("validation_examples = 5"))
+    with pytest.raises(ValueError, match="'first': labels must be in 0..9.* from 0 to 10"):
+        recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
 
 
 def test_teacher_that_does_not_fit(write_recipe, sample_data, make_model, tmp_path):
