@@ -7,7 +7,7 @@ from keras import tree
 from tensorflow import nest
 
 from keras_kd import batch as batches
-from keras_kd.examples_dataset import ExamplesDataset, views_in_turn
+from keras_kd.examples_dataset import ExamplesDataset, rows_in_turn, views_in_turn
 
 # Streamed examples are joined with their outputs this many at a time.
 _CHUNK = 64
@@ -85,10 +85,7 @@ class ArrayExamples:
             packed = batches.pack(inputs, *_rows(outputs, rows), index=indices)
             return keras.utils.pack_x_y_sample_weight(packed, *_rows(labels, indices))
 
-        def rows_of(view):
-            return tf.data.Dataset.range(view * count, (view + 1) * count)
-
-        return ExamplesDataset(views_in_turn(rows_of, views, count), gather)
+        return ExamplesDataset(rows_in_turn(views, count), gather)
 
 
 class StreamedExamples:

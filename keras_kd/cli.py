@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 
-class _Group(click.Group):
+class Group(click.Group):
     """Shows an expected error as one message, without a traceback."""
 
     def invoke(self, ctx):
@@ -27,7 +27,7 @@ _data_dir = click.option(
 
 
 # Each command imports what it needs, so that --help answers at once.
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="keras_kd")
 def main():
     """Knowledge distillation for Keras models."""

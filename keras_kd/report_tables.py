@@ -133,6 +133,16 @@ def spread(values, digits):
     return f"{seeds.mean:,.{digits}f} ± {seeds.deviation:,.{digits}f}"
 
 
+def mean_errors(errors):
+    """The errors of one seed, a whole number; or `spread` over several."""
+    return spread(errors, 1 if len(errors) > 1 else 0)
+
+
+def taught_by(model):
+    """The names of a `run_reader.Model`'s teachers, or "labels" or "given"."""
+    return ", ".join(model.taught_by) or model.metrics.taught_by
+
+
 def duration(seconds):
     """Seconds in words: "59 s", "12.5 min", "3.2 h"."""
     if seconds < 120:
@@ -161,9 +171,9 @@ def _accuracy_row(name, models):
     fidelity = [x.fidelity for x in counted if x.fidelity]
     return [
         name,
-        ", ".join(models[0].taught_by) or models[0].metrics.taught_by,
+        taught_by(models[0]),
         shown,
-        spread([x.errors for x in counted], 1 if len(counted) > 1 else 0),
+        mean_errors([x.errors for x in counted]),
         spread([x.negative_log_likelihood for x in counted], 4),
         spread([100 * x.calibration_error for x in counted], 2),
         spread([100 * x.agreement for x in fidelity], 2),

@@ -16,14 +16,7 @@ from pathlib import Path
 
 import click
 import numpy as np
-from evidence_errors import (
-    all_errors,
-    errors_of,
-    errors_picture,
-    errors_table,
-    mean_errors,
-    taught_by,
-)
+from evidence_errors import all_errors, errors_of, errors_picture, errors_table
 from evidence_hinton import (
     NONE,
     ON_TEST,
@@ -35,9 +28,10 @@ from evidence_hinton import (
 
 from keras_kd import data, run_reader
 from keras_kd import run_dir as run_dirs
+from keras_kd.cli import Group
 from keras_kd.loading import load_keras_file
 from keras_kd.report_plots import curves as curves_picture
-from keras_kd.report_tables import finished, spread
+from keras_kd.report_tables import finished, mean_errors, spread, taught_by
 from keras_kd.robustness import Robustness, robustness
 from keras_kd.similarity import layer_similarity
 from keras_kd.tables import markdown_table, plain
@@ -165,15 +159,11 @@ def fidelity_rows(runs, images):
             "model": plain(name),
             "taught by": plain(taught_by(models[0])),
             "errors": mean_errors(errors_of(models)),
-            "agreement (%)": spread_or_none([100 * x.agreement for x in fidelity], 2),
-            "KL (nats)": spread_or_none([x.kl for x in fidelity], 4),
+            "agreement (%)": spread([100 * x.agreement for x in fidelity], 2),
+            "KL (nats)": spread([x.kl for x in fidelity], 4),
             "CKA": NONE if None in alike else spread(alike, 3),
             "ECE (%)": spread([100 * x.calibration_error for x in counted], 2),
         }
-
-
-def spread_or_none(values, digits):
-    return spread(values, digits) if values else NONE
 
 
 def hidden_similarity(run, name, images, loaded):
@@ -233,16 +223,6 @@ class _Line(click.ParamType):
         return text, found
 
 
-class _Group(click.Group):
-    """Shows an expected error as one message, without a traceback."""
-
-    def invoke(self, ctx):
-        try:
-            return super().invoke(ctx)
-        except (ValueError, OSError) as error:
-            raise click.ClickException(str(error)) from error
-
-
 _run_dir = click.argument("run_dir", type=click.Path(path_type=Path))
 _run_dirs = click.argument(
     "run_dir_paths", nargs=-1, required=True, type=click.Path(path_type=Path)
@@ -253,7 +233,7 @@ _output = click.option(
 )
 
 
-@click.group(cls=_Group, help=__doc__.split("\n")[0])
+@click.group(cls=Group, help=__doc__.split("\n")[0])
 def main():
     pass
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from keras_kd import drawing
-from keras_kd.report_tables import finished, spread
+from keras_kd.report_tables import finished, mean_errors, taught_by
 from keras_kd.tables import markdown_table, plain
 
 _LINE_STYLES = ("--", ":", "-.", (0, (8, 2)), (0, (1, 4)))
@@ -20,14 +20,6 @@ _LINE_COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00")
 
 def errors_of(models):
     return [model.metrics.evaluation.errors for model in models]
-
-
-def mean_errors(errors):
-    return spread(errors, 1 if len(errors) > 1 else 0)
-
-
-def taught_by(model):
-    return ", ".join(model.taught_by) or model.metrics.taught_by
 
 
 def all_errors(folders):

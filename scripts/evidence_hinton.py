@@ -98,9 +98,10 @@ def hinton_figures(run, splits):
         found[name] = run[name].metrics.evaluation.errors
     for name, classes in CHANGED.items():
         model = load_keras_file(run[name].file("model.keras"))
-        found |= _counts(name, predict(model, splits[ON_TEST]))
-        for where, examples in splits.items():
-            shift = best_shift(predict(model, examples), classes)
+        answers = {where: predict(model, examples) for where, examples in splits.items()}
+        found |= _counts(name, answers[ON_TEST])
+        for where, predictions in answers.items():
+            shift = best_shift(predictions, classes)
             mended = predict(with_shift(model, shift), splits[ON_TEST])
             found |= _counts(f"{name} {where}", mended)
             found[f"{name} {where} shift"] = shift.value

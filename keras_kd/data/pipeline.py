@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 from keras_kd.data.idx import DATASETS, DataError
 from keras_kd.data.sources import check_prepared, default_data_dir
-from keras_kd.examples_dataset import views_in_turn, without_autotune
+from keras_kd.examples_dataset import rows_in_turn, without_autotune
 
 
 def load_arrays(name, split, data_dir=None):
@@ -94,10 +94,7 @@ def batches(
     images, labels = tf.constant(images), tf.constant(np.asarray(labels))
     # Shuffling indices and gathering whole batches keeps up with the smallest student;
     # shuffling the images one by one does not.
-    # Row r is view r // count of image r % count.
-    rows = views_in_turn(
-        lambda view: tf.data.Dataset.range(view * count, (view + 1) * count), views, count
-    )
+    rows = rows_in_turn(views, count)
     if shuffle:
         rows = rows.shuffle(count, seed=seed)
 
