@@ -143,7 +143,7 @@ class Distributed(keras.Model):
 
     Keras 3.15 averages the first batch over the workers, to build the model by it, and
     each step's metrics along an axis that they do not have; both fail with several
-    workers. Here the batch's shapes are taken from this worker, and metrics are read from
+    workers. Here the batch's shapes are those that the data say, and metrics are read from
     their variables, which TensorFlow sums over replicas. Only then, that is, once in
     `steps_per_execution` steps, are they exchanged.
 
@@ -202,11 +202,8 @@ class Distributed(keras.Model):
         strategy = strategy_of(self)
         if strategy is None:
             return super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-        for _, _, batches in iterator or ():
-            data_batch = tree.map_structure(
-                lambda x: strategy.experimental_local_results(x)[0], next(batches)
-            )
-            break
+        if iterator is not None:
+            data_batch = _like_a_batch(iterator, strategy)
         with strategy.scope():
             self._symbolic_build(data_batch=data_batch)
 
@@ -220,6 +217,23 @@ class Distributed(keras.Model):
         return _Steps(self, strategy, step_function, averaged)
 
 
+def _like_a_batch(iterator, strategy):
+    """Shapes and dtypes of a Keras iterator's batches, in their structure.
+
+    A batch of its own would begin a pass over the data, and so change their order.
+    """
+    import tensorflow as tf
+
+    dataset = iterator.data_adapter.get_tf_dataset()
+    if isinstance(dataset, tf.data.Dataset):
+        return tree.map_structure(
+            lambda x: x if isinstance(x, tf.TensorSpec) else None, dataset.element_spec
+        )
+    # Distributed by the user.
+    batch = next(iter(dataset))
+    return tree.map_structure(lambda x: strategy.experimental_local_results(x)[0], batch)
+
+
 class _Steps:
     """What Keras's loop calls with its iterator: some steps, then the metrics."""
 
@@ -230,9 +244,7 @@ class _Steps:
         self._step_function, self._averaged = step_function, averaged
         self._names = ()
         self._step, self._results = (
-            function
-            if model.run_eagerly
-            else tf.function(function, reduce_retracing=True)
+            function if model.run_eagerly else tf.function(function, reduce_retracing=True)
             for function in (self._run, self._read)
         )
 
