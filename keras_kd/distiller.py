@@ -229,22 +229,8 @@ class Distiller(ScheduledModel, SeveralSteps):
         return outputs
 
     def check_replicas(self, count):
-        """Refuses losses with a memory, which replicas would fill each for itself.
-
-        Raises:
-            ValueError: There is one, and more than one replica.
-        """
-        for loss in self.distillation_losses if count > 1 else ():
-            if getattr(loss, "has_state", False):
-                raise ValueError(
-                    f"{type(loss).__name__} keeps a memory of the examples, which cannot be "
-                    f"shared between replicas. Received: {count} replicas. Train it on one "
-                    "device, or take another loss."
-                )
-
-    def averaged_variables(self):
-        teacher = {id(x) for x in self.teacher.variables}
-        return [x for x in super().averaged_variables() if id(x) not in teacher]
+        """Refuses losses with a memory, which each replica would fill for itself."""
+        checks.check_replicas(self.distillation_losses, count)
 
     def run_teacher(self, x):
         """The teacher's `Outputs` of a batch, in inference mode, as constants.
@@ -306,8 +292,7 @@ class Distiller(ScheduledModel, SeveralSteps):
     ):
         """The total loss of a batch, a scalar; also updates the three loss metrics.
 
-        Under a `tf.distribute` strategy a replica's total, divided by their number, as
-        Keras's losses are there.
+        Under a `tf.distribute` strategy divided by the number of replicas, as Keras's are.
 
         Args:
             x: Inputs, for the teacher.

@@ -1,5 +1,7 @@
 """Training under a tf.distribute strategy, where Keras's own `fit` does not work."""
 
+import contextlib
+
 import keras
 from keras import tree
 
@@ -30,6 +32,7 @@ class Workers:
 
     def __init__(self, strategy=None):
         self._strategy, self.count, self.index = strategy, 1, 0
+        self._sum = None
         resolver = strategy and strategy.cluster_resolver
         if resolver is not None and resolver.cluster_spec():
             jobs = resolver.cluster_spec().as_dict()
@@ -55,12 +58,14 @@ class Workers:
             return bool(here)
         import tensorflow as tf
 
-        @tf.function
-        def count():
-            return self._strategy.run(_sum_over_replicas, args=(tf.constant(float(here)),))
-
+        if self._sum is None:
+            # Traced once, in the same order on all of them.
+            self._sum = tf.function(
+                lambda x: self._strategy.run(_sum_over_replicas, args=(x,))
+            )
         with gone_workers_told():
-            return float(self._strategy.experimental_local_results(count())[0]) > 0
+            told = self._sum(tf.constant(float(here)))
+            return float(self._strategy.experimental_local_results(told)[0]) > 0
 
     def wait(self):
         """Waits until all workers are here.
@@ -93,6 +98,12 @@ def strategy_of(model):
     """The `tf.distribute.Strategy` in whose scope a model was made, or None."""
     # Keras's on TensorFlow; its public property gives a default one instead of None.
     return getattr(model, "_distribute_strategy", None)
+
+
+def scope_of(model):
+    """A context in which variables are made for the strategy of a model, if it has one."""
+    strategy = strategy_of(model)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
 def without_strategy(model):
@@ -132,8 +143,8 @@ class gone_workers_told:
         )
         if isinstance(error, lost):
             raise WorkerError(
-                "Another worker is gone, or cannot be reached. Start all workers again; with "
-                "a run folder they go on after the last whole epoch. TensorFlow says: "
+                "Another worker is gone, or cannot be reached. Start all workers again; "
+                "with a run folder they go on after the last whole epoch. TensorFlow says: "
                 f"{str(error).splitlines()[0][:300]}"
             ) from error
 
@@ -189,7 +200,10 @@ class Distributed(keras.Model):
 
     def averaged_variables(self):
         """Weights that each replica moves by its part of the batch: moving averages."""
-        left_out = {id(x) for x in [*self.metrics_variables, *self.trainable_variables]}
+        teacher = getattr(self, "teacher", None)
+        unchanged = teacher.variables if teacher else ()
+        left_out = [*unchanged, *self.metrics_variables, *self.trainable_variables]
+        left_out = {id(x) for x in left_out}
         return [
             x
             for x in self.variables
@@ -294,6 +308,8 @@ def _average(variables):
 def _sum_over_replicas(value):
     import tensorflow as tf
 
+    # An argument of a function has no device yet, which TensorFlow asks for.
+    value = tf.identity(value)
     return tf.distribute.get_replica_context().all_reduce("SUM", value)
 
 
