@@ -21,7 +21,7 @@ _END_TIMEOUT = 60
 
 
 def find(workers=None, index=None, environment=os.environ):
-    """The cluster that this process is told to be in, or None.
+    """The cluster that this process is told to be in; None where it is alone.
 
     Args:
         workers: list of "host:port", the same for all of them; the first is the chief.
@@ -45,8 +45,10 @@ def find(workers=None, index=None, environment=os.environ):
     if index is not None:
         raise ValueError("A worker's index has no effect without the list of workers.")
     if environment.get("TF_CONFIG"):
-        _check_config(environment["TF_CONFIG"])
-        return resolvers.TFConfigClusterResolver()
+        config = _checked_config(environment["TF_CONFIG"])
+        alone = sum(map(len, config["cluster"].values())) == 1
+        return None if alone else resolvers.TFConfigClusterResolver()
+    # One that Slurm's `srun` started.
     if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         return resolvers.SlurmClusterResolver()
     return None
@@ -67,7 +69,7 @@ def _checked(workers, index):
     return workers
 
 
-def _check_config(text):
+def _checked_config(text):
     try:
         config = json.loads(text)
         jobs, task = config["cluster"], config["task"]
@@ -82,6 +84,7 @@ def _check_config(text):
             "The environment's TF_CONFIG must name jobs 'worker', and 'chief' if it likes, "
             f"and this process among them. Received: {text!r}."
         )
+    return config
 
 
 def join(resolver, timeout=START_TIMEOUT):

@@ -14,7 +14,7 @@ _WRITERS = (
 )
 
 
-class WorkerError(RuntimeError):
+class WorkerError(ConnectionError):
     """Another worker of the cluster is gone, did not come, or has failed."""
 
 
