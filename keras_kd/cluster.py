@@ -98,7 +98,8 @@ def join(resolver, timeout=START_TIMEOUT):
         timeout: Seconds in which all must have come.
 
     Returns:
-        A `tf.distribute.MultiWorkerMirroredStrategy`; None where there is one worker.
+        A `tf.distribute.MultiWorkerMirroredStrategy`; where there is one worker,
+        TensorFlow's default, in whose scope all is as without.
 
     Raises:
         WorkerError: Some did not come; names them.
@@ -106,7 +107,7 @@ def join(resolver, timeout=START_TIMEOUT):
     jobs = resolver.cluster_spec().as_dict() if resolver else {}
     addresses = {(job, i): x for job in jobs for i, x in enumerate(jobs[job])}
     if len(addresses) < 2:
-        return None
+        return tf.distribute.get_strategy()
     own = (resolver.task_type, resolver.task_id)
     until = time.monotonic() + timeout
     own_address = addresses.pop(own)

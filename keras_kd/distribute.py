@@ -63,7 +63,7 @@ class Workers:
             self._sum = tf.function(
                 lambda x: self._strategy.run(_sum_over_replicas, args=(x,))
             )
-        with gone_workers_told():
+        with gone_workers_told(self):
             told = self._sum(tf.constant(float(here)))
             return float(self._strategy.experimental_local_results(told)[0]) > 0
 
@@ -125,11 +125,14 @@ def without_strategy(model):
 class gone_workers_told:
     """A context in which TensorFlow's words for a lost worker become a `WorkerError`."""
 
+    def __init__(self, workers):
+        self._workers = workers
+
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, traceback):
-        if keras.backend.backend() != "tensorflow":
+        if error is None or self._workers.count == 1:
             return
         import tensorflow as tf
 
@@ -173,22 +176,26 @@ class Distributed(keras.Model):
         **kwargs,
     ):
         strategy = strategy_of(self)
+        if strategy_of(getattr(self, "student", self)) is not strategy:
+            raise ValueError(
+                "`student` must be made in the scope of the strategy that its "
+                f"{type(self).__name__} is made in, or both in none."
+            )
         if strategy is None:
             return super().fit(
                 x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs
             )
         self.check_replicas(strategy.num_replicas_in_sync)
-        if not Workers(strategy).is_chief:
+        workers = Workers(strategy)
+        if not workers.is_chief:
             verbose, callbacks = 0, _without_writers(callbacks)
-        with gone_workers_told():
+        with gone_workers_told(workers):
             return super().fit(
                 x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs
             )
 
     def evaluate(self, *args, **kwargs):
-        if strategy_of(self) is None:
-            return super().evaluate(*args, **kwargs)
-        with gone_workers_told():
+        with gone_workers_told(Workers.of(self)):
             return super().evaluate(*args, **kwargs)
 
     def check_replicas(self, count):

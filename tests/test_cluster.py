@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_kd import cluster
-from keras_kd.distribute import WorkerError
+from keras_kd.distribute import WorkerError, strategy_of
 
 WORKER = Path(__file__).parent / "train_on_cluster.py"
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -93,9 +93,12 @@ def test_a_worker_that_never_comes_is_named_in_time():
     assert time.monotonic() - since < 10
 
 
-def test_one_worker_is_no_cluster():
-    assert cluster.join(None) is None
-    assert cluster.join(cluster.find(["a:1"], 0)) is None
+def test_one_worker_is_no_cluster(make_model):
+    for resolver in (None, cluster.find(["a:1"], 0)):
+        strategy = cluster.join(resolver)
+        assert strategy.num_replicas_in_sync == 1
+        with strategy.scope():
+            assert strategy_of(make_model()) is None
 
 
 def test_a_command_runs_in_each_process(tmp_path):
@@ -171,6 +174,16 @@ def test_a_killed_worker_ends_the_others_and_a_new_start_goes_on(
     assert sorted(expected[0]["shards"]) == [0, 0, 2, 2, 4, 4]
     assert sorted(expected[1]["shards"]) == [1, 1, 3, 3, 5, 5]
     assert told[0]["shards"] == told[1]["shards"] == []
+
+
+@pytest.mark.slow
+def test_the_readme_example_runs_on_two_workers():
+    command = [sys.executable, str(WORKER), "readme"]
+    done = cluster.run_locally(command, 2, timeout=240)
+    assert [code for code, _ in done] == [0, 0], done[0][1][-3000:] + done[1][1][-3000:]
+    # Of both, one line.
+    first, second = (text.splitlines()[-1] for _, text in done)
+    assert first == second and json.loads(first)["epochs"] == 2
 
 
 @pytest.mark.slow

@@ -101,9 +101,26 @@ def test_only_the_chief_has_callbacks_that_write(tmp_path):
 def test_a_lost_worker_is_told_and_other_errors_pass():
     import tensorflow as tf
 
+    lost = tf.errors.UnavailableError(None, None, "Connection reset by peer\nmore")
+    alone, two = Workers(), Workers()
+    two.count = 2
     with pytest.raises(WorkerError, match="Start all workers again.*reset by peer"):
-        with gone_workers_told():
-            raise tf.errors.UnavailableError(None, None, "Connection reset by peer\nmore")
-    with pytest.raises(ZeroDivisionError):
-        with gone_workers_told():
-            1 / 0
+        with gone_workers_told(two):
+            raise lost
+    for workers, error in ((alone, lost), (two, ZeroDivisionError())):
+        with pytest.raises(type(error)):
+            with gone_workers_told(workers):
+                raise error
+
+
+def test_a_student_of_another_scope_is_refused(make_model):
+    import tensorflow as tf
+
+    import keras_kd as kd
+
+    student = make_model()
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        distiller = kd.Distiller(make_model(), student, "kd")
+    distiller.compile("adam", "mse")
+    with pytest.raises(ValueError, match="`student` must be made in the scope.*Distiller"):
+        distiller.fit([[0.0] * 4], [[0.0] * 3], verbose=0)

@@ -1,7 +1,8 @@
 """A worker that test_cluster starts: a chain, or the command line on the sample of MNIST.
 
-TF_CONFIG=... python tests/train_on_cluster.py chain FOLDER [INDEX_TO_KILL]
-TF_CONFIG=... python tests/train_on_cluster.py cli [keras-kd's arguments]
+    TF_CONFIG=... python tests/train_on_cluster.py chain FOLDER [INDEX_TO_KILL]
+    TF_CONFIG=... python tests/train_on_cluster.py cli [keras-kd's arguments]
+    TF_CONFIG=... python tests/train_on_cluster.py readme
 """
 
 import hashlib
@@ -118,8 +119,39 @@ def run_command_line(*arguments):
     main(list(arguments))
 
 
+def run_readme():
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme.split("\n### Several machines\n")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import keras_kd as kd
+
+    def make_model():
+        return keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+
+    def make_train_ds():
+        # Not before `cluster.join`, which TensorFlow must not have run before.
+        x = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+        examples = (x, np.argmax(x[:, :3], axis=1))
+        return tf.data.Dataset.from_tensor_slices(examples).batch(16)
+
+    code = code.replace("train_ds", "make_train_ds()")
+    names = {"keras": keras, "kd": kd, "make_train_ds": make_train_ds}
+    names |= {"make_teacher": make_model, "make_student": make_model}
+    exec(compile(code, "README.md", "exec"), names)
+    distiller = names["distiller"]
+    weights = [w.tolist() for w in distiller.student.get_weights()]
+    epochs = len(distiller.history.epoch)
+    print(json.dumps({"epochs": epochs, "weights": weights}))
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "chain":
         run_chain(Path(sys.argv[2]), *sys.argv[3:])
+    elif sys.argv[1] == "readme":
+        run_readme()
     else:
         run_command_line(*sys.argv[2:])
