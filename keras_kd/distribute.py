@@ -228,10 +228,10 @@ class Distributed(keras.Model):
         with strategy.scope():
             self._symbolic_build(data_batch=data_batch)
 
-    def _make_function(self, step_function):
+    def _make_function(self, step_function, **of_backend):
         strategy = strategy_of(self)
         if strategy is None:
-            return super()._make_function(step_function)
+            return super()._make_function(step_function, **of_backend)
         averaged = []
         if step_function == self.train_step:
             averaged = self.averaged_variables()

@@ -122,7 +122,7 @@ class TrainData:
         cached = cache_teacher(
             teacher,
             (data.scale(images), labels),
-            path=self._folder / _cache_name(teacher, images, views),
+            path=self._folder / _cache_name(teacher, images, views if augment else 0),
             dtype="float32",
             views=views,
             augment=augment,
