@@ -188,7 +188,7 @@ def test_the_readme_example_runs_on_two_workers():
 
 @pytest.mark.slow
 def test_the_command_line_runs_a_recipe_on_two_workers(tmp_path, write_recipe):
-    stage = 'losses = ["kd"]\nexamples = 200'
+    stage = 'losses = [{ name = "kd" }]\nexamples = 200'
     extra = 'seed = 3\nteacher = "mnist/teacher"'
     recipe, folder = write_recipe(extra, stage), tmp_path / "run"
     command = [sys.executable, str(WORKER), "cli", "run", str(recipe)]

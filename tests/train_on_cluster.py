@@ -20,7 +20,7 @@ EPOCH, BATCH = 2, 3
 def run_chain(folder, killed=None):
     from keras_kd import cluster
 
-    strategy = cluster.join(cluster.find(), timeout=60)
+    strategy = cluster.join(cluster.find(), timeout=120)
     import keras
     import numpy as np
     import tensorflow as tf
