@@ -93,6 +93,28 @@ class CachedAnswers:
         notes = {"keras": keras.__version__, "tensorflow": tf.__version__}
         self._folder.finish(shards, notes)
 
+    def fill_part(self, part, parts, progress):
+        """Runs the teacher over every so-many-th shard, while others fill the others.
+
+        Args:
+            part: Number of this part, from 0.
+            parts: How many there are.
+            progress: A tqdm bar that counts examples.
+
+        Raises:
+            CacheError, OSError: As `fill`.
+        """
+        if self._folder.shards is not None:
+            return
+        batches = self._examples.inputs(self._batch_size)
+        for number in itertools.count():
+            if number % parts == part:
+                if self._fill_shard(batches, number, progress) is None:
+                    return
+            # All of them are taken, of which there may be none.
+            elif not list(itertools.islice(batches, self._batches_per_shard)):
+                return
+
     def check_answers(self, first_batch):
         """Compares the cache with the teacher's answers to the first examples.
 

@@ -163,6 +163,10 @@ class DistillationChain:
         shuffles, behind which there is no `cache` or `repeat`. (On a GPU also call
         `tf.config.experimental.enable_op_determinism()`.)
 
+        Students (and the teacher) made in the scope of a `tf.distribute` strategy are
+        trained under it. Then all its workers call this, each with the same chain, data and
+        arguments; `run_dir` is one folder that all of them see, and worker 0 writes it.
+
         Ctrl-C stops it after the epoch, which is saved; a second one at once.
 
         Args:
@@ -194,6 +198,7 @@ class DistillationChain:
             FileExistsError: `run_dir` holds something else.
             FloatingPointError: A loss became NaN or infinite; the message names term,
                 epoch, batch, and the file of the last good student.
+            WorkerError: Another worker is gone, or has failed. Start all of them again.
             KeyboardInterrupt: Ctrl-C was pressed; with a run folder, the epoch is saved.
             ValueError: Labels or shapes do not fit the models, or a stage chooses its epoch
                 by the data of the table, or by none.

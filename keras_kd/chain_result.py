@@ -117,10 +117,11 @@ class Measuring:
     Args:
         test_data: Batches of (inputs, labels).
         folder: The run folder, or None.
+        writes: Whether this process writes into it.
     """
 
-    def __init__(self, test_data, folder=None):
-        self._test_data, self._folder = test_data, folder
+    def __init__(self, test_data, folder=None, writes=True):
+        self._test_data, self._folder, self._writes = test_data, folder, writes
         self._predictions = {}
 
     def measure(self, model, name, taught_by, teachers=None, **details):
@@ -139,7 +140,7 @@ class Measuring:
         answers = predictions.answers()
         fidelity = against and predictions.fidelity(against)
         cost = profile(model)
-        folder = self._folder and self._folder / name
+        folder = self._folder and self._writes and self._folder / name
         if folder:
             run_dirs.save_model(model, folder / "model.keras")
             details["file_bytes"] = (folder / "model.keras").stat().st_size

@@ -5,6 +5,7 @@ import contextlib
 from keras_kd import run_dir as run_dirs
 from keras_kd.chain_result import ChainResult, Measuring
 from keras_kd.ctrl_c import CtrlC
+from keras_kd.distribute import Workers, scope_of, strategy_of
 from keras_kd.manifest import TAKEN, Manifest, environment
 from keras_kd.precision import in_float32
 from keras_kd.progress import Progress
@@ -15,16 +16,44 @@ def run_chain(chain, train_data, validation_data, run_dir, verbose, test_data, s
     """`DistillationChain.fit`; arguments, result and errors are its own."""
     # Made before the first is trained: what is drawn at random for a stage must not hang on
     # how much of the run is done already.
+    workers = _workers_of(chain)
     to_fit = {x.name: _model_to_fit(chain, x) for x in chain.stages if x.epochs}
     with contextlib.ExitStack() as stack:
+        verbose = verbose if workers.is_chief else 0
         progress = stack.enter_context(Progress(chain.stages, verbose))
         manifest, ctrl_c = None, None
         if run_dir is not None:
-            stack.enter_context(run_dirs.locked(run_dirs.make(run_dir)))
-            manifest = Manifest.open(run_dir, _describe(chain, settings or {}))
+            description = _describe(chain, settings or {})
+
+            def open_manifest():
+                if workers.is_chief:
+                    stack.enter_context(run_dirs.locked(run_dirs.make(run_dir)))
+                return Manifest.open(run_dir, description, writes=workers.is_chief)
+
+            manifest = workers.after_chief(open_manifest)
+            # Nobody changes what it says before all have read it.
+            workers.wait()
             ctrl_c = stack.enter_context(CtrlC())
         run = _ChainRun(chain, to_fit, manifest, progress, ctrl_c, test_data)
-        return run.fit(train_data, validation_data)
+        result = run.fit(train_data, validation_data)
+        # A chief that is still writing is no lost worker.
+        workers.wait()
+        return result
+
+
+def _workers_of(chain):
+    """The processes that train a chain's students, all in one strategy's scope or in none.
+
+    Raises:
+        ValueError: One student was made in another scope than the others.
+    """
+    strategies = {id(strategy_of(x.student)) for x in chain.stages}
+    if len(strategies) > 1:
+        raise ValueError(
+            "All students of a chain must be made in the scope of the same strategy, or "
+            f"none of them. Received: {len(strategies)} different ones."
+        )
+    return Workers.of(chain.stages[0].student)
 
 
 def _describe(chain, settings):
@@ -39,7 +68,7 @@ def _describe(chain, settings):
 
 
 def _model_to_fit(chain, stage):
-    with _named(stage):
+    with _named(stage), scope_of(stage.student):
         as_taught, teacher = chain.as_taught(stage)
         return as_taught.model_to_fit(teacher), teacher
 
@@ -58,7 +87,8 @@ class _ChainRun:
         self.chain, self.to_fit, self.manifest = chain, to_fit, manifest
         self.progress, self.ctrl_c = progress, ctrl_c
         self.folder = manifest and manifest.folder
-        self.measuring = Measuring(test_data, self.folder)
+        self.writes = manifest is not None and manifest.writes
+        self.measuring = Measuring(test_data, self.folder, self.writes)
         self.students, self.histories, self.models = {}, {}, []
         # Epochs of the data that all stages share, in this process.
         self._epochs_here = 0
@@ -80,7 +110,7 @@ class _ChainRun:
                 epochs_before += len(history["loss"])
             self.students[stage.name] = in_float32(stage.student)
         result = ChainResult(self.students, self.histories, self.models)
-        if self.folder:
+        if self.writes:
             result.write(self.folder)
             self._export_last()
         return result
@@ -111,7 +141,7 @@ class _ChainRun:
     def _train(self, stage, train_data, validation_data, epochs_before):
         model, teacher = self.to_fit.pop(stage.name)
         folder = self.folder and self.folder / stage.name
-        if folder:
+        if self.writes:
             folder.mkdir(exist_ok=True)
         run = StageRun(stage, model, folder, self.ctrl_c)
         with _named(stage):
@@ -150,7 +180,8 @@ class _ChainRun:
             best_epoch=run.best_epoch,
         )
         if self.folder:
-            run.write_history()
+            if self.writes:
+                run.write_history()
             files = [*self.measuring.files(stage.name), "history.csv"]
             self.manifest.set_done(stage.name, files)
             run.remove_checkpoints()

@@ -235,3 +235,18 @@ def check_labels(y, loss, num_classes):
             f"`y` must hold labels in 0..{num_classes - 1}, one for each output of the "
             f"student. Received: labels from {y.min()} to {y.max()}."
         )
+
+
+def check_replicas(losses, count):
+    """Refuses losses with a memory under a strategy of several replicas.
+
+    Raises:
+        ValueError: There is one; each replica would remember other examples.
+    """
+    for loss in losses if count > 1 else ():
+        if getattr(loss, "has_state", False):
+            raise ValueError(
+                f"{type(loss).__name__} keeps a memory of the examples, which replicas "
+                f"cannot share. Received: a strategy with {count} replicas. Train it on "
+                "one device, or take another loss."
+            )

@@ -57,24 +57,53 @@ def main():
     "--dtype-policy",
     help="Of the students while they train: float32, mixed_bfloat16 or mixed_float16.",
 )
+@click.option(
+    "--workers",
+    help="All of a cluster's HOST:PORT,HOST:PORT; each runs this command. The first writes "
+    "the run folder, which all must see. [default: TF_CONFIG's, or Slurm's]",
+)
+@click.option("--worker-index", type=int, help="Which of --workers this is, from 0.")
+@click.option(
+    "--start-timeout",
+    type=click.IntRange(min=1),
+    default=300,
+    show_default=True,
+    help="Seconds in which all workers must have come.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show Keras's bar for each epoch.")
 @_data_dir
-def run(recipe, run_dir, resume, seeds, data_dir, verbose, **overrides):
+def run(
+    recipe,
+    run_dir,
+    resume,
+    seeds,
+    data_dir,
+    verbose,
+    workers,
+    worker_index,
+    start_timeout,
+    **overrides,
+):
     """Run a RECIPE: its name (mnist), or a path to a .toml file.
 
     Ctrl-C stops it when the epoch is saved; --resume goes on.
     """
+    strategy = _join_cluster(workers, worker_index, start_timeout, run_dir, seeds)
     from keras_kd import recipe as recipes
     from keras_kd import recipe_run
+    from keras_kd.distribute import Workers
 
     loaded = recipes.load(recipe, **overrides)
     name = Path(recipe).stem
-    run_dir = _choose_run_dir(run_dir, name, resume)
-    click.echo(f"Run folder: {run_dir}")
+    is_chief = Workers(strategy).is_chief
+    if is_chief:
+        run_dir = _choose_run_dir(run_dir, name, resume)
+        click.echo(f"Run folder: {run_dir}")
     options = {"data_dir": data_dir, "verbose": 1 if verbose else "auto", "name": name}
     try:
         with _shown_log():
             if seeds is None:
+                options["strategy"] = strategy
                 result, accuracies = recipe_run.run(loaded, run_dir, **options)
                 table = result.table()
             else:
@@ -85,9 +114,25 @@ def run(recipe, run_dir, resume, seeds, data_dir, verbose, **overrides):
         to_go_on = f"give the same command with --run-dir {run_dir} --resume"
         click.echo(f"\nStopped{why}. To go on, {to_go_on}", err=True)
         raise SystemExit(130) from stop
+    if not is_chief:
+        return
     if accuracies:
         click.echo(f"\nAccuracy (%) after each epoch\n\n{accuracies}")
     click.echo(f"\n{table}\n\nWritten to {run_dir}")
+
+
+def _join_cluster(workers, worker_index, start_timeout, run_dir, seeds):
+    """The strategy of the cluster that this process is told to be in, or None."""
+    from keras_kd import cluster
+
+    addresses = workers.split(",") if workers else None
+    resolver = cluster.find(addresses, worker_index)
+    if resolver is not None and (run_dir is None or seeds is not None):
+        raise click.UsageError(
+            "Several workers need --run-dir, one folder that all of them see, and take one "
+            "seed, not --seeds."
+        )
+    return cluster.join(resolver, start_timeout)
 
 
 def _choose_run_dir(run_dir, name, resume):

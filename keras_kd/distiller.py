@@ -6,6 +6,7 @@ from keras import ops, tree
 from keras_kd import batch, checks
 from keras_kd import losses as losses_module
 from keras_kd.loading import take_handed_teacher
+from keras_kd.replicas import scaled, unscaled, zero_if_empty
 from keras_kd.scheduled import ScheduledModel
 from keras_kd.several_steps import SeveralSteps
 from keras_kd.taps import Taps
@@ -227,6 +228,10 @@ class Distiller(ScheduledModel, SeveralSteps):
             self._step.student = Outputs(outputs, taps)
         return outputs
 
+    def check_replicas(self, count):
+        """Refuses losses with a memory, which each replica would fill for itself."""
+        checks.check_replicas(self.distillation_losses, count)
+
     def run_teacher(self, x):
         """The teacher's `Outputs` of a batch, in inference mode, as constants.
 
@@ -257,7 +262,8 @@ class Distiller(ScheduledModel, SeveralSteps):
                 f"{missing} are missing. They are needed where student_loss_weight > 0, "
                 "and in validation unless validation_distillation=True."
             )
-        return ops.cast(self._compile_loss(y, y_pred, sample_weight), "float32")
+        loss = unscaled(self._compile_loss(y, y_pred, sample_weight))
+        return ops.cast(loss, "float32")
 
     def compute_distillation_loss(
         self, y, sample_weight, teacher, student, step=0, index=None
@@ -286,6 +292,8 @@ class Distiller(ScheduledModel, SeveralSteps):
     ):
         """The total loss of a batch, a scalar; also updates the three loss metrics.
 
+        Under a `tf.distribute` strategy divided by the number of replicas, as Keras's are.
+
         Args:
             x: Inputs, for the teacher.
             y: Labels.
@@ -311,9 +319,10 @@ class Distiller(ScheduledModel, SeveralSteps):
         )
         batch_size = ops.shape(tree.flatten(y_pred)[0])[0]
         for name, value in terms.items():
+            value = terms[name] = zero_if_empty(value, batch_size)
             tracker = getattr(self, f"{name}_tracker")
             tracker.update_state(value, sample_weight=batch_size)
-        return terms["total_loss"]
+        return scaled(terms["total_loss"])
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if y is None and self._compile_metrics is not None:

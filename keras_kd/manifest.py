@@ -31,20 +31,24 @@ class Manifest:
     Attributes:
         folder: The run folder, a `pathlib.Path`.
         content: The file's content, a dict of JSON values.
+        writes: Whether this process writes the file. Of several that run together the
+            others follow its content by themselves.
     """
 
-    def __init__(self, folder, content):
+    def __init__(self, folder, content, writes=True):
         self.folder = folder
         self.content = content
+        self.writes = writes
 
     @classmethod
-    def open(cls, folder, description):
+    def open(cls, folder, description, writes=True):
         """Begins a run in a new folder, or goes on with the run in it.
 
         Args:
             folder: Its path.
             description: dict of JSON values, all that makes the run what it is. "teacher"
                 (a dict or None) and each of the list "stages" get a "state" and "files".
+            writes: See the attributes; if False, the run has begun.
 
         Raises:
             RunError: The folder holds another run, by the description, or a damaged one.
@@ -52,8 +56,10 @@ class Manifest:
         """
         path = Path(folder) / MANIFEST
         if path.is_file():
-            manifest = cls(Path(folder), read(folder, "run"))
+            manifest = cls(Path(folder), read(folder, "run"), writes)
             check_same(folder, manifest.content, description)
+            if not writes:
+                return manifest
             run_dirs.remove_unfinished(folder)
             return manifest
         folder = run_dirs.create(folder)
@@ -84,6 +90,8 @@ class Manifest:
             name: The model's, which is also its folder's.
             files: Names of files in that folder.
         """
+        if not self.writes:
+            files = ()
         folder = self.folder / name
         sums = {file: run_dirs.checksum(folder / file) for file in files}
         self.set_state(name, "done", files=sums)
@@ -109,7 +117,8 @@ class Manifest:
         return next(x for x in self._models() if x["name"] == name)
 
     def _write(self):
-        run_dirs.write_json(self.folder / MANIFEST, self.content)
+        if self.writes:
+            run_dirs.write_json(self.folder / MANIFEST, self.content)
 
 
 _REPAIR = (

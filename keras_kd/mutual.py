@@ -127,6 +127,18 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         """The students' names, under which logs have their losses and metrics."""
         return list(self.students)
 
+    def check_replicas(self, count):
+        """Refuses more than one replica.
+
+        Raises:
+            ValueError: There are more.
+        """
+        if count > 1:
+            raise ValueError(
+                "A MutualDistiller is trained on one device. Received: a strategy with "
+                f"{count} replicas. Make it outside of the strategy's scope."
+            )
+
     def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
         """As `keras.Model.compile`; `loss` and `metrics` are those of each student.
 

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_kd.distribute import without_strategy
+
 
 def in_float32(model):
     """The same model, its weights copied, computing in float32.
@@ -13,9 +15,11 @@ def in_float32(model):
         model: A built `keras.Model`.
 
     Returns:
-        `model` itself where no layer has a dtype policy of mixed precision, or where it
+        A model of no `tf.distribute` strategy. `model` itself where it is one already, and
+        no layer has a dtype policy of mixed precision, or where it
         cannot be made anew: it has no `get_config`, or its class is not registered.
     """
+    model = without_strategy(model)
     layers = model._flatten_layers()
     if not any(layer.dtype_policy.name.startswith("mixed_") for layer in layers):
         return model

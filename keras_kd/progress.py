@@ -6,6 +6,7 @@ import sys
 import keras
 from tqdm import tqdm
 
+from keras_kd.precision import in_float32
 from keras_kd.profile import profile
 
 logger = logging.getLogger("keras_kd")
@@ -40,7 +41,8 @@ class Progress:
 
     def __enter__(self):
         if self._verbose == "auto" and sys.stderr.isatty():
-            self._units = {x.name: profile(x.student).macs for x in self._stages}
+            students = {x.name: in_float32(x.student) for x in self._stages}
+            self._units = {name: profile(x).macs for name, x in students.items()}
             total = sum(x.epochs * self._units[x.name] for x in self._stages)
             form = "{desc}{percentage:3.0f} %|{bar}| {remaining} left"
             self._bar = tqdm(total=total, bar_format=form)

@@ -1,5 +1,6 @@
 """Runs a recipe: its data, its chain, its run folder; over one seed or several."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from keras_kd import data, manifest, recipe_data
 from keras_kd import run_dir as run_dirs
+from keras_kd.distribute import Workers
 from keras_kd.recipe import AS_JSON, load_model, make_chain
 from keras_kd.tables import markdown_table
 from keras_kd.uncertainty import over_seeds
@@ -16,7 +18,15 @@ from keras_kd.uncertainty import over_seeds
 TEACHER_OUTPUTS = ".teacher_outputs"
 
 
-def run(recipe, run_dir, data_dir=None, verbose="auto", name=None, outputs_dir=None):
+def run(
+    recipe,
+    run_dir,
+    data_dir=None,
+    verbose="auto",
+    name=None,
+    outputs_dir=None,
+    strategy=None,
+):
     """Runs a recipe: prepares the data, trains every stage, writes the run folder.
 
     Args:
@@ -29,6 +39,8 @@ def run(recipe, run_dir, data_dir=None, verbose="auto", name=None, outputs_dir=N
         name: The recipe's, for the manifest.
         outputs_dir: Where teacher outputs are kept. Defaults to a folder in `run_dir`,
             which is removed when the run is done.
+        strategy: A `tf.distribute.Strategy` to train under; all its workers call this,
+            with a `run_dir` that all of them see. Defaults to None: on one device.
 
     Returns:
         `(result, accuracies)`: the chain's `ChainResult`, and the accuracies after each
@@ -39,9 +51,11 @@ def run(recipe, run_dir, data_dir=None, verbose="auto", name=None, outputs_dir=N
             is trained.
         ValueError: A model does not fit the data or another model.
     """
-    teacher = load_model(recipe.teacher) if recipe.teacher else None
-    chain = make_chain(recipe, teacher)
-    data.prepare(recipe.dataset, data_dir)
+    workers = Workers(strategy)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        teacher = load_model(recipe.teacher) if recipe.teacher else None
+        chain = make_chain(recipe, teacher)
+    workers.after_chief(lambda: data.prepare(recipe.dataset, data_dir))
     train = data.load_arrays(recipe.dataset, "train", data_dir)
     test = data.load_arrays(recipe.dataset, "test", data_dir)
     for stage in chain.stages:
@@ -67,10 +81,11 @@ def run(recipe, run_dir, data_dir=None, verbose="auto", name=None, outputs_dir=N
         test_data=None if validation_data is test_data else test_data,
         settings={"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)},
     )
-    # They were kept for a run that is stopped.
-    shutil.rmtree(own_outputs, ignore_errors=True)
     accuracies = _accuracies(recipe, result)
-    run_dirs.write_text(Path(run_dir) / "accuracies.md", accuracies + "\n")
+    if workers.is_chief:
+        # They were kept for a run that is stopped.
+        shutil.rmtree(own_outputs, ignore_errors=True)
+        run_dirs.write_text(Path(run_dir) / "accuracies.md", accuracies + "\n")
     return result, accuracies
 
 

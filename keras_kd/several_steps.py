@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_kd.distribute import Distributed
+
 # Batches that TensorFlow trains on before Python has a look; more gained little.
 _STEPS_PER_EXECUTION = 8
 _BATCH_HOOKS = [f"on_{x}batch_{y}" for x in ("", "train_") for y in ("begin", "end")]
@@ -34,7 +36,7 @@ def _looks_at_batches(callback):
     return any(hook in holder for hook in _BATCH_HOOKS for holder in holders)
 
 
-class SeveralSteps(keras.Model):
+class SeveralSteps(Distributed):
     """Chooses `steps_per_execution` for each `fit`, where `compile` was not told it."""
 
     _chooses_steps = False

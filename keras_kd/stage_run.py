@@ -10,6 +10,7 @@ import numpy as np
 from keras_kd import checkpoint
 from keras_kd import run_dir as run_dirs
 from keras_kd.callbacks import StopOnBadLoss
+from keras_kd.distribute import Workers, scope_of
 from keras_kd.precision import in_float32
 from keras_kd.scalars import Scalars
 
@@ -25,6 +26,8 @@ class StageRun:
         folder: The stage's folder in a run folder, or None: nothing is kept.
         ctrl_c: A `ctrl_c.CtrlC`, asked after each epoch.
 
+    Where several workers train the model, the chief alone writes into the folder.
+
     Attributes:
         history: dict of metric name to one value an epoch.
         seconds: Since this was made, until the end of the last epoch, and the same of
@@ -37,6 +40,7 @@ class StageRun:
         self.stage, self.model, self.folder, self.ctrl_c = stage, model, folder, ctrl_c
         self.history, self.seconds = {}, 0.0
         self._best_weights = None
+        self.workers = Workers.of(stage.student)
         self._since = time.perf_counter()
 
     @property
@@ -65,8 +69,9 @@ class StageRun:
     def restore(self):
         """Goes back to where the checkpoint was written, if there is one."""
         if self.folder and (self.folder / CHECKPOINT).is_file():
-            variables = checkpoint.variables_of(self.model)
-            state = checkpoint.load(self.folder / CHECKPOINT, variables)
+            with scope_of(self.model):
+                variables = checkpoint.variables_of(self.model)
+                state = checkpoint.load(self.folder / CHECKPOINT, variables)
             self.history, self.seconds = state["history"], state["seconds"]
             # It may have been killed before it kept them.
             self._keep_if_best()
@@ -80,7 +85,8 @@ class StageRun:
             KeyboardInterrupt: Ctrl-C was pressed; the epoch is saved.
         """
         if not self._is_over():
-            with Scalars(self.folder and self.folder / "events", self.history) as scalars:
+            events = self._writes and self.folder / "events"
+            with Scalars(events, self.history) as scalars:
                 keep = _KeepEpoch(self, scalars)
                 try:
                     self.model.fit(
@@ -99,8 +105,14 @@ class StageRun:
             # `fit` does this at its end, which it may not have reached.
             optimizer = self.model.optimizer
             optimizer.finalize_variable_values(self.model.trainable_variables)
+        # The chief may still be at its last file.
+        self.workers.wait()
         if self.stage.restore_best:
             self._restore_best()
+
+    @property
+    def _writes(self):
+        return self.folder is not None and self.workers.is_chief
 
     def _is_over(self):
         done, patience = self.epochs_done, self.stage.patience
@@ -115,7 +127,7 @@ class StageRun:
         now = time.perf_counter()
         self.seconds += now - self._since
         self._since = now
-        if self.folder:
+        if self._writes:
             state = {"history": self.history, "seconds": self.seconds}
             path = self.folder / CHECKPOINT
             checkpoint.save(path, checkpoint.variables_of(self.model), state)
@@ -134,21 +146,22 @@ class StageRun:
         run_dirs.write_text(self.folder / "history.csv", text.getvalue())
 
     def remove_checkpoints(self):
-        for name in (CHECKPOINT, BEST):
+        for name in (CHECKPOINT, BEST) if self._writes else ():
             (self.folder / name).unlink(missing_ok=True)
 
     def _keep_if_best(self):
         if not self.stage.restore_best or self.best_epoch != self.epochs_done:
             return
-        if self.folder:
+        if self._writes:
             state = {"epoch": self.epochs_done}
             checkpoint.save(self.folder / BEST, self.stage.student.weights, state)
-        else:
+        elif self.folder is None:
             self._best_weights = self.stage.student.get_weights()
 
     def _restore_best(self):
         if self.folder:
-            checkpoint.load(self.folder / BEST, self.stage.student.weights)
+            with scope_of(self.model):
+                checkpoint.load(self.folder / BEST, self.stage.student.weights)
         else:
             self.stage.student.set_weights(self._best_weights)
 
@@ -157,10 +170,11 @@ class StageRun:
             return "It was in the stage's first epoch, so there is nothing good to keep."
         if not self.folder:
             return "In a run folder the student of the last good epoch would be kept."
-        variables = checkpoint.variables_of(self.model)
-        checkpoint.load(self.folder / CHECKPOINT, variables)
         path = self.folder / LAST_GOOD
-        run_dirs.save_model(in_float32(self.stage.student), path)
+        if self._writes:
+            variables = checkpoint.variables_of(self.model)
+            checkpoint.load(self.folder / CHECKPOINT, variables)
+            run_dirs.save_model(in_float32(self.stage.student), path)
         return f"The student as it was after epoch {self.epochs_done} is in {path}."
 
 
@@ -173,7 +187,8 @@ class _KeepEpoch(keras.callbacks.Callback):
         logs = _one_value_each(logs)
         self._run.end_epoch(logs)
         self._scalars.write(epoch, logs)
-        if self._run.ctrl_c is not None and self._run.ctrl_c.asked:
+        ctrl_c = self._run.ctrl_c
+        if self._run.workers.any(ctrl_c is not None and ctrl_c.asked):
             raise KeyboardInterrupt(f"stopped after epoch {epoch + 1}, which is saved")
 
 

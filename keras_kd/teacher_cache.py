@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from keras_kd.cache_examples import ArrayExamples, StreamedExamples
 from keras_kd.cache_filling import CachedAnswers, all_answers
+from keras_kd.distribute import Workers
 from keras_kd.fingerprints import cache_settings
 from keras_kd.teacher_answers import TeacherAnswers
 from keras_kd.teachers import Several
@@ -41,7 +42,9 @@ def cache_teacher(
     With a `path` the outputs are kept in that folder: NumPy files, a manifest, checksums.
     A later call reuses them if teacher, examples, their order and the arguments are the
     same and no file is damaged; else it refuses, with the reason. A call that was killed
-    is continued by the next one.
+    is continued by the next one. With a teacher made in the scope of a `tf.distribute`
+    strategy, all its workers call this, with a folder that all of them see, and each runs
+    the teacher over its part of the examples.
 
     Args:
         teacher: A built `keras.Model`.
@@ -138,13 +141,20 @@ def cache_teacher(
             rest=rest,
         )
         cached = CachedAnswers(path, answers, examples, settings, views, batch_size)
-        cached.fill(progress)
+        _fill(cached, Workers.of(teacher), progress)
     cached.check_answers(first_batch)
     if isinstance(examples, ArrayExamples):
         outputs = answers.to_batch(cached.read_all())
         return examples.join(outputs, views, augment, seed)
     cached.verify()
     return examples.join(cached.read_view, views, augment, seed, cached.count)
+
+
+def _fill(cached, workers, progress):
+    if workers.count > 1:
+        cached.fill_part(workers.index, workers.count, progress)
+        workers.wait()
+    cached.fill(progress)
 
 
 def _as_examples(dataset, in_memory):

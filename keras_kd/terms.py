@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops, tree
 
-from keras_kd.losses.base import DistillationLoss, as_distillation_loss
+from keras_kd.losses.base import KERAS_LOSSES, DistillationLoss, as_distillation_loss
 from keras_kd.losses.ops import at_least_float32
 from keras_kd.losses.schedules import value_at
+from keras_kd.replicas import unscaled
 from keras_kd.taps import find_layer
 
 # log(p) of a probability that underflowed to zero; the smallest normal float32 is 1e-38.
@@ -72,6 +73,8 @@ class Term:
             sample_weight=sample_weight,
             **more,
         )
+        if isinstance(getattr(self.loss, "loss", None), KERAS_LOSSES):
+            value = unscaled(value)
         return value_at(self.weight, step) * ops.cast(value, "float32")
 
 

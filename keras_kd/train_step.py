@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.schedules import value_at
+from keras_kd.replicas import unscaled
 
 
 class OneStep:
@@ -90,7 +91,7 @@ def tensorflow_train_step(distiller, data):
         loss = distiller.compute_loss(x, y, y_pred, sample_weight, teacher=teacher)
         scaled_loss = distiller.optimizer.scale_loss(loss)
     batch_size = ops.shape(keras.tree.flatten(y_pred)[0])[0]
-    distiller._loss_tracker.update_state(loss, sample_weight=batch_size)
+    distiller._loss_tracker.update_state(unscaled(loss), sample_weight=batch_size)
     trainable_weights = distiller.trainable_weights
     gradients = tape.gradient(scaled_loss, trainable_weights)
     distiller.optimizer.apply_gradients(zip(gradients, trainable_weights, strict=True))
