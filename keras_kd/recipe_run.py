@@ -49,10 +49,7 @@ def run(recipe, run_dir, data_dir=None, verbose="auto", name=None, outputs_dir=N
     train_data = recipe_data.TrainData(
         recipe, train, outputs_dir or own_outputs, verbose=int(verbose in (1, 2))
     )
-    for section, stage in zip(recipe.stage, chain.stages, strict=True):
-        _check_labels(stage, train[1])
-        if stage.epochs:
-            stage.train_data = train_data.of(section)
+    give_data(recipe, chain, train_data, train[1])
     test_data = data.batches(*test, batch_size=1000)
     validation_data = test_data if recipe.test_each_epoch else None
     if held_out is not None:
@@ -107,6 +104,23 @@ def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None):
     rows = [[x.to_dict() for x in result.models] for result in results]
     run_dirs.write_json(folder / "results.json", dict(zip(map(str, seeds), rows)))
     return table
+
+
+def give_data(recipe, chain, train_data, labels):
+    """Gives each stage of a recipe's chain what it is trained on.
+
+    Args:
+        recipe, chain: The `Recipe`, and its `DistillationChain`.
+        train_data: A `recipe_data.TrainData`.
+        labels: (n,), of all training images.
+
+    Raises:
+        ValueError: A student has fewer outputs than there are classes.
+    """
+    for section, stage in zip(recipe.stage, chain.stages, strict=True):
+        _check_labels(stage, labels)
+        if stage.epochs:
+            stage.train_data = train_data.of(section)
 
 
 def _check_labels(stage, labels):
