@@ -83,6 +83,7 @@ def _draw(figure, recipe, trials):
     for i, dimension in enumerate(recipe.dimensions):
         axes = figure.add_subplot(math.ceil(count / columns), columns, i + 1, sharey=first)
         first = first or axes
+        axes.margins(y=0.1)
         axes.set_xlabel(dimension.name)
         _draw_panel(axes, dimension, trials)
 
@@ -118,10 +119,16 @@ def _set_scale(axes, dimension):
         axes.set_xticks(range(len(labels)), labels, fontsize=10, **turned)
         axes.set_xlim(-0.5, len(labels) - 0.5)
         return
+    margin = 0.06
     if values.sampling == "log":
         axes.set_xscale("log")
+        beyond = (values.max / values.min) ** margin
+        axes.set_xlim(values.min / beyond, values.max * beyond)
         if values.max < 30 * values.min:
             ticks = matplotlib.ticker.LogLocator(subs=(1, 2, 5))
             axes.xaxis.set_major_locator(ticks)
         axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        beyond = (values.max - values.min) * margin
+        axes.set_xlim(values.min - beyond, values.max + beyond)
     axes.xaxis.set_major_formatter(short)

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import gc
 import time
+import warnings
 from pathlib import Path
 
 import grpc
@@ -99,18 +100,21 @@ class _Kept:
     def _is_over(self, name):
         return self.trials[name].status in (TrialStatus.COMPLETED, TrialStatus.FAILED)
 
-    def populate_space(self, trial_id):
-        # Else a search that was stopped would draw otherwise than one that was not.
-        self._random_state = np.random.RandomState(self.seed + len(self.trials))
-        return super().populate_space(trial_id)
-
 
 class _Random(_Kept, oracles.RandomSearchOracle):
     pass
 
 
 class _Bayesian(_Kept, oracles.BayesianOptimizationOracle):
-    pass
+    def populate_space(self, trial_id):
+        from sklearn.exceptions import ConvergenceWarning
+
+        # Else a search that was stopped would draw otherwise than one that was not.
+        self._random_state = np.random.RandomState(self.seed + len(self.trials))
+        with warnings.catch_warnings():
+            # Of the Gaussian process; nobody who searches could do anything about it.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return super().populate_space(trial_id)
 
 
 class _Hyperband(_Kept, oracles.HyperbandOracle):

@@ -188,7 +188,7 @@ def test_goes_on_as_if_it_had_not_stopped(load, no_test_images, tmp_path, monkey
     assert len(tune(more, folder, verbose=0).splitlines()) == 2 + 6 and len(epochs) == 1
 
 
-def test_another_search_is_refused(load, no_test_images, tmp_path):
+def test_another_search_is_refused(load, sample_data, tmp_path):
     folder = tmp_path / "search"
     tune(load("trials = 1"), folder, verbose=0)
     before = {x: x.stat().st_mtime_ns for x in folder.rglob("*") if x.is_file()}
