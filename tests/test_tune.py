@@ -1,5 +1,6 @@
 """Searches on the sample: their outcome, going on, several processes."""
 
+import contextlib
 import csv
 import json
 import os
@@ -312,14 +313,9 @@ main(sys.argv[1:])
 """
 
 
-def start(role, port, *arguments):
+def start(*arguments, **variables):
     """`keras-kd` in a process of its own, on the sample."""
-    variables = {
-        "KERASTUNER_TUNER_ID": role,
-        "KERASTUNER_ORACLE_IP": "127.0.0.1",
-        "KERASTUNER_ORACLE_PORT": str(port),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-    }
+    variables["PYTHONPATH"] = str(Path(__file__).parents[1])
     return subprocess.Popen(
         [sys.executable, "-c", PROCESS, *map(str, arguments)],
         env=os.environ | variables,
@@ -329,9 +325,55 @@ def start(role, port, *arguments):
     )
 
 
+@contextlib.contextmanager
+def ended(processes):
+    """Ends the processes of a list when the block is left, however that is."""
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def lines_of(process, begin):
+    """The next line that a process prints which begins so."""
+    for line in process.stdout:
+        if line.startswith(begin):
+            return line
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.mark.slow
+def test_killed_processes(write_recipe, no_test_images, tmp_path):
+    """With SIGKILL: while the second trial is trained, and somewhere after it."""
+    text = TUNED.format(tune="trials = 4", space=RATES, epochs=60)
+    path, folder = write_recipe(text=text), tmp_path / "search"
+    for waited, seconds in (("trial 1", 0.2), ("trial 2", 0.7)):
+        with ended([start("tune", path, "--run-dir", folder)]) as (process,):
+            lines_of(process, waited)
+            time.sleep(seconds)
+    process = start("tune", path, "--run-dir", folder)
+    with ended([process]):
+        output, error = process.communicate(timeout=200)
+    assert process.returncode == 0, error
+    assert "ta: done before" in output and "trial 1: " not in output
+    whole = tune(recipe.load(path, TunedRecipe), tmp_path / "whole", verbose=0)
+    assert (folder / "trials.md").read_text() == whole + "\n"
+
+
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
+
+
+def role(name, port):
+    """The variables of a process that searches with others."""
+    return {
+        "KERASTUNER_TUNER_ID": name,
+        "KERASTUNER_ORACLE_IP": "127.0.0.1",
+        "KERASTUNER_ORACLE_PORT": str(port),
+    }
 
 
 @pytest.mark.slow
@@ -340,26 +382,25 @@ def test_a_chief_and_two_workers(write_recipe, tmp_path):
     path = write_recipe(text=TUNED.format(tune="trials = 8", space=space, epochs=40))
     folder, port, until = tmp_path / "search", free_port(), time.monotonic() + 400
     command = ("tune", path, "--run-dir", folder)
-    processes = {x: start(x, port, *command) for x in ("worker0", "worker1", "chief")}
-    try:
-        outputs = {
-            role: process.communicate(timeout=max(1, until - time.monotonic()))
-            for role, process in processes.items()
-        }
-    finally:
-        for process in processes.values():
-            process.kill()
-            process.wait()
-    for role, process in processes.items():
-        assert process.returncode == 0, outputs[role][1]
-    lines = {x: outputs[x][0].splitlines() for x in ("worker0", "worker1")}
-    numbers = {x: [y for y in lines[x] if y.startswith("trial ")] for x in lines}
-    assert all(numbers.values()), lines
+    names = ("worker0", "worker1", "chief")
+    with ended([start(*command, **role(x, port)) for x in names]) as processes:
+        # One of them dies within a trial, and is started again under its name.
+        lines_of(processes[1], "trial ")
+        processes[1].kill()
+        processes[1].communicate()
+        processes[1] = start(*command, **role("worker1", port))
+        outputs = {}
+        for name, process in zip(names, processes, strict=True):
+            left = max(1, until - time.monotonic())
+            outputs[name], error = process.communicate(timeout=left)
+            assert process.returncode == 0, error
     found = rows(folder)
-    assert len(found) == 8 == sum(map(len, numbers.values()))
-    # One of the two trained the assistant; the other took it.
-    trained = [x for x in lines for y in lines[x] if y.startswith("ta: taught by labels")]
-    assert len(trained) == 1
-    assert (folder / "trials.md").read_text().strip() in outputs["chief"][0]
+    assert sorted(int(x["trial"]) for x in found) == list(range(1, 9))
+    assert not any(x["val_accuracy"] == "failed" for x in found)
+    assert "\ntrial " in outputs["worker0"]
+    # The assistant was trained once, by one of them.
+    assert (folder / "before" / "ta" / "model.keras").is_file()
+    assert "ta: taught by labels" not in outputs["worker1"]
+    assert (folder / "trials.md").read_text().strip() in outputs["chief"]
     best = recipe.load(folder / "best.toml").stage[2].optimizer.make().get_config()
     assert best["learning_rate"] == pytest.approx(float(found[0]["learning_rate"]))
