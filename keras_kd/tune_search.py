@@ -167,7 +167,7 @@ def _where_it_counts(space, recipe, dimension):
         return contextlib.nullcontext()
     (loss,) = losses
     labels = [x for x in loss.values if _has_temperature(recipe, loss, x)]
-    return contextlib.nullcontext()
+    return space.conditional_scope(loss.name, labels)
 
 
 def _has_temperature(recipe, loss, label):
