@@ -138,6 +138,23 @@ def test_best_recipe_runs_and_gives_what_the_search_saw(
     assert again == pytest.approx(float(best["val_accuracy"]), abs=5e-5)
 
 
+def test_the_epoch_that_a_trial_is_judged_by(load, no_test_images, tmp_path, monkeypatch):
+    """The one that a stage restores, else the last; of any stage."""
+
+    def fit(run, *data):
+        run.history = {"loss": [3.0, 2.0, 1.0], "val_accuracy": [0.1, 0.3, 0.2]}
+
+    monkeypatch.setattr(StageRun, "fit", fit)
+    best = '"mnist_fc_16"\nrestore_best = true\nmonitor = "val_accuracy"'
+    for model, judged in (('"mnist_fc_16"', 0.2), (best, 0.3)):
+        tuned = load("trials = 2\nstage = 'ta'", **{'"mnist_fc_16"': model})
+        trials = tune_trials.Trials(tuned, None, tmp_path)
+        trials.prepare(None, 0)
+        metrics = trials.run({"learning_rate": 0.05}, tmp_path / "trial")
+        assert metrics == {"val_accuracy": judged}
+    assert [x.name for x in (tmp_path / "trial").iterdir()] == ["ta"]
+
+
 def test_an_assistant_is_searched_for_its_student(load, no_test_images, trained, tmp_path):
     tuned = load("trials = 2", 'ta.model = ["mnist_fc_12", "mnist_fc_16"]')
     tune(tuned, tmp_path / "search", verbose=0)
@@ -301,6 +318,18 @@ def test_roles(load, tmp_path, monkeypatch, no_test_images):
     with pytest.raises(TimeoutError, match="no chief at 127.0.0.1:1, .* for 0.1 s"):
         tune(load(), tmp_path / "search")
     assert not (tmp_path / "search").exists()
+
+
+def test_a_worker_that_comes_late(load, tmp_path, monkeypatch, no_test_images, capsys):
+    tuned, folder = load("trials = 1"), tmp_path / "search"
+    tune(tuned, folder, verbose=0)
+    for name, value in role("worker0", 1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(tunes, "PATIENCE", 5)
+    assert tune(tuned, folder) is None
+    assert "The search is over" in capsys.readouterr().out
+    with pytest.raises(RunError, match="objective: 'val_accuracy' in the run"):
+        tune(load("trials = 1\nobjective = 'val_loss'"), folder)
 
 
 PROCESS = """

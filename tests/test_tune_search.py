@@ -63,3 +63,17 @@ def test_strategies(oracle):
     assert banded.objective.direction == "min" and banded.max_trials is None
     # Seed 0 would be none, and so another one each time.
     assert banded.seed == 1
+
+
+def test_a_bayesian_draw_hangs_on_the_trials_alone(oracle, tmp_path):
+    """Not on how often was drawn before, which a search that goes on does not know."""
+    made, _ = oracle('strategy = "bayesian"\ntrials = 99')
+    made.num_initial_points = 12
+    made._set_project_dir(str(tmp_path), "search")
+    for i in range(12):
+        trial = made.create_trial("tuner0")
+        made.update_trial(trial.trial_id, {"val_accuracy": (7 * i % 12) / 12})
+        trial.status = "COMPLETED"
+        made.end_trial(trial)
+    draws = [made.populate_space("12")["values"] for _ in range(3)]
+    assert draws[0] == draws[1] == draws[2]
