@@ -320,14 +320,15 @@ def test_roles(load, tmp_path, monkeypatch, no_test_images):
     assert not (tmp_path / "search").exists()
 
 
-def test_a_worker_that_comes_late(load, tmp_path, monkeypatch, no_test_images, capsys):
+def test_a_worker_that_comes_late(load, tmp_path, monkeypatch, no_test_images, caplog):
     tuned, folder = load("trials = 1"), tmp_path / "search"
     tune(tuned, folder, verbose=0)
     for name, value in role("worker0", 1).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(tunes, "PATIENCE", 5)
-    assert tune(tuned, folder) is None
-    assert "The search is over" in capsys.readouterr().out
+    with caplog.at_level("INFO", "keras_kd"):
+        assert tune(tuned, folder) is None
+    assert "The search is over" in caplog.text
     with pytest.raises(RunError, match="objective: 'val_accuracy' in the run"):
         tune(load("trials = 1\nobjective = 'val_loss'"), folder)
 
