@@ -15,7 +15,7 @@ FORMAT = 1
 # What every manifest says, beside its `environment` and its run's description.
 TAKEN = frozenset({"format", "kind"})
 _PACKAGES = ("keras", "tensorflow", "numpy")
-_KINDS = {"run": "one run", "seeds": "a run over several seeds"}
+_KINDS = {"run": "one run", "seeds": "a run over several seeds", "tune": "a search"}
 # What a model has of these changes while the run goes on.
 _PROGRESS = ("state", "error", "files")
 _MODELS = ("teacher", "stages")
@@ -132,7 +132,7 @@ def read(folder, kind=None):
 
     Args:
         folder: Its path.
-        kind: "run" or "seeds", the one that it must be; None takes either.
+        kind: "run", "seeds" or "tune", the one that it must be; None takes any.
 
     Raises:
         RunError: There is none, or it is damaged, or of a later version of the library,
@@ -184,6 +184,28 @@ def open_seeds(folder, settings, seeds):
     seeds = sorted({*content["seeds"], *seeds})
     run_dirs.write_json(folder / MANIFEST, content | settings | {"seeds": seeds})
     return folder
+
+
+def open_search(folder, settings, **progress):
+    """Begins a folder of a search, or goes on with the one that is there.
+
+    Args:
+        folder: Its path.
+        settings: dict of JSON values that make the search what it is; another folder's are
+            refused.
+        **progress: JSON values that may be others each time.
+
+    Raises:
+        RunError, FileExistsError: As `Manifest.open`.
+    """
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file():
+        content = read(folder, "tune")
+        check_same(folder, content, settings)
+    else:
+        run_dirs.create(folder)
+        content = {"format": FORMAT, "kind": "tune"} | environment() | settings
+    run_dirs.write_json(folder / MANIFEST, content | progress)
 
 
 def check_same(folder, found, wanted):

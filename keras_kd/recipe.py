@@ -94,11 +94,11 @@ Fraction = Annotated[
 ]
 
 
-class _Section(pydantic.BaseModel):
+class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
 
-class _Named(_Section):
+class _Named(Section):
     """A table with a name and the named object's own arguments beside it."""
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
@@ -138,7 +138,7 @@ def _is_trained(model):
     return model.endswith(".keras") or "/" in model
 
 
-class AugmentationRecipe(_Section):
+class AugmentationRecipe(Section):
     """Views of the training images; beside `views` the arguments of `augment.Deform`."""
 
     model_config = pydantic.ConfigDict(extra="allow", frozen=True)
@@ -161,7 +161,7 @@ class AugmentationRecipe(_Section):
         return self
 
 
-class EnsembleRecipe(_Section):
+class EnsembleRecipe(Section):
     """Trained stages as one model; the fields are those of `teachers.Ensemble`."""
 
     models: Annotated[list[str], Field(min_length=1)]
@@ -169,7 +169,7 @@ class EnsembleRecipe(_Section):
     temperature: Annotated[float, Field(gt=0)] = 4.0
 
 
-class StageRecipe(_Section):
+class StageRecipe(Section):
     name: str
     # Of the zoo; or a trained model, as `teacher` names them.
     model: Annotated[str, pydantic.AfterValidator(_zoo_or_file)] | None = None
@@ -305,7 +305,7 @@ class StageRecipe(_Section):
         return self
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A validated recipe; the fields are the keys of the TOML file."""
 
     dataset: Annotated[str, _one_of(list(data.DATASETS), "data set")]
@@ -399,16 +399,17 @@ def _load_to_train(name):
     return load_model(name) if _is_trained(name) else zoo.build(name)
 
 
-def load(name_or_path, **overrides):
+def load(name_or_path, kind=Recipe, **overrides):
     """Reads and validates a recipe.
 
     Args:
         name_or_path: A name of `names()`, or a path that ends in `.toml`.
+        kind: `Recipe`, or `keras_kd.tune_recipe.TunedRecipe`, one with a table [tune].
         **overrides: `seed`, `batch_size`, or `epochs` (of every stage that is trained),
             each an int, or `dtype_policy`; None leaves the recipe's own value.
 
     Returns:
-        A `Recipe`.
+        A `Recipe`, of that kind.
 
     Raises:
         FileNotFoundError: No such recipe.
@@ -429,22 +430,22 @@ def load(name_or_path, **overrides):
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}.") from error
-    return _validate(table, path, overrides)
+    return _validate(table, path, kind, overrides)
 
 
-def _validate(table, path, overrides):
+def _validate(table, path, kind, overrides):
     given = {key: value for key, value in overrides.items() if value is not None}
     epochs = given.pop("epochs", None)
     table = table | given
     try:
-        recipe = Recipe.model_validate(table)
+        recipe = kind.model_validate(table)
         if epochs is not None:
             # A given model is none to train.
             table["stage"] = [
                 stage | {"epochs": epochs} if stage.get("epochs") else stage
                 for stage in table["stage"]
             ]
-            recipe = Recipe.model_validate(table)
+            recipe = kind.model_validate(table)
         return recipe
     except pydantic.ValidationError as error:
         lines = [f"{path} is not a valid recipe:"]
@@ -468,7 +469,8 @@ def _place(location, table):
 
 def _message(problem):
     if problem["type"] == "extra_forbidden":
-        return "unknown key"
+        searched = problem["loc"] == ("tune",)
+        return "goes with keras-kd tune, not with a run" if searched else "unknown key"
     return problem["msg"].removeprefix("Value error, ")
 
 

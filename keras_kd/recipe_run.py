@@ -58,16 +58,13 @@ def run(
     workers.after_chief(lambda: data.prepare(recipe.dataset, data_dir))
     train = data.load_arrays(recipe.dataset, "train", data_dir)
     test = data.load_arrays(recipe.dataset, "test", data_dir)
-    for stage in chain.stages:
-        _check_labels(stage, train[1])
+    labels = train[1]
     train, held_out = recipe_data.hold_out(train, recipe.validation_examples)
     own_outputs = Path(run_dir) / TEACHER_OUTPUTS
     train_data = recipe_data.TrainData(
         recipe, train, outputs_dir or own_outputs, verbose=int(verbose in (1, 2))
     )
-    for section, stage in zip(recipe.stage, chain.stages, strict=True):
-        if stage.epochs:
-            stage.train_data = train_data.of(section)
+    give_data(recipe, chain, train_data, labels)
     test_data = data.batches(*test, batch_size=1000)
     validation_data = test_data if recipe.test_each_epoch else None
     if held_out is not None:
@@ -123,6 +120,23 @@ def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None):
     rows = [[x.to_dict() for x in result.models] for result in results]
     run_dirs.write_json(folder / "results.json", dict(zip(map(str, seeds), rows)))
     return table
+
+
+def give_data(recipe, chain, train_data, labels):
+    """Gives each stage of a recipe's chain what it is trained on.
+
+    Args:
+        recipe, chain: The `Recipe`, and its `DistillationChain`.
+        train_data: A `recipe_data.TrainData`.
+        labels: (n,), of all training images, those held out too.
+
+    Raises:
+        ValueError: A student has fewer outputs than there are classes.
+    """
+    for section, stage in zip(recipe.stage, chain.stages, strict=True):
+        _check_labels(stage, labels)
+        if stage.epochs:
+            stage.train_data = train_data.of(section)
 
 
 def _check_labels(stage, labels):

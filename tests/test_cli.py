@@ -34,7 +34,7 @@ def error_of(process):
 def test_help_names_every_command():
     text = keras_kd("--help").stdout
     assert text.startswith("Usage: keras-kd [OPTIONS] COMMAND [ARGS]...")
-    commands = ("run", "evaluate", "profile", "plan", "export", "report", "compare")
+    commands = ("run", "evaluate", "profile", "plan", "export", "report", "compare", "tune")
     for command in (*commands, "methods", "data"):
         assert f"\n  {command} " in text
     run = keras_kd("run", "--help").stdout

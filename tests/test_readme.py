@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd import recipe, zoo
+from keras_kd.tune_recipe import TunedRecipe
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -99,3 +101,12 @@ def test_a_recipe_of_your_own(write_recipe):
     text = re.search(r"^```toml\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[1]
     chain = recipe.make_chain(recipe.load(write_recipe(text=text)), None)
     assert list(chain.teachers_of(chain.stages[-1])) == ["both"]
+
+
+def test_searching():
+    """What stands there is what the shipped recipe says."""
+    section = README.split("\n### Searching\n")[1]
+    text = re.search(r"^```toml\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[1]
+    shipped = (recipe.RECIPES / "mnist_tune.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(text)["tune"] == tomllib.loads(shipped)["tune"]
+    assert recipe.load("mnist_tune", TunedRecipe).judged == "student"

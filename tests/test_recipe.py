@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_kd import recipe
+from keras_kd.tune_recipe import TunedRecipe
 from tests.conftest import MINIMAL
 
 
@@ -34,7 +35,8 @@ def test_mnist_is_the_published_experiment():
 
 @pytest.mark.parametrize("name", recipe.names())
 def test_every_shipped_recipe_is_valid(name):
-    assert recipe.load(name).stage
+    kind = TunedRecipe if name.endswith("_tune") else recipe.Recipe
+    assert recipe.load(name, kind).stage
 
 
 def test_overrides(write_recipe):
@@ -49,6 +51,7 @@ def test_overrides(write_recipe):
     "extra, stage, message",
     [
         ("sed = 1", "", "  sed: unknown key"),
+        ("tune = {}", "", "  tune: goes with keras-kd tune, not with a run"),
         ("seed = -1", "", "  seed: Input should be greater than or equal to 0"),
         ('seed = "1"', "", "  seed: Input should be a valid integer"),
         ("drop_rate = 0.5", "", "drop_rate goes with dense = true"),
