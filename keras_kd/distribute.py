@@ -148,8 +148,17 @@ class gone_workers_told:
             raise WorkerError(
                 "Another worker is gone, or cannot be reached. Start all workers again; "
                 "with a run folder they go on after the last whole epoch. TensorFlow says: "
-                f"{str(error).splitlines()[0][:300]}"
+                f"{_reason(error)}"
             ) from error
+
+
+def _reason(error):
+    """The line of TensorFlow's words that says what happened."""
+    lines = [x.strip() for x in str(error).splitlines()]
+    # What comes first of an error in a graph, and then whose code it was.
+    generic = ("Graph execution error", "Detected at", "File ")
+    lines = [x for x in lines if x and not x.startswith(generic)]
+    return (lines or [type(error).__name__])[0][:300]
 
 
 class Distributed(keras.Model):

@@ -237,7 +237,13 @@ def _read_manifest(path):
             f"{path} is not a run folder, as there is no manifest.json in it. One is made "
             "by keras-kd run, or by DistillationChain.fit with run_dir=..."
         )
-    return _parsed(AnyManifest, path / "manifest.json").root
+    manifest = _parsed(AnyManifest, path / "manifest.json").root
+    if manifest.kind == "tune":
+        raise ValueError(
+            f"{path} is the folder of a search, whose table is trials.md and whose picture "
+            "is trials.png. A run of its best.toml can be reported."
+        )
+    return manifest
 
 
 def _run(path, manifest):

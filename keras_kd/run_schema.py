@@ -55,7 +55,7 @@ class TeacherEntry(_Section):
 
 
 class _Head(_Section):
-    """What the manifests of both kinds have."""
+    """What the manifests of all kinds have."""
 
     format: Literal[1]
     keras_kd: str
@@ -89,10 +89,19 @@ class SeedsManifest(_Head):
     seeds: Annotated[list[Count], pydantic.Field(min_length=1)]
 
 
-class AnyManifest(pydantic.RootModel):
-    """A manifest of either kind, told by `kind`."""
+class SearchManifest(_Head):
+    """Of a search, which has written its own table and picture."""
 
-    root: Annotated[RunManifest | SeedsManifest, pydantic.Field(discriminator="kind")]
+    kind: Literal["tune"]
+
+
+class AnyManifest(pydantic.RootModel):
+    """A manifest of any kind, told by `kind`."""
+
+    root: Annotated[
+        RunManifest | SeedsManifest | SearchManifest,
+        pydantic.Field(discriminator="kind"),
+    ]
 
 
 class ClassRow(_Section):

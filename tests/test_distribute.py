@@ -101,10 +101,12 @@ def test_only_the_chief_has_callbacks_that_write(tmp_path):
 def test_a_lost_worker_is_told_and_other_errors_pass():
     import tensorflow as tf
 
-    lost = tf.errors.UnavailableError(None, None, "Connection reset by peer\nmore")
+    # An error in a graph begins like this.
+    text = "Graph execution error:\n\nDetected at node x\nConnection reset by peer\nmore"
+    lost = tf.errors.UnavailableError(None, None, text)
     alone, two = Workers(), Workers()
     two.count = 2
-    with pytest.raises(WorkerError, match="Start all workers again.*reset by peer"):
+    with pytest.raises(WorkerError, match="again.*says: Connection reset by peer$"):
         with gone_workers_told(two):
             raise lost
     for workers, error in ((alone, lost), (two, ZeroDivisionError())):

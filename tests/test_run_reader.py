@@ -94,13 +94,19 @@ def test_no_run_folder(tmp_path):
     [
         ("{", "is not a JSON file"),
         ("[]", "is not what this version of keras_kd writes"),
-        ('{"kind": "other"}', "expected tags: 'run', 'seeds'"),
+        ('{"kind": "other"}', "expected tags: 'run', 'seeds', 'tune'"),
     ],
 )
 def test_a_manifest_of_something_else(tmp_path, text, message):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         run_reader.read(tmp_path)
+
+
+def test_a_search_is_no_run(copy):
+    change(copy / "manifest.json", kind="tune")
+    with pytest.raises(ValueError, match="folder of a search, whose table is trials.md"):
+        run_reader.read(copy)
 
 
 def test_a_later_format(copy):
