@@ -1,6 +1,6 @@
 """What many workers and many classes cost: a model, beside what is measured here.
 
-    python scripts/cost_model.py workers [--rounds 5] [--workers 1 2 4]
+    python scripts/cost_model.py workers [--rounds 1] [--workers 1 2 4]
     python scripts/cost_model.py cache [--rounds 5]
     python scripts/cost_model.py imagenet
 
@@ -25,7 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-BATCH_SIZE, STEPS = 256, 32
+BATCH_SIZE, STEPS = 256, 16
 UNITS = (64, 512, 1536)
 EPOCHS = 5
 
@@ -38,7 +38,7 @@ CACHES += [(65536, 1000, 20)]
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("part", choices=["workers", "cache", "imagenet"])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -46,8 +46,8 @@ def main():
         time_steps(arguments.worker)
         return
     rows = {
-        "workers": lambda: workers(arguments.workers, arguments.rounds),
-        "cache": lambda: caches(arguments.rounds),
+        "workers": lambda: workers(arguments.workers, arguments.rounds or 1),
+        "cache": lambda: caches(arguments.rounds or 5),
         "imagenet": imagenet,
     }[arguments.part]()
     from keras_kd.tables import markdown_table
@@ -63,7 +63,10 @@ def student(units):
 
 
 def time_steps(folder):
-    """What one worker does: seconds a step of each student, with all and with a share."""
+    """What one worker does: seconds a step of each student, with all and with a share.
+
+    A median of five epochs, between which the other students have theirs.
+    """
     from keras_kd import cluster
 
     strategy = cluster.join(cluster.find())
@@ -95,7 +98,9 @@ def time_steps(folder):
             # The first traces the step.
             if epoch:
                 seconds[key].append((time.perf_counter() - began) / STEPS)
-    told = {f"{units} {share}": min(x) for (units, share), x in seconds.items()}
+    told = {
+        f"{units} {share}": statistics.median(x) for (units, share), x in seconds.items()
+    }
     Path(folder, f"{Workers(strategy).index}.json").write_text(json.dumps(told))
 
 
