@@ -102,6 +102,7 @@ def join(resolver, timeout=START_TIMEOUT):
         TensorFlow's default, in whose scope all is as without.
 
     Raises:
+        ValueError: `resolver` does not say which of the workers this is.
         WorkerError: Some did not come; names them.
     """
     jobs = resolver.cluster_spec().as_dict() if resolver else {}
@@ -109,6 +110,11 @@ def join(resolver, timeout=START_TIMEOUT):
     if len(addresses) < 2:
         return tf.distribute.get_strategy()
     own = (resolver.task_type, resolver.task_id)
+    if own not in addresses:
+        raise ValueError(
+            "`resolver` must know which worker this is: set its task_type and task_id, "
+            f"such as 'worker' and 0. Received: {own}, of {sorted(addresses)}."
+        )
     until = time.monotonic() + timeout
     own_address = addresses.pop(own)
     _wait_for(addresses, int(own_address.rpartition(":")[2]), until, timeout)

@@ -217,7 +217,10 @@ class Distributed(keras.Model):
     def averaged_variables(self):
         """Weights that each replica moves by its part of the batch: moving averages."""
         teacher = getattr(self, "teacher", None)
-        unchanged = teacher.variables if teacher else ()
+        unchanged = list(teacher.variables) if teacher else []
+        for layer in self._flatten_layers():
+            # Keras's BatchNormalization stands still, too, where it is frozen.
+            unchanged += [] if layer.trainable else layer.variables
         left_out = [*unchanged, *self.metrics_variables, *self.trainable_variables]
         left_out = {id(x) for x in left_out}
         return [
@@ -300,25 +303,33 @@ class _Steps:
         self._strategy.run(self._on_replica, args=(data,))
 
     def _on_replica(self, data):
+        import tensorflow as tf
+
         logs = self._step_function(data)
         # Known when the function is traced.
         self._names = tuple(logs)
         if self._averaged:
-            _average(self._averaged)
+            _average(self._averaged, tf.shape(tree.flatten(data)[0])[0])
 
     def _read(self):
         results = self._model.get_metrics_result()
         return {name: results[name] for name in self._names}
 
 
-def _average(variables):
-    """Makes the replicas' values of variables their mean again."""
+def _average(variables, batch_size):
+    """Makes the replicas' values of variables their mean again.
+
+    A replica to which a smaller last batch left no example does not count: the moments of
+    nothing are NaN.
+    """
     import tensorflow as tf
 
+    counts = batch_size > 0
+    values = [tf.where(counts, x.value, tf.zeros_like(x.value)) for x in variables]
     replica = tf.distribute.get_replica_context()
-    means = replica.all_reduce("MEAN", [tf.identity(x.value) for x in variables])
-    for variable, mean in zip(variables, means, strict=True):
-        variable.assign(mean)
+    *sums, count = replica.all_reduce("SUM", [*values, tf.cast(counts, "float32")])
+    for variable, total in zip(variables, sums, strict=True):
+        variable.assign(total / tf.cast(count, total.dtype))
 
 
 def _sum_over_replicas(value):

@@ -51,7 +51,8 @@ class Manifest:
             writes: See the attributes; if False, the run has begun.
 
         Raises:
-            RunError: The folder holds another run, by the description, or a damaged one.
+            RunError: The folder holds another run, by the description, or a damaged one; or
+                no run, which another process writes.
             FileExistsError: The folder holds something else.
         """
         path = Path(folder) / MANIFEST
@@ -62,6 +63,11 @@ class Manifest:
                 return manifest
             run_dirs.remove_unfinished(folder)
             return manifest
+        if not writes:
+            raise RunError(
+                f"{path} is not here, although worker 0 has begun the run. All workers "
+                "must see the same run folder: give one on a shared disk."
+            )
         folder = run_dirs.create(folder)
         run_dirs.remove_unfinished(folder)
         manifest = cls(folder, {"format": FORMAT, "kind": "run"} | environment())

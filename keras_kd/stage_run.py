@@ -109,6 +109,8 @@ class StageRun:
         self.workers.wait()
         if self.stage.restore_best:
             self._restore_best()
+            # The chief removes that file when the stage is done.
+            self.workers.wait()
 
     @property
     def _writes(self):

@@ -63,7 +63,7 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None):
     progress = Progress([], verbose)
     with contextlib.ExitStack() as stack:
         if is_worker:
-            if not _is_wanted(folder, settings):
+            if not _is_wanted(folder, settings, recipe.tune.trials):
                 progress.say("The search is over: there is nothing to do for a worker.")
                 return None
         else:
@@ -127,7 +127,7 @@ def _settings(recipe, teacher, name):
     }
 
 
-def _is_wanted(folder, settings):
+def _is_wanted(folder, settings, trials):
     """Whether a worker's chief is at work; waits for it to begin.
 
     Raises:
@@ -140,8 +140,9 @@ def _is_wanted(folder, settings):
         if path.is_file():
             content = manifest.read(folder, "tune")
             manifest.check_same(folder, content, settings)
-            if content["done"]:
+            if content["done"] and content["trials"] == trials:
                 return False
+            # Else a chief that wants more trials is about to say so.
             with contextlib.suppress(OSError):
                 socket.create_connection(_address(), timeout=5).close()
                 return True

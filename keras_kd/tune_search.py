@@ -62,6 +62,9 @@ def search(recipe, folder, trials, say, is_worker=False, is_distributed=False):
     tuner = _Tuner(recipe, oracle, folder, trials, say, is_worker)
     if not is_worker and (Path(folder) / PROJECT / "oracle.json").is_file():
         oracle.reload()
+        if is_distributed and _is_done(oracle):
+            # No worker would come, for whom a chief waits.
+            return tuner.done()
     try:
         tuner.search()
     except FatalError as error:
@@ -73,6 +76,13 @@ def search(recipe, folder, trials, say, is_worker=False, is_distributed=False):
             raise
         raise ConnectionError(f"The chief cannot be reached: {error}") from error
     return None if is_worker else tuner.done()
+
+
+def _is_done(oracle):
+    """Whether there is nothing to try any more; of Hyperband it is not known."""
+    if oracle.max_trials is None or oracle._retry_queue or oracle.ongoing_trials:
+        return False
+    return len(oracle.end_order) >= oracle.max_trials
 
 
 class _Kept:

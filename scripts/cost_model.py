@@ -1,6 +1,6 @@
 """What many workers and many classes cost: a model, beside what is measured here.
 
-    python scripts/cost_model.py workers [--rounds 1] [--workers 1 2 4]
+    python scripts/cost_model.py workers [--rounds 1]
     python scripts/cost_model.py cache [--rounds 5]
     python scripts/cost_model.py imagenet
 
@@ -27,6 +27,7 @@ from pathlib import Path
 
 BATCH_SIZE, STEPS = 256, 16
 UNITS = (64, 512, 1536)
+COUNTS = (1, 2, 4)
 EPOCHS = 5
 
 # (examples, classes, top_k): the model is fitted to the first four.
@@ -39,14 +40,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("part", choices=["workers", "cache", "imagenet"])
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         time_steps(arguments.worker)
         return
     rows = {
-        "workers": lambda: workers(arguments.workers, arguments.rounds or 1),
+        "workers": lambda: workers(arguments.rounds or 1),
         "cache": lambda: caches(arguments.rounds or 5),
         "imagenet": imagenet,
     }[arguments.part]()
@@ -78,7 +78,7 @@ def time_steps(folder):
 
     count = Workers(strategy).count
     # What one worker of 2 or of 4 computes, alone.
-    shares = [1, 2, 4] if count == 1 else [1]
+    shares = COUNTS if count == 1 else [1]
     runs = {}
     for units in UNITS:
         for share in shares:
@@ -104,7 +104,7 @@ def time_steps(folder):
     Path(folder, f"{Workers(strategy).index}.json").write_text(json.dumps(told))
 
 
-def workers(counts, rounds):
+def workers(rounds):
     """Rows of the table of step times."""
     import os
 
@@ -114,7 +114,7 @@ def workers(counts, rounds):
 
     seconds = {}
     for _ in range(rounds):
-        for count in counts:
+        for count in COUNTS:
             with tempfile.TemporaryDirectory() as folder:
                 command = [sys.executable, __file__, "workers", "--worker", folder]
                 done = cluster.run_locally(command, count, timeout=600)
@@ -137,7 +137,7 @@ def workers(counts, rounds):
     print(f"message {1000 * message:.1f} ms, byte {1e9 * byte:.2f} ns\n")
     rows = []
     for units in UNITS:
-        for count in counts:
+        for count in COUNTS:
             exchange = (count - 1) * (message + 8 * parameters[units] * byte)
             model = compute(count, units) + exchange
             measured = median[count, units, 1]

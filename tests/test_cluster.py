@@ -93,6 +93,15 @@ def test_a_worker_that_never_comes_is_named_in_time():
     assert time.monotonic() - since < 10
 
 
+def test_a_resolver_that_does_not_say_who_this_is_is_refused():
+    import tensorflow as tf
+
+    spec = tf.train.ClusterSpec({"worker": ["127.0.0.1:1", "127.0.0.1:2"]})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(spec)
+    with pytest.raises(ValueError, match="`resolver` must know which worker this is"):
+        cluster.join(resolver, timeout=1)
+
+
 def test_one_worker_is_no_cluster(make_model):
     for resolver in (None, cluster.find(["a:1"], 0)):
         strategy = cluster.join(resolver)

@@ -64,6 +64,9 @@ def test_replicas_keep_the_mean_of_their_moving_averages(told):
     before = [rng.uniform(0, 0.9, size=shape) for shape in shapes][4]
     expected = (before + told["normalized"]["before"]) / 2
     np.testing.assert_allclose(first, expected, atol=1e-5)
+    # The mean of no example is no number.
+    first, second = told["normalized"]["after_a_small_batch"]
+    assert first == second and np.all(np.isfinite(first))
 
 
 def test_the_teacher_is_unchanged_and_a_student_can_leave_the_strategy(told):

@@ -263,3 +263,9 @@ def test_the_processor_has_a_name_anywhere(monkeypatch):
     machine = manifest.environment()["machine"]
     assert isinstance(machine["processor"], str)
     assert machine["cores"] == os.cpu_count()
+
+
+def test_a_folder_that_another_worker_does_not_see(folder, description):
+    with pytest.raises(RunError, match="must see the same run folder"):
+        Manifest.open(folder, description, writes=False)
+    assert not folder.exists()
