@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.schedules import value_at
-from keras_kd.replicas import unscaled
+from keras_kd.replicas import unscaled, zero_if_empty
 
 
 class OneStep:
@@ -94,5 +94,7 @@ def tensorflow_train_step(distiller, data):
     distiller._loss_tracker.update_state(unscaled(loss), sample_weight=batch_size)
     trainable_weights = distiller.trainable_weights
     gradients = tape.gradient(scaled_loss, trainable_weights)
+    # Those of no example may be NaN, whatever is made of the loss.
+    gradients = [g if g is None else zero_if_empty(g, batch_size) for g in gradients]
     distiller.optimizer.apply_gradients(zip(gradients, trainable_weights, strict=True))
     return distiller.compute_metrics(x, y, y_pred, sample_weight)
