@@ -5,6 +5,8 @@ import contextlib
 import keras
 from keras import tree
 
+from keras_kd.replicas import zero_if_empty
+
 # They write files and do nothing for the training: the chief's are enough.
 _WRITERS = (
     keras.callbacks.ModelCheckpoint,
@@ -319,15 +321,14 @@ class _Steps:
 def _average(variables, batch_size):
     """Makes the replicas' values of variables their mean again.
 
-    A replica to which a smaller last batch left no example does not count: the moments of
-    nothing are NaN.
+    A replica without an example does not count.
     """
     import tensorflow as tf
 
-    counts = batch_size > 0
-    values = [tf.where(counts, x.value, tf.zeros_like(x.value)) for x in variables]
+    values = [zero_if_empty(x.value, batch_size) for x in variables]
     replica = tf.distribute.get_replica_context()
-    *sums, count = replica.all_reduce("SUM", [*values, tf.cast(counts, "float32")])
+    counts = tf.cast(batch_size > 0, "float32")
+    *sums, count = replica.all_reduce("SUM", [*values, counts])
     for variable, total in zip(variables, sums, strict=True):
         variable.assign(total / tf.cast(count, total.dtype))
 

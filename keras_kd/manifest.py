@@ -181,14 +181,9 @@ def open_seeds(folder, settings, seeds):
         RunError, FileExistsError: As `Manifest.open`.
     """
     folder = Path(folder)
-    if (folder / MANIFEST).is_file():
-        content = read(folder, "seeds")
-        check_same(folder, content, settings)
-    else:
-        run_dirs.create(folder)
-        content = {"format": FORMAT, "kind": "seeds", "seeds": []} | environment()
-    seeds = sorted({*content["seeds"], *seeds})
-    run_dirs.write_json(folder / MANIFEST, content | settings | {"seeds": seeds})
+    content = _read_or_begin(folder, "seeds", settings)
+    seeds = sorted({*content.get("seeds", []), *seeds})
+    run_dirs.write_json(folder / MANIFEST, content | {"seeds": seeds})
     return folder
 
 
@@ -205,13 +200,19 @@ def open_search(folder, settings, **progress):
         RunError, FileExistsError: As `Manifest.open`.
     """
     folder = Path(folder)
+    content = _read_or_begin(folder, "tune", settings)
+    run_dirs.write_json(folder / MANIFEST, content | progress)
+
+
+def _read_or_begin(folder, kind, settings):
+    """The content of a folder's manifest; of a new folder, what it begins with."""
     if (folder / MANIFEST).is_file():
-        content = read(folder, "tune")
+        content = read(folder, kind)
         check_same(folder, content, settings)
     else:
         run_dirs.create(folder)
-        content = {"format": FORMAT, "kind": "tune"} | environment() | settings
-    run_dirs.write_json(folder / MANIFEST, content | progress)
+        content = {"format": FORMAT, "kind": kind} | environment()
+    return content | settings
 
 
 def check_same(folder, found, wanted):

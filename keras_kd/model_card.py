@@ -5,6 +5,7 @@ import dataclasses
 from keras_kd import report_devices, run_reader
 from keras_kd import run_dir as run_dirs
 from keras_kd.data import DATASETS
+from keras_kd.extras import needed_by
 from keras_kd.loading import load_keras_file
 from keras_kd.report_recipe import repeat
 from keras_kd.report_tables import accuracy_table
@@ -77,15 +78,8 @@ def card(run_dir, name, *, title=None, license=None, dataset=None, data_license=
         ValueError: The run has no such model, or it is not finished; a file is damaged; or
             `dataset` is given for a run that tells its own.
     """
-    try:
+    with needed_by("A model card", "report"):
         from keras_kd.rendering import rendered
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("keras_kd"):
-            raise
-        raise ModuleNotFoundError(
-            f"A model card needs {error.name}, which is not installed: "
-            "pip install 'keras_kd[report]'."
-        ) from error
     run = _first_run(run_dir)
     model = _finished(run, name)
     recipe = run.manifest.recipe or {}

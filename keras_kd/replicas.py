@@ -30,9 +30,9 @@ def unscaled(loss):
 
 
 def zero_if_empty(value, batch_size):
-    """The mean over a replica's part of the batch, 0 where it has none.
+    """What a replica has made of its part of the batch, 0 where that has no example.
 
-    A last batch that is smaller may leave a replica without examples.
+    A last batch that is smaller may leave a replica without; its means are NaN.
     """
     if replica_count() == 1:
         return value

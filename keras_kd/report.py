@@ -4,6 +4,7 @@ import keras
 
 from keras_kd import run_dir as run_dirs
 from keras_kd import run_reader
+from keras_kd.extras import needed_by
 from keras_kd.profile import latencies
 
 # Rounds of timing: a median that holds, in seconds even for large models.
@@ -28,15 +29,8 @@ def write_report(run_dir):
         ModuleNotFoundError: What draws the report is not installed.
         ValueError: A file is damaged, or is not of a run.
     """
-    try:
+    with needed_by("A report", "report"):
         from keras_kd import report_page
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("keras_kd"):
-            raise
-        raise ModuleNotFoundError(
-            f"A report needs {error.name}, which is not installed: "
-            "pip install 'keras_kd[report]'."
-        ) from error
     folder = run_reader.read(run_dir)
     page = report_page.page(folder, *measured(folder))
     for name, content in report_page.files(page).items():

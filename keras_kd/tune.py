@@ -9,6 +9,7 @@ from pathlib import Path
 
 from keras_kd import manifest, tune_trials
 from keras_kd import run_dir as run_dirs
+from keras_kd.extras import needed_by
 from keras_kd.fingerprints import model_fingerprint
 from keras_kd.progress import Progress
 from keras_kd.recipe import AS_JSON, load_model
@@ -55,7 +56,8 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None):
         TimeoutError: A worker has waited ten minutes for its chief.
         ValueError: A model does not fit another one, or a stage is searched in vain.
     """
-    tune_search, tune_report = _what_is_needed()
+    with needed_by("A search", "tune"):
+        from keras_kd import tune_report, tune_search
     is_distributed, is_worker = _role()
     teacher = load_model(recipe.teacher) if recipe.teacher else None
     trials = tune_trials.Trials(recipe, teacher, folder)
@@ -85,19 +87,6 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None):
         tune_trials.remove_checkpoints(Path(folder) / tune_search.PROJECT)
         shutil.rmtree(Path(folder) / TEACHER_OUTPUTS, ignore_errors=True)
     return table
-
-
-def _what_is_needed():
-    try:
-        from keras_kd import tune_report, tune_search
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("keras_kd"):
-            raise
-        raise ModuleNotFoundError(
-            f"A search needs {error.name}, which is not installed: "
-            "pip install 'keras_kd[tune]'."
-        ) from error
-    return tune_search, tune_report
 
 
 def _role():

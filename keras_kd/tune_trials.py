@@ -81,7 +81,7 @@ class Trials:
                 self._train_once(verbose)
 
     def _train_once(self, verbose):
-        recipe = _untuned(self._recipe)
+        recipe = self._recipe.with_values({})
         stages = [x for x in recipe.stage if x.name in self._once]
         recipe = recipe.model_copy(update={"stage": stages})
         chain = make_chain(recipe, self._teacher)
@@ -171,10 +171,6 @@ def remove_checkpoints(folder):
     for name in (CHECKPOINT, BEST):
         for path in list(Path(folder).rglob(name)):
             path.unlink()
-
-
-def _untuned(recipe):
-    return recipe.with_values({})
 
 
 def _take_checkpoints(past, folder):

@@ -109,17 +109,21 @@ def train(folder):
     (folder / f"worker-{index}.json").write_text(json.dumps(content))
 
 
+def run_all(command, count):
+    """Runs a command in each process of a cluster; exits where one of them fails."""
+    from keras_kd import cluster
+
+    for code, text in cluster.run_locally(command, count, timeout=500):
+        if code != 0:
+            sys.exit(f"A worker of {count} failed with {code}.\n{text[-3000:]}")
+
+
 def run(count):
     """What each worker of a cluster tells: a list of dicts, weights as arrays in them."""
     import numpy as np
 
-    from keras_kd import cluster
-
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--worker", folder]
-        for code, text in cluster.run_locally(command, count, timeout=500):
-            if code != 0:
-                sys.exit(f"A worker of {count} failed with {code}.\n{text[-3000:]}")
+        run_all([sys.executable, __file__, "--worker", folder], count)
         told = []
         for index in range(count):
             path = Path(folder, f"worker-{index}.json")

@@ -25,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from check_workers import run_all
+
 BATCH_SIZE, STEPS = 256, 16
 UNITS = (64, 512, 1536)
 COUNTS = (1, 2, 4)
@@ -76,9 +78,9 @@ def time_steps(folder):
     import keras_kd as kd
     from keras_kd.distribute import Workers
 
-    count = Workers(strategy).count
+    here = Workers(strategy)
     # What one worker of 2 or of 4 computes, alone.
-    shares = COUNTS if count == 1 else [1]
+    shares = COUNTS if here.count == 1 else [1]
     runs = {}
     for units in UNITS:
         for share in shares:
@@ -98,10 +100,8 @@ def time_steps(folder):
             # The first traces the step.
             if epoch:
                 seconds[key].append((time.perf_counter() - began) / STEPS)
-    told = {
-        f"{units} {share}": statistics.median(x) for (units, share), x in seconds.items()
-    }
-    Path(folder, f"{Workers(strategy).index}.json").write_text(json.dumps(told))
+    told = [[*key, statistics.median(x)] for key, x in seconds.items()]
+    Path(folder, f"{here.index}.json").write_text(json.dumps(told))
 
 
 def workers(rounds):
@@ -110,20 +110,13 @@ def workers(rounds):
 
     import numpy as np
 
-    from keras_kd import cluster
-
     seconds = {}
     for _ in range(rounds):
         for count in COUNTS:
             with tempfile.TemporaryDirectory() as folder:
-                command = [sys.executable, __file__, "workers", "--worker", folder]
-                done = cluster.run_locally(command, count, timeout=600)
-                for code, text in done:
-                    if code != 0:
-                        sys.exit(f"A worker of {count} failed with {code}.\n{text[-3000:]}")
+                run_all([sys.executable, __file__, "workers", "--worker", folder], count)
                 told = json.loads(Path(folder, "0.json").read_text())
-            for key, value in told.items():
-                units, share = map(int, key.split())
+            for units, share, value in told:
                 seconds.setdefault((count, units, share), []).append(value)
     median = {key: statistics.median(x) for key, x in seconds.items()}
     parameters = {units: student(units).count_params() for units in UNITS}
