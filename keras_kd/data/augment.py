@@ -129,11 +129,14 @@ def _integers(name, values, inputs, ranks):
         )
     if values.shape.rank == 1 and None in lengths:
         # One index would otherwise serve a whole batch by broadcasting.
-        tf.debugging.assert_equal(
+        same_length = tf.debugging.assert_equal(
             tf.shape(values)[0],
             tf.shape(inputs)[0],
             message=f"`{name}` must be as long as the batch of `inputs`.",
         )
+        # A graph would otherwise be free to use them before they are checked.
+        with tf.control_dependencies([same_length]):
+            values = tf.identity(values)
     return tf.cast(values, tf.int64)
 
 
