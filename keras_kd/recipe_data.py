@@ -43,6 +43,15 @@ def choose(stage, arrays, seed):
         ValueError: There are no such images, or not so many.
     """
     images, labels = arrays
+    rows = _rows_of(stage, labels, seed)
+    if len(rows) == len(labels) and stage.repeat == 1:
+        return images, labels
+    rows = np.tile(rows, stage.repeat)
+    return images[rows], labels[rows]
+
+
+def _rows_of(stage, labels, seed):
+    """Which of the training images a stage is trained on, each once, in their order."""
     rows = np.arange(len(labels))
     if stage.classes is not None:
         missing = sorted(set(stage.classes) - set(labels.tolist()))
@@ -59,10 +68,7 @@ def choose(stage, arrays, seed):
                 f"training images. Received: {stage.examples}."
             )
         rows = _balanced(rows, labels, stage.examples, seed)
-    if len(rows) == len(labels) and stage.repeat == 1:
-        return images, labels
-    rows = np.tile(rows, stage.repeat)
-    return images[rows], labels[rows]
+    return rows
 
 
 def _balanced(rows, labels, count, seed):
@@ -86,9 +92,17 @@ class TrainData:
         arrays: All training images and labels.
         folder: Where teacher outputs are kept, one folder for the same teacher and images.
         verbose: As `cache_teacher` takes it.
+
+    Raises:
+        ValueError: A stage asks for images that there are not, or for larger batches than
+            its images make.
     """
 
     def __init__(self, recipe, arrays, folder, verbose=0):
+        # Now, not when the stages before it have been trained.
+        for stage in recipe.stage:
+            if stage.epochs > 0:
+                _check_stage(stage, recipe, arrays[1])
         self._recipe, self._arrays = recipe, arrays
         self._folder, self._verbose = Path(folder), verbose
         # Of the last stage that had them; there is not memory for those of all.
@@ -144,6 +158,16 @@ class TrainData:
             self._stored = stored_views(images, augment, views, seed)
             self._stored_of = wanted
         return views, self._stored
+
+
+def _check_stage(stage, recipe, labels):
+    count = len(_rows_of(stage, labels, recipe.seed)) * stage.repeat
+    batch_size = stage.batch_size or recipe.batch_size
+    if count < batch_size:
+        raise ValueError(
+            f"Stage {stage.name!r}: `batch_size` must be at most the {count:,} images of "
+            f"an epoch. Received: {batch_size}."
+        )
 
 
 def _cache_name(teacher, images, views):

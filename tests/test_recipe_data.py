@@ -102,6 +102,25 @@ def test_with_a_teacher_and_without_the_same_views(
     assert len(list(tmp_path.glob("*/manifest.json"))) == 2
 
 
+@pytest.mark.parametrize(
+    "keys, message",
+    [
+        ("classes = [2, 7]", "'first': `classes` must be .* Received: 7"),
+        ("examples = 11", "'first': `examples` must be at most the 10 "),
+        ("batch_size = 11", "'first': `batch_size` must be at most the 10 .*: 11"),
+        ("examples = 4\nrepeat = 2\nbatch_size = 9", "at most the 8 images .*: 9"),
+    ],
+)
+def test_images_that_there_are_not_are_told_before_any_stage_begins(
+    write_recipe, tmp_path, keys, message
+):
+    if "batch_size" not in keys:
+        keys += "\nbatch_size = 2"
+    loaded, _ = stage(write_recipe, keys)
+    with pytest.raises(ValueError, match=message):
+        recipe_data.TrainData(loaded, (IMAGES, LABELS), tmp_path)
+
+
 def test_a_loss_on_features_has_its_teacher_live(write_recipe, mnist_sample, tmp_path):
     images = np.round(mnist_sample[0][0][:10] * 255).astype("uint8")
     keys = 'losses = [{ name = "fitnet", taps = ["hidden1", "hidden2"] }]\nbatch_size = 5'
