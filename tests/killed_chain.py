@@ -111,7 +111,7 @@ def killed_at_writes(folder):
 
 
 def killed_at_random(folder):
-    # A fast machine would be done before it is killed three times, a slow one never.
+    # A fast machine would be done before it is killed, a slow one never.
     since = time.monotonic()
     was_killed(start(run, folder + "-unharmed"))
     whole = time.monotonic() - since
@@ -119,7 +119,7 @@ def killed_at_random(folder):
     for count in itertools.count():
         process = start(run, folder)
         # Later and later, so that it ends.
-        time.sleep(whole * delays.uniform(0.2, 0.5 + count / 20))
+        time.sleep(whole * delays.uniform(0.1, 0.4 + count / 20))
         os.kill(process, signal.SIGKILL)
         if not was_killed(process):
             return count
