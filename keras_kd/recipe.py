@@ -339,6 +339,10 @@ class Recipe(Section):
                 )
         return self
 
+    def batch_size_of(self, stage):
+        """Examples a step of a stage."""
+        return stage.batch_size or self.batch_size
+
     def views_of(self, stage):
         """How many views a stage sees of each image, and what makes them, or None."""
         if self.augmentation is None or stage.views == 0:

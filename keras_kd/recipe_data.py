@@ -118,7 +118,7 @@ class TrainData:
         views, augment = self._views(stage, images)
         seed = recipe.augmentation.seed if augment else 0
         order = stage.seed_of(recipe.seed)
-        batch_size = stage.batch_size or recipe.batch_size
+        batch_size = recipe.batch_size_of(stage)
         # A teacher's outputs can be kept; the maps inside it are too many.
         if teacher is None or stage.taps_teacher():
             return data.batches(
@@ -162,7 +162,7 @@ class TrainData:
 
 def _check_stage(stage, recipe, labels):
     count = len(_rows_of(stage, labels, recipe.seed)) * stage.repeat
-    batch_size = stage.batch_size or recipe.batch_size
+    batch_size = recipe.batch_size_of(stage)
     if count < batch_size:
         raise ValueError(
             f"Stage {stage.name!r}: `batch_size` must be at most the {count:,} images of "

@@ -209,6 +209,14 @@ def test_dropout_of_a_stage(write_recipe):
     assert [x.rate for x in student.layers if hasattr(x, "rate")] == [0.125, 0.125]
 
 
+def test_batch_size_of_a_stage(write_recipe):
+    for stage, ours in (("", False), ("batch_size = 7", True)):
+        loaded = recipe.load(write_recipe(stage=stage))
+        expected = 7 if ours else loaded.batch_size
+        assert loaded.batch_size != 7
+        assert loaded.batch_size_of(loaded.stage[0]) == expected
+
+
 def test_views_of_a_stage(write_recipe):
     extra = "augmentation = { views = 4, rotation = 5.0, elastic_alpha = 0.0 }"
     for stage, views in (("", 4), ("views = 9", 9), ("views = 0", 1)):
