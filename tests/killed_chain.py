@@ -111,15 +111,16 @@ def killed_at_writes(folder):
 
 
 def killed_at_random(folder):
-    # A fast machine would be done before it is killed, a slow one never.
+    # A fast machine would be done before it is killed three times, a slow one never.
     since = time.monotonic()
     was_killed(start(run, folder + "-unharmed"))
     whole = time.monotonic() - since
     delays = random.Random(1)
     for count in itertools.count():
         process = start(run, folder)
-        # Later and later, so that it ends.
-        time.sleep(whole * delays.uniform(0.1, 0.4 + count / 20))
+        # Later and later, so that it ends; early first, as another may be twice as fast as
+        # the unharmed one was.
+        time.sleep(whole * delays.uniform(0.05, 0.2 + count / 20))
         os.kill(process, signal.SIGKILL)
         if not was_killed(process):
             return count

@@ -70,8 +70,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_never_was(tmp_path):
     assert run_script(tmp_path / "whole", "once") == 0
     kills = {how: run_script(tmp_path / how, how) for how in ("at-writes", "at-random")}
     print(f"killed and gone on: {kills}")
-    # How many times one is killed at random hangs on how fast it is each time.
-    assert kills["at-writes"] >= 20 and kills["at-random"] >= 1
+    assert sum(kills.values()) >= 20 and min(kills.values()) >= 3
     whole = tmp_path / "whole"
     manifest = json.loads((whole / "manifest.json").read_text())
     stages = [x["name"] for x in manifest["stages"]]
