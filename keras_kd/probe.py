@@ -1,0 +1,66 @@
+"""Inputs that are no data: what a model answers to them tells what it is."""
+
+import keras
+import numpy as np
+from keras import tree
+
+# What stands for a size that the model leaves open: enough for a few strides.
+_OPEN_SIZE = 32
+
+
+def probe_inputs(model, batch_size=8, seed=0):
+    """Inputs of a model's own shapes and types, the same each time.
+
+    They take nothing from a data set, whose order and views an iteration would move.
+
+    Args:
+        model: A built `keras.Model`.
+        batch_size: How many examples, where the model leaves it open.
+        seed: Integer.
+
+    Returns:
+        NumPy arrays in the structure that the model takes: standard normal numbers where
+        it takes floating-point numbers, zeros where it takes integers or booleans (the one
+        token that each vocabulary has). None where its inputs are not known, as with a
+        subclassed model that was built by its own `build`, or are text.
+    """
+    rng = np.random.default_rng(seed)
+    specs = _input_specs(model)
+    if specs is None:
+        return None
+
+    def fill(spec):
+        open_sizes = [batch_size, *[_OPEN_SIZE] * len(spec.shape)]
+        shape = [
+            known if known is not None else size
+            for known, size in zip(spec.shape, open_sizes, strict=False)
+        ]
+        if keras.backend.is_float_dtype(spec.dtype):
+            # NumPy does not know every type of Keras; each model casts what it is given.
+            is_double = spec.dtype == "float64"
+            return rng.normal(size=shape).astype("float64" if is_double else "float32")
+        return np.zeros(shape, spec.dtype)
+
+    if any(x.dtype == "string" for x in tree.flatten(specs)):
+        return None
+    return tree.map_structure(fill, specs)
+
+
+def _input_specs(model):
+    """`keras.KerasTensor`s in the structure that a model takes, or None."""
+    inputs = getattr(model, "inputs", None)
+    if inputs:
+        is_sequential = isinstance(model, keras.Sequential)
+        structure = inputs[0] if is_sequential else model.input
+        return tree.map_structure(
+            lambda x: keras.KerasTensor(x.shape, keras.backend.standardize_dtype(x.dtype)),
+            structure,
+        )
+    # What Keras keeps of the call that built a subclassed model.
+    config = model.get_build_config() if model.built else None
+    shape = (config or {}).get("input_shape")
+    if not isinstance(shape, (list, tuple)) or not all(
+        x is None or isinstance(x, int) for x in shape
+    ):
+        return None
+    return keras.KerasTensor((None, *shape[1:]), "float32")
