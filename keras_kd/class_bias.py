@@ -11,6 +11,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_kd.copies import copy_model
 from keras_kd.losses.arguments import is_finite_number
 from keras_kd.taps import find_layer, logits_layer
 
@@ -112,8 +113,7 @@ def with_shift(model, shift):
     classes = list(_check_classes(shift.classes, layer.units))
     if not is_finite_number(shift.value):
         raise ValueError(f"`shift` must be a finite number. Received: {shift.value!r}.")
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
+    copy = copy_model(model)
     bias = find_layer(copy, name).bias
     values = keras.ops.convert_to_numpy(bias).copy()
     values[classes] += shift.value

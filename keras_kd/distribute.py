@@ -5,6 +5,7 @@ import contextlib
 import keras
 from keras import tree
 
+from keras_kd.copies import copy_model
 from keras_kd.replicas import zero_if_empty
 
 # They write files and do nothing for the training: the chief's are enough.
@@ -112,16 +113,11 @@ def without_strategy(model):
     """The model as one on its own, its weights copied; itself where it is one already.
 
     What a model of several workers is asked, it asks all of them.
+
+    Raises:
+        ValueError: It cannot be copied, as `keras_kd.copies.copy_model` says.
     """
-    if strategy_of(model) is None:
-        return model
-    config = keras.saving.serialize_keras_object(model)
-    config.pop("compile_config", None)
-    copy = keras.saving.deserialize_keras_object(config)
-    if not copy.built:
-        copy.build_from_config(config["build_config"])
-    copy.set_weights(model.get_weights())
-    return copy
+    return model if strategy_of(model) is None else copy_model(model)
 
 
 class gone_workers_told:

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_kd import proof
 from keras_kd.runtimes import FORMATS
+from keras_kd.sameness import answers_differ, is_mixed
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
 
@@ -145,6 +146,24 @@ def check_inputs(model, first, preprocessing):
             f"`examples` must be inputs of the model {model.name!r}, of shape "
             f"{('n', *wanted[1:])}. Received: shape {('n', *first.shape[1:])}"
             f"{' after preprocessing' if preprocessing is not None else ''}."
+        )
+
+
+def check_float32(model, trained, first, preprocessing):
+    """Refuses a float32 copy that does not answer as the model that was trained.
+
+    The file is proved against the copy; here the copy is, on the first examples.
+    """
+    if not is_mixed(trained) or is_mixed(model):
+        return
+    inputs = first if preprocessing is None else preprocessing(first)
+    if answers_differ(model, trained, rounded=True, inputs=inputs):
+        raise ValueError(
+            f"The model {trained.name!r} was trained in mixed precision, and is exported "
+            "in float32; on the first examples it answers otherwise in float32, by more "
+            "than mixed precision rounds. Its inputs or features may be too large for "
+            "the half precision; give the layers that take them dtype='float32', and "
+            "train again."
         )
 
 

@@ -155,11 +155,12 @@ def export(
     limits = checks.limits(quantization, tolerance, min_agreement)
     need_runtimes(format)
     # As StudentCheckpoint does: of a Distiller, what ships is its student.
-    model = in_float32(checks.check_model(getattr(model, "student", model)))
-    model = without_fake_quantization(model)
+    trained = checks.check_model(getattr(model, "student", model))
+    model = without_fake_quantization(in_float32(trained))
     given = checks.random_examples(model, preprocessing) if examples is None else examples
     first, batches = proof.first_and_all(given)
     checks.check_inputs(model, first, preprocessing)
+    checks.check_float32(model, trained, first, preprocessing)
     whole = _whole(model, first, preprocessing, as_float=quantization == "int8")
     signature = keras.InputSpec(
         shape=(batch_size, *first.shape[1:]), dtype=whole.inputs[0].dtype

@@ -12,6 +12,7 @@ import keras
 from keras import layers, ops
 
 from keras_kd import proof
+from keras_kd.copies import copy_model
 from keras_kd.precision import in_float32
 
 _WITH_KERNELS = (
@@ -72,18 +73,17 @@ def quantization_aware(model, calibration):
               calibration=train_images[:500], examples=(test_images, test_labels))
     ```
     """
-    model = in_float32(_check(model))
-    last = {x._keras_history.operation.name for x in model.outputs}
+    # In float32 it is a copy already.
+    single = in_float32(_check(model))
+    single = copy_model(single) if single is model else single
+    last = {x._keras_history.operation.name for x in single.outputs}
 
     def wrapped(layer):
-        copy = type(layer).from_config(layer.get_config())
         if isinstance(layer, _AS_THEY_ARE):
-            return copy
-        return FakeQuantized(copy, layer.name in last, name=layer.name)
+            return layer
+        return FakeQuantized(layer, layer.name in last, name=layer.name)
 
-    aware = keras.models.clone_model(model, clone_function=wrapped)
-    for layer in aware.layers:
-        _inner(layer).set_weights(model.get_layer(layer.name).get_weights())
+    aware = keras.models.clone_model(single, clone_function=wrapped)
     _calibrate(aware, calibration)
     return aware
 
@@ -99,13 +99,7 @@ def without_fake_quantization(model):
     """
     if not any(isinstance(layer, FakeQuantized) for layer in model.layers):
         return model
-    plain = keras.models.clone_model(
-        model,
-        clone_function=lambda x: type(_inner(x)).from_config(_inner(x).get_config()),
-    )
-    for layer in plain.layers:
-        layer.set_weights(_inner(model.get_layer(layer.name)).get_weights())
-    return plain
+    return keras.models.clone_model(copy_model(model), clone_function=_inner)
 
 
 def int8_kernel(kernel, channel_axes=1):

@@ -11,6 +11,7 @@ import keras
 
 from keras_kd.chain import DistillationChain
 from keras_kd.chain_result import Measuring
+from keras_kd.copies import untrained_copy
 from keras_kd.losses import SoftTargets
 from keras_kd.stage import Stage
 from keras_kd.teachers import Ensemble
@@ -23,8 +24,12 @@ def born_again(teacher, generations, epochs, distillation_losses=None, **stage_a
     probabilities, as the paper's BANE; the given teacher is not in it.
 
     Args:
-        teacher: A trained `keras.Model`. Students are its clones, with fresh weights from
-            Keras's global random state.
+        teacher: A trained `keras.Model`. Students are copies of it with fresh weights,
+            from Keras's global random state, where it learns. What it has not learned they
+            keep: what its layers have adapted to data (the statistics of a
+            Normalization, the vocabulary of a lookup layer), and the weights of frozen
+            layers (`trainable=False`), which stay frozen. The moving statistics of a
+            BatchNormalization that is not frozen start anew.
         generations: How many, 1 or more; the paper has up to 3 for images.
         epochs: Of each.
         distillation_losses: As `Stage` takes them. Defaults to soft targets at temperature
@@ -36,7 +41,8 @@ def born_again(teacher, generations, epochs, distillation_losses=None, **stage_a
         A `DistillationChain`.
 
     Raises:
-        ValueError: `generations` is not an integer >= 1, or as `Stage`.
+        ValueError: `generations` is not an integer >= 1, `teacher` is frozen as a whole or
+            cannot be copied (see `keras_kd.copies.untrained_copy`), or as `Stage`.
 
     Example:
 
@@ -57,7 +63,7 @@ def born_again(teacher, generations, epochs, distillation_losses=None, **stage_a
     stages = [
         Stage(
             f"generation_{number}",
-            keras.models.clone_model(teacher),
+            untrained_copy(teacher),
             epochs,
             copy.deepcopy(distillation_losses),
             **stage_arguments | {"optimizer": _fresh(stage_arguments.get("optimizer"))},
@@ -82,7 +88,8 @@ class _Generations(DistillationChain):
 
     def fit(self, train_data, validation_data, run_dir=None, *args, **kwargs):
         result = super().fit(train_data, validation_data, run_dir, *args, **kwargs)
-        models = [stage.student for stage in self.stages]
+        # As they ship: in float32, of no strategy.
+        models = [result.students[stage.name] for stage in self.stages]
         # Probabilities are averaged as they are served, unsoftened.
         ensemble = Ensemble(models, temperature=1.0)
         folder = None if run_dir is None else Path(run_dir)

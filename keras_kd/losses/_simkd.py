@@ -7,6 +7,7 @@ Classifier", 2022.
 import keras
 from keras import ops
 
+from keras_kd.copies import copy_model
 from keras_kd.losses import graphs
 from keras_kd.losses.features import (
     FeatureLoss,
@@ -156,7 +157,7 @@ class SimKD(FeatureLoss):
                     f"Received: {role}={model!r}."
                 )
         (pair,) = self.taps
-        first, *others = graphs.up_to(graphs.copy_of(student), pair.student)
+        first, *others = graphs.up_to(copy_model(student), pair.student)
         x = first.outputs[0]
         for part in others:
             x = part(x)
@@ -166,7 +167,7 @@ class SimKD(FeatureLoss):
             copy = type(layer).from_config(config)
             x = copy(x)
             copy.set_weights(layer.get_weights())
-        for part in graphs.after(graphs.copy_of(teacher), pair.teacher):
+        for part in graphs.after(copy_model(teacher), pair.teacher):
             x = graphs.for_inputs(part, x.shape)(x)
         return keras.Model(graphs.inputs_of(first), x, name=name)
 

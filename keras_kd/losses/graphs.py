@@ -3,13 +3,6 @@
 import keras
 
 
-def copy_of(model):
-    """A model of new layers with the same weights: what is done to it stays its own."""
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
 def inputs_of(model):
     """The inputs of a Functional or Sequential model, in its own structure."""
     is_sequential = isinstance(model, keras.Sequential)
@@ -78,10 +71,10 @@ def _tensors_of(model, name):
 
 
 def for_inputs(model, shape):
-    """A copy of a model of one input for inputs of another height and width.
+    """A model of the same layers for inputs of another height and width.
 
     Args:
-        model: A Functional model, as `after` makes them.
+        model: A Functional model of one input, as `after` makes them.
         shape: (None, ...) of the new inputs.
 
     Raises:
@@ -89,11 +82,16 @@ def for_inputs(model, shape):
     """
     inputs = keras.Input(shape[1:], dtype=model.inputs[0].dtype)
     try:
-        copy = keras.models.clone_model(model, input_tensors=inputs)
-        copy.set_weights(model.get_weights())
+        # Layers that are new tell whether their weights would have other shapes.
+        new = keras.models.clone_model(model, input_tensors=inputs)
+        for weight, other in zip(new.weights, model.weights, strict=True):
+            if weight.shape != other.shape:
+                raise ValueError(f"{weight.path}: {weight.shape}, not {other.shape}.")
+        return keras.models.clone_model(
+            model, input_tensors=inputs, clone_function=lambda layer: layer
+        )
     except ValueError as error:
         raise ValueError(
             f"Layers take features of shape {model.inputs[0].shape}, and cannot take those "
             f"of shape {tuple(shape)}."
         ) from error
-    return copy
