@@ -12,7 +12,7 @@ from keras_kd.evaluate import Evaluation
 from keras_kd.precision import in_float32
 from keras_kd.predictions import Fidelity, predict
 from keras_kd.profile import profile
-from keras_kd.tables import markdown_table
+from keras_kd.tables import markdown_table, shown_count
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +42,8 @@ class ModelResult:
     taught_by: str
     evaluation: Evaluation
     parameters: int
-    macs: int
-    pure_macs: int
+    macs: int | None
+    pure_macs: int | None
     file_bytes: int | None = None
     seconds: float | None = None
     epochs: int | None = None
@@ -96,7 +96,7 @@ class ChainResult:
                 "accuracy (%)": f"{100 * x.accuracy:.2f}",
                 f"errors in {examples:,}": x.errors,
                 "parameters": f"{x.parameters:,}",
-                "MACs": f"{x.macs:,}",
+                "MACs": shown_count(x.macs),
                 "file (kB)": "-" if x.file_bytes is None else f"{x.file_bytes // 1000:,}",
                 "seconds": "-" if x.seconds is None else f"{x.seconds:.0f}",
             }
@@ -140,6 +140,7 @@ class Measuring:
         answers = predictions.answers()
         fidelity = against and predictions.fidelity(against)
         cost = profile(model)
+        costs = {x: getattr(cost, x) for x in ("parameters", "macs", "pure_macs")}
         folder = self._folder and self._writes and self._folder / name
         if folder:
             run_dirs.save_model(model, folder / "model.keras")
@@ -148,7 +149,7 @@ class Measuring:
             if against:
                 self._keep_images(folder, predictions.disagreements(against))
         result = ModelResult(
-            name, taught_by, Evaluation.of(answers, fidelity), **vars(cost), **details
+            name, taught_by, Evaluation.of(answers, fidelity), **costs, **details
         )
         if folder:
             run_dirs.write_json(folder / "metrics.json", result.to_dict())

@@ -249,13 +249,18 @@ def profile(model):
     """Print a MODEL's parameters and multiply-accumulates (MACs)."""
     from keras_kd.profile import profile as measure
     from keras_kd.recipe import load_model
+    from keras_kd.tables import shown_count
 
     cost = measure(load_model(model))
     click.echo(
         f"parameters  {cost.parameters:,}\n"
-        f"MACs        {cost.macs:,}  half of all float operations, as published\n"
-        f"pure MACs   {cost.pure_macs:,}  matrix products and convolutions alone"
+        f"MACs        {shown_count(cost.macs)}  "
+        "half of all float operations, as published\n"
+        f"pure MACs   {shown_count(cost.pure_macs)}  "
+        "matrix products and convolutions alone"
     )
+    if cost.unknown:
+        click.echo(cost.unknown)
 
 
 @main.command()

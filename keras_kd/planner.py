@@ -217,6 +217,8 @@ def _built(role, name):
 
 def _planned(role, name, architecture, file, model):
     cost = profile(model)
+    if cost.macs is None:
+        raise ValueError(f"`{role}` must have MACs that are known. {cost.unknown}")
     return PlannedModel(role, name, architecture, file, cost.parameters, cost.macs)
 
 

@@ -1,14 +1,17 @@
 """What a model costs: parameters, multiply-accumulates (MACs), and time."""
 
+import contextlib
 import dataclasses
+import logging
 import time
 
 import numpy as np
 
 from keras_kd.losses.arguments import check_integer
+from keras_kd.operations import UnknownCount, count_operations
 
-# Operations that multiply and accumulate; each MAC counts as two float operations.
-_MULTIPLY_ACCUMULATE = ("MatMul", "BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative")
+logger = logging.getLogger("keras_kd")
+
 # Passes before the timed ones: the first compiles, and some more fill caches.
 _WARM_UP = 10
 
@@ -21,14 +24,20 @@ class Profile:
         parameters: Number of weights, trainable or not.
         macs: Half of all float operations that TensorFlow's profiler counts in the
             forward graph, the measure of the published MNIST experiment. Biases,
-            pooling and activations are in it, at half an operation each.
+            pooling and activations are in it, at half an operation each. A loop counts
+            as often as it runs. None where it is unknown.
         pure_macs: The multiply-accumulates of matrix products and convolutions alone,
-            as most papers count. Always at most `macs`.
+            as most papers count. A product that is written as a multiplication element by
+            element and a sum is in `macs` alone. Always at most `macs`. None where it is
+            unknown: the model computes something that cannot be counted, such as a
+            Python function, or a loop whose steps depend on the inputs.
+        unknown: Why a number is unknown, or None.
     """
 
     parameters: int
-    macs: int
-    pure_macs: int
+    macs: int | None
+    pure_macs: int | None
+    unknown: str | None = None
 
 
 def profile(model):
@@ -38,18 +47,28 @@ def profile(model):
         model: A built `keras.Model` whose input shapes are known but for the batch.
 
     Returns:
-        A `Profile`.
+        A `Profile`. What cannot be counted is None in it, never 0; tables show it as
+        "unknown", and the logger "keras_kd" says why.
 
     Raises:
         ValueError: The model is not built, or an input dimension is unknown.
     """
-    operations = _float_operations(model, _input_shapes(model, batch_size=1))
-    pure = sum(operations.get(kind, 0) for kind in _MULTIPLY_ACCUMULATE)
-    return Profile(
-        parameters=model.count_params(),
-        macs=sum(operations.values()) // 2,
-        pure_macs=pure // 2,
-    )
+    shapes = _input_shapes(model, batch_size=1)
+    parameters = model.count_params()
+    try:
+        count = _count(model, shapes)
+    except UnknownCount as error:
+        reason = f"The multiply-accumulates of {model.name!r} are unknown: {error}."
+        logger.warning(reason)
+        return Profile(parameters, None, None, reason)
+    if count.others is None:
+        reason = (
+            f"The MACs of {model.name!r} are unknown, but for those of products: not all "
+            "shapes in it are known."
+        )
+        logger.warning(reason)
+        return Profile(parameters, None, count.products, reason)
+    return Profile(parameters, count.products + count.others // 2, count.products)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +182,12 @@ def _forward(model):
     )
 
 
-def _float_operations(model, shapes):
-    """Float operations of the forward graph, as a dict of operation kind to count."""
+def _count(model, shapes):
+    """A `Count` of the forward graph.
+
+    Raises:
+        UnknownCount: It cannot be counted.
+    """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,
@@ -174,19 +197,12 @@ def _float_operations(model, shapes):
         tf.TensorSpec(shape, x.dtype)
         for shape, x in zip(shapes, model.inputs, strict=True)
     ]
-    # The profiler counts an operation only where all shapes in its graph are known.
     concrete = _forward(model).get_concrete_function(*specs)
-    graph = convert_variables_to_constants_v2(concrete).graph
-    options = tf.compat.v1.profiler.ProfileOptionBuilder(
-        tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
-    ).with_empty_output()
-    by_kind = tf.compat.v1.profiler.profile(graph, cmd="op", options=options.build())
-    counts = {}
-
-    def add(node):
-        for child in node.children:
-            counts[child.name] = child.float_ops
-            add(child)
-
-    add(by_kind)
-    return counts
+    try:
+        return count_operations(concrete.graph, concrete.outputs)
+    except UnknownCount:
+        # Functions of a SavedModel know their shapes only where they stand in the graph.
+        frozen = convert_variables_to_constants_v2(concrete)
+        with contextlib.suppress(UnknownCount):
+            return count_operations(frozen.graph, frozen.outputs)
+        raise

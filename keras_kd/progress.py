@@ -17,8 +17,9 @@ class Progress:
 
     On a terminal it is a bar with the time left of the whole chain: an epoch of a stage
     counts as many units as its student has multiply-accumulates, which is about what it
-    takes. Elsewhere each stage is a line, when it is done. Lines go to the logger
-    "keras_kd", or are printed where nothing listens to what it informs of.
+    takes; if those of one are unknown, all epochs count alike. Elsewhere each stage is a
+    line, when it is done. Lines go to the logger "keras_kd", or are printed where nothing
+    listens to what it informs of.
 
     Args:
         stages: A list of `keras_kd.Stage`.
@@ -43,6 +44,8 @@ class Progress:
         if self._verbose == "auto" and sys.stderr.isatty():
             students = {x.name: in_float32(x.student) for x in self._stages}
             self._units = {name: profile(x).macs for name, x in students.items()}
+            if None in self._units.values():
+                self._units = dict.fromkeys(students, 1)
             total = sum(x.epochs * self._units[x.name] for x in self._stages)
             form = "{desc}{percentage:3.0f} %|{bar}| {remaining} left"
             self._bar = tqdm(total=total, bar_format=form)

@@ -11,7 +11,7 @@ from keras_kd import data, manifest, recipe_data
 from keras_kd import run_dir as run_dirs
 from keras_kd.distribute import Workers
 from keras_kd.recipe import AS_JSON, load_model, make_chain
-from keras_kd.tables import markdown_table
+from keras_kd.tables import markdown_table, shown_count
 from keras_kd.uncertainty import over_seeds
 
 # A folder of a run folder, while it runs.
@@ -176,7 +176,7 @@ def _over_seeds(results):
                 "accuracy (%)": over_seeds([x.accuracy for x in same]).percent(),
                 f"errors in {first.examples:,}": f"{errors.mean:.1f}",
                 "parameters": f"{first.parameters:,}",
-                "MACs": f"{first.macs:,}",
+                "MACs": shown_count(first.macs),
                 "seconds": "-" if None in seconds else f"{sum(seconds) / len(same):.0f}",
             }
         )

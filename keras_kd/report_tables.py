@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_kd.tables import markdown_table, plain
+from keras_kd.tables import markdown_table, plain, shown_count
 from keras_kd.uncertainty import over_seeds
 
 # A table of more classes than this shows those with the most errors.
@@ -80,8 +80,8 @@ def cost_table(runs, latencies):
             [
                 name,
                 f"{cost.parameters:,}",
-                f"{cost.macs:,}",
-                f"{cost.pure_macs:,}",
+                shown_count(cost.macs),
+                shown_count(cost.pure_macs),
                 "–" if latency is None else f"{latency:.3g}",
                 "–" if cost.file_bytes is None else f"{cost.file_bytes / 1000:,.0f}",
                 _training(models),

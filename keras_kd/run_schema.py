@@ -138,8 +138,8 @@ class Metrics(_Section):
     epochs: int | None = None
     best_epoch: int | None = None
     parameters: Count
-    macs: Count
-    pure_macs: Count
+    macs: Count | None = None
+    pure_macs: Count | None = None
     file_bytes: Count | None = None
     evaluation: EvaluationEntry
 

@@ -31,3 +31,8 @@ def plain(text):
 def code(text):
     """Text as Markdown's code, on one line; a backtick, which would end it, is a quote."""
     return "`{}`".format(" ".join(str(text).split()).replace("`", "'"))
+
+
+def shown_count(value):
+    """A count as tables show it: "1,234", or "unknown" for None."""
+    return "unknown" if value is None else f"{value:,}"

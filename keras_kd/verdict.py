@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 
+from keras_kd.tables import shown_count
 from keras_kd.uncertainty import McNemar, mcnemar, over_seeds
 
 # Where a p-value counts as more than chance.
@@ -229,9 +230,15 @@ def _size(runs, student):
     return [
         f"“{student}” has {ours.parameters:,} parameters, "
         f"{_times(ours.parameters, its.parameters)} “{root.name}”, and takes "
-        f"{ours.macs:,} MACs, {_times(ours.macs, its.macs)} “{root.name}”, which makes "
+        f"{_macs(ours.macs, its.macs)} “{root.name}”, which makes "
         f"{theirs} errors where “{student}” makes {mine}."
     ]
+
+
+def _macs(mine, theirs):
+    if mine is None or theirs is None:
+        return f"{shown_count(mine)} MACs against {shown_count(theirs)} of"
+    return f"{mine:,} MACs, {_times(mine, theirs)}"
 
 
 def _times(mine, theirs):

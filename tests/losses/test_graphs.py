@@ -82,15 +82,6 @@ def test_no_such_layer(part):
         part(functional(), "third")
 
 
-def test_a_copy_has_the_weights_and_is_another():
-    model = nested()
-    copy = graphs.copy_of(model)
-    np.testing.assert_array_equal(copy(X), model(X))
-    before = [w.copy() for w in model.get_weights()]
-    copy.set_weights([0 * w for w in before])
-    assert all(map(np.array_equal, before, model.get_weights()))
-
-
 def test_inputs_of_another_size():
     layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(3)]
     model = keras.Sequential([keras.layers.Input((4, 4, 2)), *layers])
@@ -102,3 +93,12 @@ def test_inputs_of_another_size():
     np.testing.assert_allclose(
         small(x), layers[1](x.mean(axis=(1, 2))), rtol=1e-5, atol=1e-6
     )
+
+
+def test_weights_for_a_height_and_width():
+    layers = [keras.layers.LayerNormalization(axis=[1, 2]), keras.layers.Flatten()]
+    model = keras.Sequential([keras.layers.Input((1, 1, 2)), *layers])
+    whole = keras.Model(model.inputs[0], model.outputs[0])
+    # They would be broadcast.
+    with pytest.raises(ValueError, match="cannot take those of shape"):
+        graphs.for_inputs(whole, (None, 2, 2, 2))
