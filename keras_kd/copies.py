@@ -128,7 +128,7 @@ def _load(folder, custom_objects):
 
 def _loaded(model, in_float32, load, draws=False):
     """What `load` gives under the global dtype policy that the model's layers had."""
-    policies = ["float32"] if in_float32 else [x.name for x in _policies(model)]
+    policies = ["float32"] if in_float32 else _policies(model)
     before = keras.config.dtype_policy()
     numbers = random.getstate()
     try:
@@ -154,7 +154,7 @@ def _loaded(model, in_float32, load, draws=False):
 
 
 def _policies(model):
-    return [x.dtype_policy for x in model._flatten_layers()]
+    return [x.dtype_policy.name for x in model._flatten_layers()]
 
 
 def _global_policy(name, before):
@@ -242,7 +242,7 @@ def _make_alike(copy, model, in_float32):
         # Of a layer that another makes it is a number that counts all of them.
         if layer.name != other.name:
             layer.name = other.name
-        if not in_float32 and layer.dtype_policy != other.dtype_policy:
+        if not in_float32 and layer.dtype_policy.name != other.dtype_policy.name:
             layer.dtype_policy = other.dtype_policy
         if layer.trainable != other.trainable:
             layer.trainable = other.trainable

@@ -14,37 +14,37 @@ _MOST_STEPS = 100_000
 _WITHOUT_PRODUCTS = frozenset(
     """
     Abs Acos Acosh Add AddN AddV2 All AnonymousIterator Any ApproximateEqual ArgMax ArgMin
-    AsString Asin Asinh Assert Assign AssignAddVariableOp AssignSubVariableOp
-    AssignVariableOp Atan Atan2 Atanh AvgPool AvgPool3D BatchToSpaceND BiasAdd BiasAddV1
-    Bincount Bitcast BitwiseAnd BitwiseOr BitwiseXor BroadcastArgs BroadcastTo Bucketize
-    Cast Ceil CheckNumerics ClipByValue Complex ComplexAbs Concat ConcatV2 Conj Const Cos
-    Cosh Cumprod Cumsum CumulativeLogsumexp DataFormatDimMap DataFormatVecPermute
-    DebugNumericSummary DeepCopy DenseBincount DepthToSpace Dequantize Diag DiagPart Digamma
-    Div DivNoNan DynamicPartition DynamicStitch Elu EmptyTensorList EnsureShape Equal Erf
-    Erfc Erfinv Exp ExpandDims Expm1 ExtractImagePatches ExtractVolumePatches
-    FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars FakeQuantWithMinMaxVarsPerChannel Fill
-    Floor FloorDiv FloorMod FractionalAvgPool FractionalMaxPool FusedBatchNorm
-    FusedBatchNormV2 FusedBatchNormV3 Gather GatherNd GatherV2 Greater GreaterEqual
-    HashTableV2 HSVToRGB Identity IdentityN Igamma Igammac Imag InTopKV2 Inv Invert
-    InvertPermutation IsFinite IsInf IsNan IsVariableInitialized L2Loss LRN LeakyRelu
-    LeftShift Less LessEqual Lgamma LinSpace LogicalAnd LogicalNot LogicalOr Log Log1p
-    LogSoftmax LookupTableFindV2 LookupTableSizeV2 LoopCond LowerBound MatrixBandPart
-    MatrixDiag MatrixDiagPart MatrixDiagPartV2 MatrixDiagPartV3 MatrixDiagV2 MatrixDiagV3
-    MatrixSetDiag MatrixSetDiagV2 MatrixSetDiagV3 Max MaxPool MaxPool3D MaxPoolV2
-    MaxPoolWithArgmax Maximum Mean Min Minimum MirrorPad Mod Mul MulNoNan Multinomial
-    MutableHashTableV2 Neg NextAfter NoOp NonMaxSuppressionV3 NonMaxSuppressionV4
-    NonMaxSuppressionV5 CombinedNonMaxSuppression NotEqual OneHot OnesLike Pack Pad PadV2
+    Asin Asinh Assert Assign AssignAddVariableOp AssignSubVariableOp AssignVariableOp
+    AsString Atan Atan2 Atanh AvgPool AvgPool3D BatchToSpaceND BiasAdd BiasAddV1 Bincount
+    Bitcast BitwiseAnd BitwiseOr BitwiseXor BroadcastArgs BroadcastTo Bucketize Cast Ceil
+    CheckNumerics ClipByValue CombinedNonMaxSuppression Complex ComplexAbs Concat ConcatV2
+    Conj Const Cos Cosh Cumprod Cumsum CumulativeLogsumexp DataFormatDimMap
+    DataFormatVecPermute DebugNumericSummary DeepCopy DenseBincount DepthToSpace Dequantize
+    Diag DiagPart Digamma Div DivNoNan DynamicPartition DynamicStitch Elu EmptyTensorList
+    EnsureShape Equal Erf Erfc Erfinv Exp ExpandDims Expm1 ExtractImagePatches
+    ExtractVolumePatches FakeQuantWithMinMaxArgs FakeQuantWithMinMaxVars
+    FakeQuantWithMinMaxVarsPerChannel Fill Floor FloorDiv FloorMod FractionalAvgPool
+    FractionalMaxPool FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 Gather GatherNd
+    GatherV2 Greater GreaterEqual HashTableV2 HSVToRGB Identity IdentityN Igamma Igammac
+    Imag InTopKV2 Inv Invert InvertPermutation IsFinite IsInf IsNan IsVariableInitialized
+    L2Loss LeakyRelu LeftShift Less LessEqual Lgamma LinSpace Log Log1p LogicalAnd
+    LogicalNot LogicalOr LogSoftmax LookupTableFindV2 LookupTableSizeV2 LoopCond LowerBound
+    LRN MatrixBandPart MatrixDiag MatrixDiagPart MatrixDiagPartV2 MatrixDiagPartV3
+    MatrixDiagV2 MatrixDiagV3 MatrixSetDiag MatrixSetDiagV2 MatrixSetDiagV3 Max Maximum
+    MaxPool MaxPool3D MaxPoolV2 MaxPoolWithArgmax Mean Min Minimum MirrorPad Mod Mul
+    MulNoNan Multinomial MutableHashTableV2 Neg NextAfter NonMaxSuppressionV3
+    NonMaxSuppressionV4 NonMaxSuppressionV5 NoOp NotEqual OneHot OnesLike Pack Pad PadV2
     ParallelDynamicStitch Placeholder PlaceholderWithDefault Polygamma PopulationCount Pow
     PreventGradient Prod QuantizeAndDequantizeV2 QuantizeAndDequantizeV3
-    QuantizeAndDequantizeV4 RGBToHSV RaggedRange RaggedTensorToTensor RaggedTensorToVariant
+    QuantizeAndDequantizeV4 RaggedRange RaggedTensorToTensor RaggedTensorToVariant
     RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt Range Rank
     ReadVariableOp Real RealDiv Reciprocal ReduceJoin RegexFullMatch RegexReplace Relu Relu6
-    Reshape ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor
-    ResourceGather ResourceGatherNd Reverse ReverseSequence ReverseV2 RightShift Rint Roll
-    Round Rsqrt ScatterNd ScatterNdNonAliasingAdd SearchSorted SegmentMax SegmentMean
-    SegmentMin SegmentProd SegmentSum Select SelectV2 Selu Shape ShapeN Sigmoid Sign Sin
-    Sinh Size Slice Snapshot Softmax Softplus Softsign SpaceToBatchND SpaceToDepth
-    SparseBincount SparseCross SparseFillEmptyRows SparseReshape SparseSegmentMean SparseSegmentSum
+    Reshape ResizeArea ResizeBicubic ResizeBilinear ResizeNearestNeighbor ResourceGather
+    ResourceGatherNd Reverse ReverseSequence ReverseV2 RGBToHSV RightShift Rint Roll Round
+    Rsqrt ScatterNd ScatterNdNonAliasingAdd SearchSorted SegmentMax SegmentMean SegmentMin
+    SegmentProd SegmentSum Select SelectV2 Selu Shape ShapeN Sigmoid Sign Sin Sinh Size
+    Slice Snapshot Softmax Softplus Softsign SpaceToBatchND SpaceToDepth SparseBincount
+    SparseCross SparseFillEmptyRows SparseReshape SparseSegmentMean SparseSegmentSum
     SparseSlice SparseToDense Split SplitV Sqrt Square SquaredDifference Squeeze
     StatefulUniform StatelessMultinomial StatelessRandomBinomial StatelessRandomGammaV2
     StatelessRandomGammaV3 StatelessRandomGetAlg StatelessRandomGetKeyCounter
@@ -60,11 +60,11 @@ _WITHOUT_PRODUCTS = frozenset(
     TensorListPopBack TensorListPushBack TensorListReserve TensorListResize
     TensorListScatter TensorListScatterIntoExistingList TensorListScatterV2
     TensorListSetItem TensorListSplit TensorListStack TensorScatterAdd TensorScatterMax
-    TensorScatterMin TensorScatterSub TensorScatterUpdate TensorStridedSliceUpdate Tile
-    TopK TopKV2 Transpose TruncateDiv TruncateMod TruncatedNormal UnicodeDecode
+    TensorScatterMin TensorScatterSub TensorScatterUpdate TensorStridedSliceUpdate Tile TopK
+    TopKV2 Transpose TruncateDiv TruncatedNormal TruncateMod UnicodeDecode
     UnicodeDecodeWithOffsets Unique UniqueV2 UniqueWithCounts Unpack UnravelIndex
     UnsortedSegmentMax UnsortedSegmentMin UnsortedSegmentProd UnsortedSegmentSum UpperBound
-    VarHandleOp VarIsInitializedOp VariableShape VariableV2 Where Xdivy Xlog1py Xlogy
+    VarHandleOp VariableShape VariableV2 VarIsInitializedOp Where Xdivy Xlog1py Xlogy
     ZerosLike Zeta
     """.split()
 )

@@ -55,7 +55,7 @@ def check_state(copy, model, in_float32=False):
         ValueError: It has.
     """
     for layer, other in layer_pairs(copy, model):
-        same = layer.dtype_policy == other.dtype_policy
+        same = layer.dtype_policy.name == other.dtype_policy.name
         if in_float32 and _mixed(other):
             same = not _mixed(layer)
         if type(layer) is not type(other) or layer.name != other.name or not same:

@@ -80,6 +80,9 @@ def tensorflow_train_step(distiller, data):
 
     Returns:
         dict of metric results, as Keras's `train_step` returns it.
+
+    Raises:
+        ValueError: The student is frozen as a whole, and no loss has layers to train.
     """
     # TensorFlow's own step; the other backends have theirs in Keras.
     import tensorflow as tf
@@ -93,6 +96,12 @@ def tensorflow_train_step(distiller, data):
     batch_size = ops.shape(keras.tree.flatten(y_pred)[0])[0]
     distiller._loss_tracker.update_state(unscaled(loss), sample_weight=batch_size)
     trainable_weights = distiller.trainable_weights
+    if not trainable_weights:
+        raise ValueError(
+            "There is nothing to train: all layers of `student` "
+            f"{distiller.student.name!r} are frozen. Set `trainable` to True for those "
+            "that are to learn."
+        )
     gradients = tape.gradient(scaled_loss, trainable_weights)
     # Those of no example may be NaN, whatever is made of the loss.
     gradients = [g if g is None else zero_if_empty(g, batch_size) for g in gradients]

@@ -280,3 +280,60 @@ def test_the_epoch_is_chosen_by_other_data_than_the_table(make_model, vectors):
     assert student.evaluate(validation, verbose=0) == pytest.approx(min(losses_), rel=1e-5)
     predicted = student.predict(x[2::3], verbose=0).argmax(axis=1)
     assert row.errors == np.sum(predicted != y[2::3])
+
+
+def with_normalization(x):
+    norm = keras.layers.Normalization(dtype="float32")
+    norm.adapt(x)
+    return keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(3)])
+
+
+def with_lookup(x):
+    lookup = keras.layers.IntegerLookup()
+    lookup.adapt(x.astype("int64"))
+    parts = [lookup, keras.layers.Embedding(200, 4), keras.layers.Flatten()]
+    inputs = keras.Input((4,), dtype="int64")
+    return keras.Sequential([inputs, *parts, keras.layers.Dense(3)])
+
+
+def with_lambda(x):
+    double = keras.layers.Lambda(lambda x: np.pi * x / 100, output_shape=(4,))
+    return keras.Sequential([keras.Input((4,)), double, keras.layers.Dense(3)])
+
+
+@pytest.mark.filterwarnings("ignore:.*lambda")
+@pytest.mark.parametrize("make", [with_normalization, with_lookup, with_lambda])
+def test_what_a_chain_measures_and_returns_is_what_it_trained(make, vectors, tmp_path):
+    x, y = vectors
+    x = np.round(1000 * x / 10 + 100)
+    x = x.astype("int64" if make is with_lookup else "float32")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    student = make(x)
+    keras.config.set_dtype_policy("float32")
+    data = batched(x, y, 16)
+    stage = Stage("student", student, 3, "kd", optimizer=keras.optimizers.Adam(0.05))
+    result = DistillationChain(make(x), [stage]).fit(
+        data, data, run_dir=None if make is with_lambda else tmp_path / "run", verbose=0
+    )
+    shipped = result.students["student"]
+    trained, ours = (np.float32(m.predict(x, verbose=0)) for m in (student, shipped))
+    np.testing.assert_allclose(ours, trained, atol=0.05 * np.abs(trained).max())
+    assert result.models[-1].errors == np.sum(ours.argmax(axis=1) != y)
+    assert {z.dtype_policy.name for z in shipped._flatten_layers()} == {"float32"}
+
+
+@keras.saving.register_keras_serializable("test_chain")
+class InPython(keras.layers.Layer):
+    def call(self, x):
+        import tensorflow as tf
+
+        return tf.reshape(tf.py_function(lambda x: x, [x], x.dtype), (-1, 4))
+
+
+def test_macs_that_are_unknown_are_said_to_be(vectors, train_data):
+    student = keras.Sequential([keras.Input((4,)), InPython(), keras.layers.Dense(3)])
+    chain = DistillationChain(None, [Stage("student", student, 1)])
+    result = chain.fit(train_data, train_data, verbose=0)
+    assert result.models[0].macs is None and "| unknown |" in " ".join(
+        result.table().split()
+    )

@@ -116,3 +116,15 @@ def test_refused_models():
         with_shift(model(), BiasShift((3,), 1.0, 0))
     with pytest.raises(ValueError, match="`shift` must be a finite number. Received: nan"):
         with_shift(model(), BiasShift((0,), float("nan"), 0))
+
+
+def test_the_shifted_model_keeps_its_other_state(vectors):
+    x, _ = vectors
+    norm = keras.layers.Normalization()
+    norm.adapt(1000 * x + 5)
+    layers = [keras.Input((4,)), norm, keras.layers.Dense(4), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    shifted = with_shift(model, BiasShift((1,), 0.5, 0))
+    np.testing.assert_allclose(
+        shifted(1000 * x) - model(1000 * x), np.tile([0, 0.5, 0], (len(x), 1)), atol=1e-5
+    )

@@ -216,6 +216,34 @@ def test_mixed_precision_is_exported_in_float32(tmp_path, make_model):
     np.testing.assert_allclose(given, logits_of(model, X[:3]), atol=1e-5)
 
 
+def test_an_adapted_layer_is_exported_as_it_was_trained(tmp_path):
+    norm = keras.layers.Normalization()
+    norm.adapt(50 * X + 100)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    parts = [keras.Input((4,)), norm, keras.layers.Dense(8), keras.layers.Dense(3)]
+    model = keras.Sequential(parts)
+    keras.config.set_dtype_policy("float32")
+    path, _ = exported(model, tmp_path / "model", "litert", x=50 * X + 100)
+    (_, first, second) = model.layers
+    (kernel, bias), (last, more) = first.get_weights(), second.get_weights()
+    x = (X - X.mean(axis=0)) / X.std(axis=0)
+    np.testing.assert_allclose(
+        run_file(path, "litert", 50 * X + 100), (x @ kernel + bias) @ last + more, atol=1e-3
+    )
+
+
+def test_a_float32_copy_that_answers_otherwise_is_not_exported(tmp_path):
+    """Where the half precision cannot tell the inputs apart."""
+    norm = keras.layers.Normalization(dtype="mixed_bfloat16")
+    norm.adapt(X + 50_000)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(3)])
+    keras.config.set_dtype_policy("float32")
+    with pytest.raises(ValueError, match="answers otherwise in float32"):
+        exported(model, tmp_path / "model", "litert", x=X + 50_000)
+    assert not list(tmp_path.iterdir())
+
+
 @keras.saving.register_keras_serializable("test_exporters")
 class Subclassed(keras.Model):
     def __init__(self):

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from keras_kd import model_card
-from tests.sample_run import make_run
+from tests.sample_run import change, make_run
 from tests.test_report_devices import device_file, exports
+from tests.test_run_reader import forget_checksums
 
 
 @pytest.fixture
@@ -104,3 +105,10 @@ def test_write_card_keeps_what_is_there(folder):
 def test_refused(folder, name, arguments, message):
     with pytest.raises(ValueError, match=message):
         model_card.card(folder, name, **arguments)
+
+
+def test_macs_that_are_unknown(folder):
+    forget_checksums(folder)
+    for path in folder.glob("*/metrics.json"):
+        change(path, macs=None, pure_macs=None)
+    assert "unknown MACs (half of" in model_card.card(folder, "student")

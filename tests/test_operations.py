@@ -94,10 +94,12 @@ FREE = {
         IntegerLookup ReversibleEmbedding StringLookup TextVectorization""",
 }
 
-# No layers by themselves, or not for a Functional model, or what they compute is the user's.
-OTHERS = """Equalization InputLayer InputSpec Layer Wrapper Lambda TFSMLayer JaxLayer FlaxLayer
-    TorchModuleWrapper GRUCell LSTMCell SimpleRNNCell StackedRNNCells MaxNumBoundingBoxes
-    MelSpectrogram""".split()
+# No layers by themselves, not for a Functional model, or what they compute is the user's.
+OTHERS = """
+    Equalization InputLayer InputSpec Layer Wrapper Lambda TFSMLayer JaxLayer FlaxLayer
+    TorchModuleWrapper GRUCell LSTMCell SimpleRNNCell StackedRNNCells
+    MaxNumBoundingBoxes MelSpectrogram
+""".split()
 ARGUMENTS = {
     "Activation": {"activation": "gelu"},
     "ActivityRegularization": {"l2": 0.1},

@@ -9,6 +9,7 @@ import pytest
 import keras_kd as kd
 from keras_kd import planner, recipe, zoo
 from keras_kd.planner import Plan, PlannedModel
+from keras_kd.profile import Profile
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +191,13 @@ def test_student_that_is_not_smaller():
     model = zoo.build("mnist_fc_3")
     with pytest.raises(ValueError, match="are the same model"):
         planner.plan(model, model)
+
+
+def test_macs_that_are_unknown(monkeypatch):
+    unknown = Profile(5, None, None, "The reason.")
+    monkeypatch.setattr(planner, "profile", lambda model: unknown)
+    with pytest.raises(ValueError, match="`teacher` must have MACs .* known. The reason."):
+        planner.plan("mnist_teacher", "mnist_student")
 
 
 def test_unknown_names(tmp_path):

@@ -16,6 +16,7 @@ import keras_kd
 from keras_kd.drawing import Picture
 from keras_kd.report import write_report
 from tests.sample_run import RECIPE, change, logits, make_run, make_seeds, unfinish
+from tests.test_run_reader import forget_checksums
 
 # As long and as hostile as a name of a folder can be.
 HOSTILE = "<b>a & 'b' | $\\frac$ \"__c__` {{ 1 }}"
@@ -259,3 +260,13 @@ def test_what_is_not_installed(tmp_path, monkeypatch, missing):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'keras_kd\[report\]'"):
         write_report(tmp_path)
+
+
+def test_macs_that_are_unknown(tmp_path):
+    run = make_run(tmp_path / "run", examples=40)
+    forget_checksums(run)
+    for path in run.glob("*/metrics.json"):
+        change(path, macs=None, pure_macs=None)
+    write_report(run)
+    text = Page((run / "report" / "report.html").read_text(encoding="utf-8")).text
+    assert "unknown MACs against unknown of" in text

@@ -1,4 +1,4 @@
-from keras_kd.tables import code, markdown_table, plain
+from keras_kd.tables import code, markdown_table, plain, shown_count
 
 
 def test_columns_align_and_text_stays_as_it_is():
@@ -19,3 +19,8 @@ def test_plain_text_marks_up_nothing():
 
 def test_code_cannot_be_ended():
     assert code("a ` b\n| c") == "`a ' b | c`"
+
+
+def test_shown_count():
+    assert shown_count(1234) == "1,234" and shown_count(0) == "0"
+    assert shown_count(None) == "unknown"

@@ -112,3 +112,12 @@ def test_gradient_is_of_the_student_alone(make_model, vectors):
     np.testing.assert_allclose(
         student.layers[0].kernel, kernel - gradient, rtol=1e-4, atol=1e-6
     )
+
+
+def test_a_student_that_is_frozen_as_a_whole(make_model, vectors):
+    student = make_model()
+    student.trainable = False
+    distiller = Distiller(make_model(), student, "kd", student_loss_weight=0.0)
+    distiller.compile("adam")
+    with pytest.raises(ValueError, match="nothing to train: all layers of `student`"):
+        distiller.fit(*vectors, verbose=0)

@@ -262,3 +262,30 @@ def test_a_model_whose_layers_are_not_known():
     loss, _ = distilled(teacher, student)
     with pytest.raises(ValueError, match="`student` must be a Functional or Sequential"):
         loss.reuse_classifier(teacher, Subclassed())
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_the_reused_classifier_keeps_what_was_adapted(policy):
+    """A Normalization in the student, and one behind the teacher's tap."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(5000, 100, size=(8, 6)).astype("float32")
+    first, second = (keras.layers.Normalization(dtype="float32") for _ in range(2))
+    first.adapt(x)
+    second.adapt(rng.normal(70, 3, size=(100, 5)))
+    teacher = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(5, name="tap"), second]
+        + [keras.layers.Dense(3)]
+    )
+    keras.config.set_dtype_policy(policy)
+    student = keras.Sequential([keras.Input((6,)), first, keras.layers.Dense(4, name="s")])
+    keras.config.set_dtype_policy("float32")
+    loss = SimKD(taps=("tap", "s"))
+    kd.Distiller(teacher, student, loss, student_loss_weight=0.0).compile("adam")
+    loss.build([(None, 5)], [(None, 4)])
+    model = loss.reuse_classifier(teacher, student)
+    features = student(x)
+    for layer in loss.layers:
+        features = layer(features)
+    np.testing.assert_allclose(
+        model(x), teacher.layers[2](second(features)), rtol=1e-3, atol=1e-3
+    )
