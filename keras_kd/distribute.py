@@ -166,10 +166,13 @@ class Distributed(keras.Model):
     each step's metrics along an axis that they do not have; both fail with several
     workers. Here the batch's shapes are those that the data say, and metrics are read from
     their variables, which TensorFlow sums over replicas. Only then, that is, once in
-    `steps_per_execution` steps, are they exchanged.
+    `steps_per_execution` steps, or where `_epoch` says so, are they exchanged.
 
     Without a strategy everything is Keras's.
     """
+
+    # A `step_groups.Epoch` while `fit` need not have the metrics of each batch.
+    _epoch = None
 
     def fit(
         self,
@@ -273,7 +276,8 @@ class _Steps:
 
         self._model, self._strategy = model, strategy
         self._step_function, self._averaged = step_function, averaged
-        self._names = ()
+        self._trains = step_function == model.train_step
+        self._names, self._logs, self._must_read = (), None, True
         self._step, self._results = (
             function if model.run_eagerly else tf.function(function, reduce_retracing=True)
             for function in (self._run, self._read)
@@ -291,14 +295,19 @@ class _Steps:
                     raise
                 break
             self._step(data)
-        return self._results()
+        if self._is_read():
+            self._logs = self._results()
+        return self._logs
+
+    def _is_read(self):
+        epoch = self._model._epoch if self._trains else None
+        if epoch is None:
+            return True
+        epoch.ask()
+        return epoch.reads() or self._must_read
 
     def _run(self, data):
-        import tensorflow as tf
-
-        optional = tf.experimental.Optional
-        data = tree.map_structure(lambda x: None if isinstance(x, optional) else x, data)
-        self._strategy.run(self._on_replica, args=(data,))
+        self._strategy.run(self._on_replica, args=(without_optionals(data),))
 
     def _on_replica(self, data):
         import tensorflow as tf
@@ -311,7 +320,17 @@ class _Steps:
 
     def _read(self):
         results = self._model.get_metrics_result()
+        # Keras reads the epoch's metrics itself only where these are all.
+        self._must_read = set(self._names) != set(results)
         return {name: results[name] for name in self._names}
+
+
+def without_optionals(data):
+    """A batch, or its spec, with None for what Keras puts where there is nothing."""
+    import tensorflow as tf
+
+    optional = (tf.experimental.Optional, tf.OptionalSpec)
+    return tree.map_structure(lambda x: None if isinstance(x, optional) else x, data)
 
 
 def _average(variables, batch_size):

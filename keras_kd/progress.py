@@ -85,6 +85,9 @@ class Progress:
 
 
 class _Epochs(keras.callbacks.Callback):
+    # So that the bar does not slow the training down; see several_steps.py.
+    looks_at_batches = False
+
     def __init__(self, progress, stage):
         super().__init__()
         self._progress, self._stage = progress, stage

@@ -1,43 +1,89 @@
-"""Several batches at a time, unless somebody looks at each."""
+"""Several batches in one compiled call, where nobody can see that it is one."""
 
 import keras
+from keras import tree
 
-from keras_kd.distribute import Distributed
+from keras_kd.distribute import Distributed, strategy_of
+from keras_kd.step_groups import Epoch, Groups
 
 # Batches that TensorFlow trains on before Python has a look; more gained little.
-_STEPS_PER_EXECUTION = 8
+MOST_AT_A_TIME = 8
 _BATCH_HOOKS = [f"on_{x}batch_{y}" for x in ("", "train_") for y in ("begin", "end")]
 
 
-def choose_steps_per_execution(callbacks):
-    """How many batches to train on at a time; 1 where somebody looks at each.
+def _saves_in_an_epoch(callback):
+    return callback.save_freq != "epoch"
+
+
+def _writes_in_an_epoch(callback):
+    each_epoch = callback.update_freq == "epoch"
+    # What Keras makes of `profile_batch`.
+    profiles = getattr(callback, "_should_trace", True)
+    return profiles or not each_epoch or callback.write_steps_per_second
+
+
+# Of each class with hooks of a batch, whether they take more than they are called with.
+# Classes of ours say it themselves, in `looks_at_batches`.
+_KERAS = {
+    keras.callbacks.Callback: lambda callback: False,
+    keras.callbacks.ProgbarLogger: lambda callback: False,
+    keras.callbacks.TerminateOnNaN: lambda callback: False,
+    keras.callbacks.ModelCheckpoint: _saves_in_an_epoch,
+    keras.callbacks.BackupAndRestore: _saves_in_an_epoch,
+    keras.callbacks.TensorBoard: _writes_in_an_epoch,
+}
+# Of those, whose hooks make something of each batch's metrics.
+_TAKE_METRICS = (keras.callbacks.TerminateOnNaN, keras.callbacks.TensorBoard)
+
+
+def batches_at_a_time(callbacks, metrics_of_each=True):
+    """How many batches `fit` may train on in one call; 1 where somebody looks at each.
 
     Args:
-        callbacks: As `fit` takes them. Keras's own and `keras_kd`'s do not mind if their
-            hooks are called once for several batches.
+        callbacks: As `fit` takes them. Keras's own and `keras_kd`'s do not look, unless
+            told to do something within an epoch; any other with a hook of a batch does.
+        metrics_of_each: Whether the metrics of each batch are known.
     """
     if keras.backend.backend() != "tensorflow":
         return 1
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    if not isinstance(callbacks, (list, tuple)):
-        callbacks = [callbacks]
-    return 1 if any(map(_looks_at_batches, callbacks)) else _STEPS_PER_EXECUTION
+    for callback in _flat(callbacks):
+        takes_metrics = not metrics_of_each and isinstance(callback, _TAKE_METRICS)
+        if takes_metrics or _looks_at_batches(callback):
+            return 1
+    return MOST_AT_A_TIME
+
+
+def _flat(callbacks):
+    return tree.flatten(callbacks) if callbacks else []
 
 
 def _looks_at_batches(callback):
-    own = [
-        cls
-        for cls in type(callback).__mro__
-        if cls.__module__.split(".")[0] not in ("keras", __package__, "builtins")
-    ]
     # A keras.callbacks.LambdaCallback has its hooks in the instance.
-    holders = [vars(callback) if callback is not None else {}, *map(vars, own)]
-    return any(hook in holder for hook in _BATCH_HOOKS for holder in holders)
+    if any(hook in getattr(callback, "__dict__", {}) for hook in _BATCH_HOOKS):
+        return True
+    for hook in _BATCH_HOOKS:
+        owner = next((x for x in type(callback).__mro__ if hook in vars(x)), None)
+        if owner in _KERAS:
+            looks = _KERAS[owner](callback)
+        else:
+            # What another class has said, it has said of its own hooks.
+            known = owner is not None and "looks_at_batches" in vars(owner)
+            looks = not known or callback.looks_at_batches
+        if looks:
+            return True
+    return False
 
 
 class SeveralSteps(Distributed):
-    """Chooses `steps_per_execution` for each `fit`, where `compile` was not told it."""
+    """Trains on several batches in one compiled call, where `compile` was not told to.
+
+    `steps_per_execution` stays 1: Keras's loop goes from batch to batch, and so do the
+    progress bar, callbacks and metrics. On one device the first of a group of batches is
+    answered when all are trained on, each with its own metrics; a group ends where the
+    epoch or the data end, or where the loss is no number. Under a `tf.distribute` strategy
+    each batch is trained on when it is asked for, and the metrics, which all replicas have
+    a part of, are read once in a group.
+    """
 
     _chooses_steps = False
 
@@ -52,6 +98,11 @@ class SeveralSteps(Distributed):
             del config["steps_per_execution"]
         return config
 
+    @property
+    def batches_in_logs(self):
+        """How many batches the last logs of `fit` are of, that no logs before were of."""
+        return self._epoch.newly_read if self._epoch else self.steps_per_execution
+
     def fit(
         self,
         x=None,
@@ -63,13 +114,30 @@ class SeveralSteps(Distributed):
         *args,
         **kwargs,
     ):
-        if self._chooses_steps:
-            self._choose_steps(callbacks)
-        return super().fit(x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs)
+        if self._chooses_steps and self.steps_per_execution == 1 and not _is_eager(self):
+            is_alone = strategy_of(self) is None
+            self._epoch = Epoch(batches_at_a_time(callbacks, metrics_of_each=is_alone))
+            if self._epoch.most > 1:
+                callbacks = [*_flat(callbacks), self._epoch]
+        try:
+            return super().fit(
+                x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs
+            )
+        finally:
+            self._epoch = None
 
-    def _choose_steps(self, callbacks):
-        steps = choose_steps_per_execution(callbacks)
-        if steps != self.steps_per_execution:
-            self.steps_per_execution = steps
-            # They hold the number that was true when they were traced.
-            self.train_function = self.test_function = self.predict_function = None
+    def _make_function(self, step_function, **of_backend):
+        function = super()._make_function(step_function, **of_backend)
+        trains = step_function == self.train_step and strategy_of(self) is None
+        if trains and self._chooses_steps and not _is_eager(self):
+            return Groups(self, step_function, function)
+        return function
+
+
+def _is_eager(model):
+    """Whether steps are not compiled; they are not on other backends than TensorFlow's."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    return model.run_eagerly or tf.config.functions_run_eagerly()

@@ -1,8 +1,16 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import keras
 import numpy as np
 import pytest
 
 from keras_kd import Distiller
-from keras_kd.callbacks import StopOnBadLoss
+from keras_kd.callbacks import StopOnBadLoss, StudentCheckpoint
+from tests import checkpoint_on_backend
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -18,7 +26,7 @@ def test_names_the_term_the_epoch_and_the_batch(term, bad):
         callback.on_train_batch_end(6, good | {term: bad, "loss": bad})
 
 
-@pytest.mark.parametrize("steps, where", [(1, "batch 2"), (2, "batches to 2")])
+@pytest.mark.parametrize("steps, where", [(1, "batch 2"), (2, "batches 1 to 2")])
 def test_stops_fit(make_model, vectors, steps, where):
     x, y = vectors
     targets = np.eye(3)[y]
@@ -34,3 +42,46 @@ def test_stops_fit(make_model, vectors, steps, where):
             callbacks=[StopOnBadLoss()],
             verbose=0,
         )
+
+
+@pytest.fixture(scope="module")
+def told_on_jax(tmp_path_factory):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed")
+    folder = tmp_path_factory.mktemp("jax")
+    done = subprocess.run(
+        [sys.executable, checkpoint_on_backend.__file__, str(folder)],
+        env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def assert_files(told):
+    # An option that saves nothing would be right whatever is saved.
+    assert told["expected"] and told["found"].keys() == told["expected"].keys()
+    for name, weights in told["expected"].items():
+        for found, expected in zip(told["found"][name], weights, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", checkpoint_on_backend.CASES)
+def test_student_checkpoint_takes_what_model_checkpoint_does(name, tmp_path):
+    assert_files(checkpoint_on_backend.run(name, tmp_path))
+
+
+@pytest.mark.parametrize("name", checkpoint_on_backend.CASES)
+def test_student_checkpoint_on_jax(name, told_on_jax):
+    assert_files(told_on_jax[name])
+
+
+def test_a_metric_whose_direction_is_not_known_needs_a_mode(make_model, vectors, tmp_path):
+    distiller = Distiller(make_model(), make_model(), "kd")
+    own = keras.metrics.MeanMetricWrapper(lambda y, p: p[:, 0], name="own")
+    distiller.compile("sgd", "mse", metrics=[own])
+    best = StudentCheckpoint(tmp_path / "x.keras", "own", save_best_only=True)
+    with pytest.raises(ValueError, match="StudentCheckpoint.*monitor=own.*mode='max'"):
+        distiller.fit(vectors[0], np.eye(3)[vectors[1]], callbacks=[best], verbose=0)

@@ -85,7 +85,7 @@ def kill_in_an_epoch(callback):
             print(f"killed at {time.time()}", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    # After a group of steps, in the middle of the epoch as the others see it.
+    # After a step, in the middle of the epoch as the others see it.
     callback.on_train_batch_end = die
 
 
