@@ -5,12 +5,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_kd.losses.base import (
-    PerExampleLoss,
-    as_distillation_loss,
-    as_layer_pairs,
-    weighted_mean,
-)
+from keras_kd.losses.base import PerExampleLoss, as_distillation_loss
+from keras_kd.losses.layer_pairs import as_layer_pairs
+from keras_kd.losses.weights import weighted_mean
 
 
 class RightClassLogit(PerExampleLoss):
@@ -50,14 +47,22 @@ def test_weights_of_examples(shape, more):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (1, 5)])
-def test_weights_of_values(shape):
+@pytest.mark.parametrize("column", [(), (1,)])
+@pytest.mark.parametrize("shape", [(4, 3), (1, 5), (4, 2, 3)])
+def test_weights_of_values(shape, column):
     values, weights = np.random.default_rng(0).normal(size=(2, *shape))
-    found = weighted_mean(ops.convert_to_tensor(values), weights)
+    given = weights.reshape(*shape, *column)
+    found = weighted_mean(ops.convert_to_tensor(values), given)
     np.testing.assert_allclose(found, np.mean(values * weights), rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 4), (4, 2), (4, 3, 1)])
+def test_what_has_no_weight_is_nothing_be_it_nan():
+    values = ops.convert_to_tensor([float("nan"), 3.0])
+    assert float(weighted_mean(values, np.array([0.0, 2.0]))) == 3.0
+    assert np.isnan(weighted_mean(values, np.array([1.0, 2.0])))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 4), (4, 2), (4, 3, 2), (4, 1, 3)])
 def test_weights_are_not_broadcast(shape):
     with pytest.raises(ValueError, match="one weight for each example"):
         weighted_mean(ops.ones((4, 3)), np.ones(shape))
