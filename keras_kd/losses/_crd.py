@@ -242,14 +242,14 @@ class ContrastiveRepresentation(PerExampleLoss):
                 f"{name} compares each example with itself, so both models must have "
                 f"outputs of the same batch. {received}"
             )
-        # A line through zero has two directions.
-        check_size(name, shapes[1], 2)
         sizes = _sizes(*shapes)
         if self._built_for not in (None, sizes):
             raise ValueError(
                 f"{name} made its layers for {self._built_for[0]} (teacher) and "
                 f"{self._built_for[1]} (student) outputs of an example. {received}"
             )
+        # A line through zero has two directions.
+        check_size(name, shapes[1], 2)
 
     def build(self, teacher_shape, student_shape):
         super().build(teacher_shape, student_shape)
