@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from keras import ops, tree
 
+from keras_kd.losses.weights import weights_of
 from keras_kd.taps import outputs_made_of
 
 
@@ -81,6 +82,29 @@ class Head(NamedTuple):
                 f"Received: {len(structure)} entries."
             )
         return structure[number]
+
+
+def masked_weight(outputs, sample_weight):
+    """Weights of a sequence's steps, those that Keras's mask leaves out at 0.
+
+    As Keras's own losses have it: the mean is over the steps that are left.
+
+    Args:
+        outputs: The student's, (batch, steps, ..., size), with Keras's mask or without.
+        sample_weight: (batch,), (batch, 1), the mask's shape, or None.
+
+    Returns:
+        `sample_weight` where there is no mask, else weights of the mask's shape.
+    """
+    # Where Keras keeps it.
+    mask = getattr(outputs, "_keras_mask", None)
+    if mask is None or len(mask.shape) != len(outputs.shape) - 1:
+        return sample_weight
+    mask = ops.cast(mask, "float32")
+    weights = ops.divide_no_nan(mask, ops.mean(mask))
+    if sample_weight is None:
+        return weights
+    return weights * weights_of(weights, ops.cast(sample_weight, "float32"))
 
 
 def head_of(student, taps):

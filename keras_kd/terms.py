@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops, tree
 
-from keras_kd.heads import Head, head_of
+from keras_kd.heads import Head, head_of, masked_weight
 from keras_kd.losses.base import (
     KERAS_LOSSES,
     AdoptedLoss,
@@ -43,9 +43,13 @@ class Side:
     names: tuple
     are_probabilities: bool
 
+    def find(self, outputs):
+        """What was tapped, as the model gives it, in a list."""
+        return [outputs.own if x is None else outputs.taps[x] for x in self.names]
+
     def pick(self, outputs):
         """One tensor, or a list of them where several layers are tapped."""
-        found = [outputs.own if x is None else outputs.taps[x] for x in self.names]
+        found = self.find(outputs)
         if self.are_probabilities:
             found = tree.map_structure(log_probabilities, found)
         return found[0] if len(found) == 1 else found
@@ -83,6 +87,9 @@ class Term:
             self.loss, student_outputs, y, sample_weight
         )
         picked = self.student.pick(student_outputs)
+        if self.loss.on_logits and not isinstance(self.loss, AdoptedLoss):
+            raw = self.student.find(student_outputs)
+            sample_weight = masked_weight(raw[0], sample_weight)
         dtype = keras.backend.result_type(
             *(x.dtype for x in tree.flatten(picked)), "float32"
         )

@@ -183,3 +183,28 @@ def test_the_logits_before_a_softmax_have_its_outputs_labels():
     y = {"kind": KIND, "size": SIZE}
     logs = distiller.fit(X, y, batch_size=12, verbose=0).history
     assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def sequences(units):
+    inputs = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(11, units, mask_zero=True)(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3, name="logits")(x))
+
+
+@pytest.mark.parametrize("weights", [None, "example", "step"])
+@pytest.mark.parametrize("taps", [None, ("logits", "logits")])
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist"])
+def test_masked_steps_teach_nothing(name, taps, weights):
+    x, y = RNG.integers(1, 11, size=(8, 6)), RNG.integers(3, size=(8, 6))
+    x[:, 4:] = 0
+    models = sequences(6), sequences(4)
+    weight = {None: None, "example": WEIGHT[:8], "step": RNG.uniform(size=(8, 6))}[weights]
+    loss = losses.get(name, taps=taps)
+    distiller = Distiller(*models, loss, student_loss_weight=0.0)
+    distiller.compile(keras.optimizers.SGD(0.0), jit_compile=False)
+    logs = distiller.fit(x, y, sample_weight=weight, batch_size=8, verbose=0).history
+    sides = [model.predict(x, verbose=0)[:, :4] for model in models]
+    if weights == "step":
+        weight = weight[:, :4]
+    expected = losses.get(name).compute_loss(*sides, y[:, :4], weight)
+    assert logs["distillation_loss"][0] == pytest.approx(float(expected), rel=1e-4)

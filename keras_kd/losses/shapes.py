@@ -49,8 +49,9 @@ def check_classes(loss_name, shape, least):
     counts = {2: "two", 3: "three"}
     raise ValueError(
         f"{loss_name} takes logits of {counts[least]} or more classes: of fewer it is the "
-        "same whatever the student answers, so that nothing would be learned. Fit single "
-        f"logits by 'logit_mse'. Received: outputs of shape {tuple(shape)}."
+        "same whatever the student answers, so that nothing would be learned. "
+        "'logit_mse' compares the logits themselves, be they few. Received: outputs of "
+        f"shape {tuple(shape)}."
     )
 
 
