@@ -9,6 +9,8 @@ from keras import ops, tree
 from keras_kd.losses import arguments
 from keras_kd.losses.ops import fits_shape
 from keras_kd.losses.schedules import check_schedule, is_schedule, shown
+from keras_kd.losses.shapes import check_batch
+from keras_kd.probe import probe_inputs
 
 
 def check_models(teacher, student):
@@ -16,7 +18,7 @@ def check_models(teacher, student):
 
     Raises:
         ValueError: One is no built `keras.Model`, both are the same, their inputs differ,
-            or the student would train variables of the teacher.
+            or training the student would change variables of the teacher.
     """
     for name, model in (("teacher", teacher), ("student", student)):
         if not isinstance(model, keras.Model):
@@ -38,12 +40,14 @@ def check_models(teacher, student):
         raise ValueError(
             f"`teacher` {teacher.name!r} has no weights, so it was never trained."
         )
-    taught = {id(v) for v in student.trainable_variables}
-    shared = [v.path for v in teacher.variables if id(v) in taught]
-    if shared:
+    _check_taught("`student`", student.trainable_variables, teacher)
+    moved = _moved_in_training(student, teacher)
+    if moved:
         raise ValueError(
-            "`student` would train variables that belong to `teacher`. Set the shared "
-            f"layers' trainable to False. Shared: {', '.join(shared)}."
+            "`student` shares layers with `teacher` whose state training changes: moving "
+            "statistics, seeds of Dropout and the like. So the teacher would change. Give "
+            "the student layers of its own, or set trainable of a BatchNormalization to "
+            f"False. Shared: {', '.join(moved)}."
         )
     # Models without symbolic inputs are checked by their first batch.
     teacher_shapes = _input_shapes(teacher)
@@ -56,12 +60,54 @@ def check_models(teacher, student):
         )
 
 
+def _check_taught(who, variables, teacher):
+    taught = {id(v) for v in variables}
+    shared = [v.path for v in teacher.variables if id(v) in taught]
+    if shared:
+        raise ValueError(
+            f"{who} would train variables that belong to `teacher`. Set the shared "
+            f"layers' trainable to False. Shared: {', '.join(shared)}."
+        )
+
+
+def _moved_in_training(student, other):
+    """Paths of what the two models share and a pass of the student in training changes."""
+    own = {id(v) for v in student.variables}
+    shared = [v for v in other.variables if id(v) in own]
+    if not shared:
+        return []
+    inputs = probe_inputs(other, batch_size=2) if student.built else None
+    if inputs is not None:
+        try:
+            # Nothing is assigned: it is put down what would be.
+            with keras.StatelessScope() as scope:
+                student(inputs, training=True)
+            return [v.path for v in shared if scope.get_current_value(v) is not None]
+        except Exception:  # Of layers that take no such inputs: any.
+            pass
+    states = _states(student)
+    return [v.path for v in shared if id(v) in states]
+
+
+def _states(model):
+    """Ids of the variables that no gradient trains and that training may change."""
+    states = set()
+    for layer in model._flatten_layers():
+        is_frozen = (
+            isinstance(layer, keras.layers.BatchNormalization) and not layer.trainable
+        )
+        if not is_frozen and not isinstance(layer, keras.layers.Normalization):
+            states |= {id(v) for v in layer._non_trainable_variables}
+            states |= {id(seeds.state) for seeds in layer._seed_generators}
+    return states
+
+
 def check_peers(first, second):
     """Refuses two students that cannot learn from each other.
 
     Raises:
-        ValueError: They are one model, share variables that would be trained, or their
-            inputs differ.
+        ValueError: They are one model, share variables that training would change, or
+            their inputs differ.
     """
     if first is second:
         raise ValueError(
@@ -74,6 +120,13 @@ def check_peers(first, second):
         raise ValueError(
             f"The `students` {first.name!r} and {second.name!r} share variables that would "
             f"be trained: {', '.join(shared)}."
+        )
+    moved = _moved_in_training(first, second) + _moved_in_training(second, first)
+    if moved:
+        raise ValueError(
+            f"The `students` {first.name!r} and {second.name!r} share state that training "
+            f"changes, such as moving statistics or seeds: {', '.join(set(moved))}. Give "
+            "each layers of its own."
         )
     shapes, others = _input_shapes(first), _input_shapes(second)
     if shapes and others and not _fit(shapes, others):
@@ -139,14 +192,45 @@ def check_one_of(name, value, choices):
     return value
 
 
-def check_validation(validation_distillation, losses):
-    """Refuses validation by losses that know training examples alone; a ValueError."""
+def check_losses(teacher, losses, validation_distillation):
+    """Refuses losses that would change the teacher, or in validation anything.
+
+    Raises:
+        ValueError: A loss trains the teacher's variables, or, where it is validated with,
+            remembers training examples or does not know when it is not training.
+    """
     for loss in losses:
+        variables = [v for layer in loss.layers for v in layer.trainable_variables]
+        _check_taught(f"The layers of {loss!r}", variables, teacher)
+        moves = any(map(_states, loss.layers)) and not loss.takes_training
+        if validation_distillation and moves and not loss.has_state:
+            raise ValueError(
+                f"{loss!r} has layers whose state changes in training, and does not know "
+                "when it is not training: `evaluate` would change it. Set takes_training = "
+                "True in its class, and hand the argument `training` on to the layers. "
+                "Received: validation_distillation=True."
+            )
         if validation_distillation and (loss.needs_index or loss.has_state):
             raise ValueError(
                 f"{loss!r} remembers the training examples, and validation examples would "
                 "be taken for these. Received: validation_distillation=True."
             )
+
+
+def check_batch_size(losses, x, batch_size=None, *args, **kwargs):
+    """Refuses batches too small for a loss, as far as it is known: as `fit` is called.
+
+    Raises:
+        ValueError: A loss would be constant for them.
+    """
+    if batch_size is None:
+        # A tf.data.Dataset knows what its batches have in common.
+        specs = tree.flatten(getattr(x, "element_spec", ()))
+        shapes = [spec.shape for spec in specs if hasattr(spec, "shape")]
+        ranked = [shape for shape in shapes if shape.rank]
+        batch_size = ranked[0][0] if ranked else None
+    for loss in losses:
+        check_batch(loss, batch_size)
 
 
 def check_finite(teacher):

@@ -14,7 +14,8 @@ from keras import ops
 
 from keras_kd import losses, teachers
 from keras_kd.checks import check_weights
-from keras_kd.losses.base import LayerPair, as_distillation_loss
+from keras_kd.losses.base import as_distillation_loss
+from keras_kd.losses.layer_pairs import LayerPair
 from keras_kd.losses.schedules import value_at
 
 # Steps after which the draws repeat: a prime, so that epochs do not fall in with them.

@@ -112,13 +112,12 @@ class Distiller(ScheduledModel, SeveralSteps):
             )
         )
         losses = [term.loss for term in self._terms]
-        checks.check_validation(self.validation_distillation, losses)
+        checks.check_losses(teacher, losses, self.validation_distillation)
         # An attribute, so that Keras tracks their weights and saves them.
         self.loss_layers = [layer for loss in losses for layer in loss.layers]
-        teacher_sides = [term.teacher for term in self._terms]
-        student_sides = [term.student for term in self._terms]
-        self._teacher_taps = Taps(teacher, {x for s in teacher_sides for x in s.names})
-        self._student_taps = Taps(student, {x for s in student_sides for x in s.names})
+        terms = self._terms
+        self._teacher_taps = Taps(teacher, {x for t in terms for x in t.teacher.names})
+        self._student_taps = Taps(student, {x for t in terms for x in t.student.names})
         weights = [self.student_loss_weight, *self.distillation_loss_weights]
         self.follow_schedules(weights, losses)
         self._step = OneStep()
@@ -215,6 +214,7 @@ class Distiller(ScheduledModel, SeveralSteps):
         shape = getattr(self.student, "output_shape", None)
         num_classes = shape[-1] if isinstance(shape, tuple) else None
         checks.check_labels(y, self.loss, num_classes)
+        checks.check_batch_size([term.loss for term in self._terms], x, *args, **kwargs)
         checks.check_first_answers(self.run_teacher, x, self.teacher.name)
         history = super().fit(x, y, *args, **kwargs)
         if history.epoch and "loss" not in history.history:
@@ -266,7 +266,7 @@ class Distiller(ScheduledModel, SeveralSteps):
         return ops.cast(loss, "float32")
 
     def compute_distillation_loss(
-        self, y, sample_weight, teacher, student, step=0, index=None
+        self, y, sample_weight, teacher, student, step=0, index=None, training=True
     ):
         """The weighted sum of the distillation losses, a float32 scalar.
 
@@ -275,7 +275,7 @@ class Distiller(ScheduledModel, SeveralSteps):
         a loss needs them.
         """
         values = [
-            term.compute(teacher, student, y, sample_weight, step, index)
+            term.compute(teacher, student, y, sample_weight, step, index, training)
             for term in self._terms
             if term.weight != 0
         ]
@@ -315,7 +315,7 @@ class Distiller(ScheduledModel, SeveralSteps):
             teacher = self.run_teacher(x)
         step, index = self.current_step(training), batch.index_of(x)
         terms = loss_terms(
-            self, y, y_pred, sample_weight, teacher, student, step, index
+            self, y, y_pred, sample_weight, teacher, student, step, index, training
         )
         batch_size = ops.shape(tree.flatten(y_pred)[0])[0]
         for name, value in terms.items():

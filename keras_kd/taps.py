@@ -73,9 +73,11 @@ def find_layer(model, name):
     """The layer of a model by name, or by path ("backbone/block3") in nested models.
 
     Raises:
-        ValueError: There is none; lists near names.
+        ValueError: There is none, and near names are listed; or there are several.
     """
-    layers = dict(_named_layers(model))
+    layers = {}
+    for path, layer in _named_layers(model):
+        layers.setdefault(path, {})[id(layer)] = layer
     if name not in layers:
         near = difflib.get_close_matches(str(name), layers, n=3, cutoff=0.5)
         hint = f"Near names: {', '.join(map(repr, near))}. " if near else ""
@@ -83,7 +85,24 @@ def find_layer(model, name):
             f"There is no layer {name!r} in {model.name!r}. {hint}"
             f"Its layers: {', '.join(layers)}."
         )
-    return layers[name]
+    found = list(layers[name].values())
+    if len(found) > 1:
+        raise ValueError(
+            f"{len(found)} layers of {model.name!r} go by {name!r}: "
+            f"{', '.join(map(_described, found))}. Give each a name of its own, "
+            "name=..., or tap another layer of the same output. Layers with names of their "
+            f"own: {', '.join(x for x, same in layers.items() if len(same) == 1)}."
+        )
+    return found[0]
+
+
+def _described(layer):
+    """A layer's kind, and the shape that it gives where that is known."""
+    try:
+        shape = f" of output shape {tuple(layer.output.shape)}"
+    except AttributeError:  # Keras's word for a layer without one symbolic output.
+        shape = ""
+    return f"a {type(layer).__name__}{shape}"
 
 
 def _named_layers(layer, prefix=""):
@@ -93,6 +112,44 @@ def _named_layers(layer, prefix=""):
         path = f"{prefix}{child.name}"
         yield path, child
         yield from _named_layers(child, f"{path}/")
+
+
+def outputs_made_of(model, name):
+    """Which of a model's outputs a layer has a part in.
+
+    Args:
+        model: A built `keras.Model`.
+        name: As `find_layer` takes it.
+
+    Returns:
+        A tuple of numbers, in the order of the flattened outputs; None where the model has
+        no symbolic outputs.
+    """
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        return None
+    layer = find_layer(model, name)
+    return tuple(k for k, tensor in enumerate(outputs) if _is_behind(tensor, layer))
+
+
+def _is_behind(tensor, layer):
+    """Whether a symbolic tensor is made of a layer's output, be it in a nested model."""
+    todo, seen = [tensor], set()
+    while todo:
+        tensor = todo.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        maker, number, place = tensor._keras_history
+        if maker is layer:
+            return True
+        if getattr(maker, "outputs", None):
+            # A nested model: of its outputs, the one that this tensor is.
+            todo.append(maker.outputs[place])
+        elif isinstance(maker, keras.layers.Layer) and layer in maker._flatten_layers():
+            return True
+        todo += maker._inbound_nodes[number].input_tensors
+    return False
 
 
 def logits_layer(model):

@@ -8,13 +8,14 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_not_negative, check_positive
-from keras_kd.losses.base import check_two_classes
+from keras_kd.losses.shapes import check_two_classes
 from keras_kd.losses.ops import (
     at_label,
     at_least_float32,
     kl_divergence,
     label_mask,
     log_softmax,
+    where_labelled,
 )
 
 
@@ -95,7 +96,8 @@ class TeacherFreeLoss(keras.losses.Loss):
         student = log_softmax(logits)
         divergence = kl_divergence(teacher, student) / num_classes
         hard = -at_label(mask, student)
-        return (1 - self.alpha) * hard + self.alpha * self.multiplier * divergence
+        value = (1 - self.alpha) * hard + self.alpha * self.multiplier * divergence
+        return where_labelled(mask, value)
 
     def get_config(self):
         return super().get_config() | {

@@ -7,9 +7,16 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops, tree
 
-from keras_kd.losses.base import KERAS_LOSSES, DistillationLoss, as_distillation_loss
+from keras_kd.heads import Head, head_of, masked_weight
+from keras_kd.losses.base import (
+    KERAS_LOSSES,
+    AdoptedLoss,
+    DistillationLoss,
+    as_distillation_loss,
+)
 from keras_kd.losses.ops import at_least_float32
 from keras_kd.losses.schedules import value_at
+from keras_kd.losses.shapes import check_batch
 from keras_kd.replicas import unscaled
 from keras_kd.taps import find_layer
 
@@ -36,9 +43,13 @@ class Side:
     names: tuple
     are_probabilities: bool
 
+    def find(self, outputs):
+        """What was tapped, as the model gives it, in a list."""
+        return [outputs.own if x is None else outputs.taps[x] for x in self.names]
+
     def pick(self, outputs):
         """One tensor, or a list of them where several layers are tapped."""
-        found = [outputs.own if x is None else outputs.taps[x] for x in self.names]
+        found = self.find(outputs)
         if self.are_probabilities:
             found = tree.map_structure(log_probabilities, found)
         return found[0] if len(found) == 1 else found
@@ -52,17 +63,33 @@ class Term:
     weight: Any
     teacher: Side
     student: Side
+    head: Head
 
     def compute(
-        self, teacher_outputs, student_outputs, y, sample_weight, step=0, index=None
+        self,
+        teacher_outputs,
+        student_outputs,
+        y,
+        sample_weight,
+        step=0,
+        index=None,
+        training=True,
     ):
         """The weighted loss of one batch, a float32 scalar; both outputs `Outputs`.
 
         `step` is the one at which schedules are read. `index` holds the examples' numbers;
-        losses that do not need them receive none.
+        losses that do not need them receive none. Of several outputs' labels and weights
+        the loss receives those of the output that it compares.
         """
         more = {"index": index} if self.loss.needs_index else {}
+        more |= self.loss.mode(training)
+        y, sample_weight = self.head.labels_and_weights(
+            self.loss, student_outputs, y, sample_weight
+        )
         picked = self.student.pick(student_outputs)
+        if self.loss.on_logits and not isinstance(self.loss, AdoptedLoss):
+            raw = self.student.find(student_outputs)
+            sample_weight = masked_weight(raw[0], sample_weight)
         dtype = keras.backend.result_type(
             *(x.dtype for x in tree.flatten(picked)), "float32"
         )
@@ -94,6 +121,9 @@ def make_term(loss, weight, teacher, student, teacher_kind, student_kind):
     loss = as_distillation_loss(loss)
     pairs = loss.taps or ((None, None),)
     teacher_names, student_names = (tuple(names) for names in zip(*pairs, strict=True))
+    if not isinstance(loss, AdoptedLoss):
+        _check_one_output(loss, teacher, teacher_names)
+        _check_one_output(loss, student, student_names)
     teacher_shapes = [_known_shape(teacher, name) for name in teacher_names]
     student_shapes = [_known_shape(student, name) for name in student_names]
     if None not in teacher_shapes + student_shapes:
@@ -102,6 +132,7 @@ def make_term(loss, weight, teacher, student, teacher_kind, student_kind):
             teacher_shapes[0] if one else teacher_shapes,
             student_shapes[0] if one else student_shapes,
         )
+        check_batch(loss, tree.flatten(student_shapes)[0])
     elif loss.makes_layers and not loss.layers:
         raise ValueError(
             f"{type(loss).__name__} makes layers for the shapes of what it compares, which "
@@ -114,7 +145,21 @@ def make_term(loss, weight, teacher, student, teacher_kind, student_kind):
         weight,
         _side("teacher", teacher, teacher_names, teacher_kind, loss.on_logits),
         _side("student", student, student_names, student_kind, loss.on_logits),
+        head_of(student, student_names),
     )
+
+
+def _check_one_output(loss, model, names):
+    for name in names:
+        layer = None if name is None else find_layer(model, name)
+        # Keras has no such attribute where a layer's output is not symbolic.
+        if tree.is_nested(getattr(layer, "output", None)):
+            raise ValueError(
+                f"{type(loss).__name__} compares single tensors, and the tapped layer "
+                f"{name!r} of {model.name!r} gives several. Put a layer behind it that "
+                "takes the one to compare, keras.layers.Identity(name=...) say, and tap "
+                "that."
+            )
 
 
 def _side(role, model, names, kind, on_logits):

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_kd import edge_checks, loss_calls
 from keras_kd import loss_checks as checks
 from keras_kd.losses.base import AdoptedLoss, PerExampleLoss, as_distillation_loss
 from keras_kd.losses.features import FeatureLoss
@@ -26,6 +27,7 @@ _ANY_LOSS = [
     checks.check_labels,
     checks.check_config,
     checks.check_repeated_call,
+    edge_checks.check_evaluation,
 ]
 
 
@@ -34,8 +36,8 @@ def check_distillation_loss(loss, *, expected_failures=None, make_inputs=None):
 
     What a loss promises, it declares as attributes of `keras_kd.losses.DistillationLoss`:
     `needs_labels`, `zero_at_agreement`, `smallest_at_agreement`, `shift_invariant`,
-    `stops_gradients`, `widths_may_differ`, `has_state`. Of a foreign object nothing is
-    known, so it is held to that class's defaults.
+    `stops_gradients`, `widths_may_differ`, `has_state`, `takes_training`. Of a foreign
+    object nothing is known, so it is held to that class's defaults.
 
     Args:
         loss: An object with `compute_loss(teacher_outputs, student_outputs, y_true=None,
@@ -85,16 +87,17 @@ def distillation_loss_checks(loss, make_inputs=None):
     loss = as_distillation_loss(loss)
     if make_inputs is None:
         make_inputs = _make_maps(loss) if isinstance(loss, FeatureLoss) else make_logits
-    inputs = zip((*checks.OUTPUTS, "y_true"), make_inputs(9, 0), strict=True)
+    inputs = zip((*loss_calls.OUTPUTS, "y_true"), make_inputs(9, 0), strict=True)
     batch = {name: value for name, value in inputs if value is not None}
     if loss.needs_index:
         batch["index"] = np.arange(9)
     if loss.makes_layers:
         # What it promises may hang on the layers that these shapes ask for.
-        loss.build(*(tree.map_structure(np.shape, batch[name]) for name in checks.OUTPUTS))
+        sides = [batch[name] for name in loss_calls.OUTPUTS]
+        loss.build(*(tree.map_structure(np.shape, side) for side in sides))
     if loss.has_state:
         # Its state after one batch; what the first has to set is its own affair.
-        loss.compute_loss(**checks.tensors(batch))
+        loss.compute_loss(**loss_calls.tensors(batch))
     functions = [*_ANY_LOSS]
     functions += [checks.check_agreement] if loss.smallest_at_agreement else []
     if not loss.uses_batch_statistics:
@@ -106,7 +109,11 @@ def distillation_loss_checks(loss, make_inputs=None):
     functions += [checks.check_other_width if bridges else checks.check_widths]
     if keras.backend.backend() in ("tensorflow", "jax"):
         functions += [checks.check_student_gradient, checks.check_graph]
+        functions += [edge_checks.check_flat_outputs, edge_checks.check_not_constant]
         functions += [] if loss.stops_gradients else [checks.check_gradient]
+    if keras.backend.backend() == "tensorflow":
+        # Elsewhere all sizes are known.
+        functions += [edge_checks.check_unknown_sizes]
     return [Check(function, loss, batch) for function in functions]
 
 
@@ -135,7 +142,7 @@ class Check:
     """One check of one loss; called, it returns None or raises AssertionError.
 
     Attributes:
-        function: One of `keras_kd.loss_checks`, of (loss, batch).
+        function: One of `keras_kd.loss_checks` or `edge_checks`, of (loss, batch).
         loss: A `DistillationLoss`, adopted where it was a foreign object.
         batch: The arguments of `compute_loss` by name, NumPy arrays of 9 examples.
     """
@@ -156,5 +163,5 @@ class Check:
         try:
             self.function(self.loss, self.batch)
         except Exception as error:  # Whatever the loss, or its serialisation, raises.
-            seen = error if isinstance(error, AssertionError) else checks.raised(error)
+            seen = error if isinstance(error, AssertionError) else loss_calls.raised(error)
             raise AssertionError(f"{self}: {self.function.__doc__} Seen: {seen}") from error

@@ -25,7 +25,7 @@ class OneStep:
 
 
 def loss_terms(
-    distiller, y, y_pred, sample_weight, teacher, student, step, index=None
+    distiller, y, y_pred, sample_weight, teacher, student, step, index=None, training=True
 ):
     """The parts of one batch's loss, each a float32 scalar.
 
@@ -46,6 +46,7 @@ def loss_terms(
             loss, unscaled, plus regularisation.
         step: Where schedules are read, a scalar integer.
         index: The examples' numbers in the data set (batch,), or None.
+        training: Whether losses' layers run as in training.
 
     Returns:
         dict of "student_loss", "distillation_loss" and "total_loss".
@@ -58,7 +59,7 @@ def loss_terms(
     if teacher is not None:
         if weight != 1:
             distillation_loss = distiller.compute_distillation_loss(
-                y, sample_weight, teacher, student, step, index
+                y, sample_weight, teacher, student, step, index, training
             )
         weight = value_at(weight, step)
         total = weight * student_loss + (1 - weight) * distillation_loss

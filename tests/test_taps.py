@@ -143,6 +143,59 @@ def test_unknown_layer_of_a_nested_model_lists_its_path():
         find_layer(keras.Sequential(layers), "functional/hiden")
 
 
+class Block(keras.layers.Layer):
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = keras.layers.Dense(units, name="conv")
+
+    def call(self, x):
+        return self.conv(x)
+
+
+class TwoBlocks(keras.Model):
+    """Blocks of one name, as attributes or in a list."""
+
+    def __init__(self, in_list, names):
+        super().__init__(name="two")
+        blocks = [Block(units, name=name) for units, name in zip((8, 6), names)]
+        if in_list:
+            self.blocks = blocks
+        else:
+            self.first, self.second = blocks
+        self.head = keras.layers.Dense(3, name="head")
+
+    def call(self, x):
+        blocks = self.blocks if hasattr(self, "blocks") else [self.first, self.second]
+        for block in blocks:
+            x = block(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("in_list", [True, False])
+@pytest.mark.parametrize("path", ["block", "block/conv"])
+def test_two_layers_of_one_name_are_refused(in_list, path):
+    model = TwoBlocks(in_list, ["block", "block"])
+    model(X)
+    message = f"2 layers of 'two' go by '{path}': a (Block|Dense).*, a .*own: head"
+    with pytest.raises(ValueError, match=message):
+        Taps(model, {path})
+    assert find_layer(model, "head") is model.head
+    inputs = keras.Input((4,))
+    around = keras.Model(inputs, keras.layers.ReLU()(model(inputs)))
+    with pytest.raises(ValueError, match=f"go by 'two/{path}'"):
+        find_layer(around, f"two/{path}")
+    apart = TwoBlocks(in_list, ["block", "other"])
+    apart(X)
+    assert find_layer(apart, "other/conv").units == 6
+
+
+def test_a_layer_that_is_shared_is_one():
+    shared = Block(4, name="block")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, shared(shared(inputs)))
+    assert find_layer(model, "block/conv") is shared.conv
+
+
 def test_the_logits_layer_and_what_it_takes():
     assert logits_layer(functional()) == ("head", "hidden")
     assert logits_layer(sequential()) == ("head", "hidden")

@@ -38,7 +38,7 @@ class Squares(PerExampleLoss):
 
 def test_a_good_loss_passes():
     check_distillation_loss(Squares())
-    assert len(distillation_loss_checks(Squares())) == 14
+    assert len(distillation_loss_checks(Squares())) == 18
 
 
 # One value per example of (teacher, student, y_true), and the checks that it fails.
@@ -63,7 +63,7 @@ BROKEN_CALLS = {
     ),
     "no gradient": (
         lambda teacher, student, _: squares(teacher, ops.stop_gradient(student)),
-        {"student_gradient", "gradient"},
+        {"student_gradient", "gradient", "not_constant"},
     ),
     "half the gradient": (
         lambda teacher, student, _: ops.mean(
@@ -73,7 +73,7 @@ BROKEN_CALLS = {
     ),
     "gradient of 0 / 0 at agreement": (
         lambda teacher, student, _: ops.sqrt(squares(teacher, student)),
-        {"student_gradient"},
+        {"student_gradient", "flat_outputs"},
     ),
     "leaves the graph": (
         lambda teacher, student, _: squares(teacher, student) * np.asarray(student).ndim,
@@ -109,7 +109,7 @@ BROKEN_VALUES = {
     ),
     "unknown batch size is one": (
         lambda value, student, _: value * size(student) / (student.shape[0] or 1),
-        {"graph"},
+        {"graph", "unknown_sizes"},
     ),
 }
 
@@ -159,6 +159,70 @@ class MinimalElsewhere(Squares):
 class IgnoresWeights(Squares):
     def compute_loss(self, teacher_outputs, student_outputs, y_true=None, **kwargs):
         return super().compute_loss(teacher_outputs, student_outputs, y_true)
+
+
+@keras.saving.register_keras_serializable("test_testing")
+class Normalises(PerExampleLoss):
+    """Moves averages whether it is training or not, unless it declares the argument."""
+
+    makes_layers = uses_batch_statistics = True
+    zero_at_agreement = smallest_at_agreement = False
+
+    def build(self, teacher_shape, student_shape):
+        super().build(teacher_shape, student_shape)
+        if not self.layers:
+            self.layers = (keras.layers.BatchNormalization(dtype="float32"),)
+            self.layers[0].build((None, student_shape[-1]))
+
+    def call(self, teacher_outputs, student_outputs, y_true):
+        self.build(teacher_outputs.shape, student_outputs.shape)
+        return squares(teacher_outputs, self.layers[0](student_outputs, training=True))
+
+
+@keras.saving.register_keras_serializable("test_testing")
+class NormalisesInTraining(Normalises):
+    takes_training = True
+
+    def call(self, teacher_outputs, student_outputs, y_true, training):
+        self.build(teacher_outputs.shape, student_outputs.shape)
+        layer = self.layers[0]
+        return squares(teacher_outputs, layer(student_outputs, training=training))
+
+
+class RootOfZero(Squares):
+    """No gradient of the length of zeros."""
+
+    def call(self, teacher_outputs, student_outputs, y_true):
+        lengths = [
+            ops.sqrt(ops.sum(ops.square(x), axis=-1))
+            for x in (teacher_outputs, student_outputs)
+        ]
+        return ops.square(lengths[0] - lengths[1])
+
+
+class ConstantOfOne(Squares):
+    """The squares of softmaxes, which are 1 for one class."""
+
+    shift_invariant = True
+
+    def call(self, teacher_outputs, student_outputs, y_true):
+        return squares(ops.softmax(teacher_outputs), ops.softmax(student_outputs))
+
+
+class BroadcastsUnknown(Squares):
+    def compute_loss(
+        self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
+    ):
+        self.checked(teacher_outputs, student_outputs)
+        outputs = teacher_outputs, student_outputs
+        values = squares(*(ops.cast(x, "float32") for x in outputs))
+        weights = 1.0 if sample_weight is None else sample_weight
+        return ops.mean(values * ops.cast(weights, values.dtype))
+
+
+def test_a_loss_that_moves_its_layers_where_it_does_not_train():
+    assert "evaluation" in failures(Normalises())
+    assert "evaluation" not in failures(NormalisesInTraining())
 
 
 class NoSuchInvariance(Squares):
@@ -233,6 +297,9 @@ class ConfigGrows(Squares):
         (MinimalElsewhere(), {"agreement"}),
         (IgnoresWeights(), {"zero_weight", "sample_weight"}),
         (NoSuchInvariance(), {"shift_invariance"}),
+        (RootOfZero(), {"flat_outputs"}),
+        (ConstantOfOne(), {"not_constant"}),
+        (BroadcastsUnknown(), {"sample_weight", "unknown_sizes"}),
         (Broadcasts(), {"batch_sizes", "widths", "sample_weight"}),
         (RepeatsOneExample(), {"batch_sizes"}),
         (RepeatsOneClass(), {"widths"}),

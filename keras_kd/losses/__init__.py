@@ -56,10 +56,10 @@ from keras_kd.losses._vid import variational_information as variational_informat
 from keras_kd.losses._wsl import WSL as WSL
 from keras_kd.losses._wsl import wsl as wsl
 from keras_kd.losses.base import DistillationLoss as DistillationLoss
-from keras_kd.losses.base import LayerPair as LayerPair
 from keras_kd.losses.base import PerExampleLoss as PerExampleLoss
 from keras_kd.losses.base import as_distillation_loss as as_distillation_loss
 from keras_kd.losses.features import FeatureLoss as FeatureLoss
+from keras_kd.losses.layer_pairs import LayerPair as LayerPair
 from keras_kd.losses.relations import RelationLoss as RelationLoss
 
 LOSSES = {

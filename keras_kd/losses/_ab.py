@@ -10,7 +10,12 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_positive
-from keras_kd.losses.features import FeatureLoss, make_projection, same_size
+from keras_kd.losses.features import (
+    FeatureLoss,
+    batch_to_normalise,
+    make_projection,
+    of_one_size,
+)
 from keras_kd.losses.ops import flat
 
 
@@ -33,7 +38,7 @@ def activation_boundaries(teacher_features, student_features, *, margin=1.0):
     Reference:
         [Heo et al., 2019](https://arxiv.org/abs/1811.03233)
     """
-    teacher, student = map(flat, same_size(teacher_features, student_features))
+    teacher, student = map(flat, of_one_size(teacher_features, student_features))
     short_by = ops.relu(margin - ops.where(teacher > 0.0, student, -student))
     return ops.sum(ops.square(short_by), axis=-1)
 
@@ -65,8 +70,7 @@ class ActivationBoundaries(FeatureLoss):
 
     Raises:
         ValueError: `margin` or `scale` is not a finite number > 0, or `taps` is something
-            else. In use: features of one rank are needed, and of static height and width
-            where these differ.
+            else. In use: features of one rank are needed.
 
     Example:
 
@@ -79,6 +83,7 @@ class ActivationBoundaries(FeatureLoss):
     """
 
     makes_layers = True
+    takes_training = True
     # A neuron on the teacher's side of zero may still be within the margin.
     zero_at_agreement = False
     smallest_at_agreement = False
@@ -92,17 +97,19 @@ class ActivationBoundaries(FeatureLoss):
         widths = [(x[-1], y) for x, y in zip(teacher_shapes, student_shapes, strict=True)]
         self._is_connected = [width != shape[-1] for width, shape in widths]
         self.uses_batch_statistics = any(self._is_connected)
+        if all(self._is_connected):
+            self.least_batch = batch_to_normalise(student_shapes)
         connectors = [_make_connector(y, width) for width, y in widths if width != y[-1]]
         return [layer for connector in connectors for layer in connector]
 
-    def call(self, teacher_features, student_features):
+    def call(self, teacher_features, student_features, training=True):
         layers = iter(self.layers)
         total, weight = 0.0, self.scale * 0.5 ** (len(teacher_features) - 1)
         pairs = zip(teacher_features, student_features, self._is_connected, strict=True)
         for teacher, student, is_connected in pairs:
             if is_connected:
                 student = next(layers)(student)
-                student = next(layers)(student, training=True)
+                student = next(layers)(student, training=training)
             total += weight * activation_boundaries(teacher, student, margin=self.margin)
             weight *= 2.0
         return total

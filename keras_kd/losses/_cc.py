@@ -10,9 +10,9 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_choice, check_integer, check_positive
-from keras_kd.losses.base import check_same_shape
-from keras_kd.losses.ops import flat, unit_vectors
+from keras_kd.losses.ops import flat, of_one_shape, unit_vectors
 from keras_kd.losses.relations import RelationLoss, partner_weights
+from keras_kd.losses.shapes import check_same_shape
 
 FORMS = ("gaussian", "neighbours")
 
@@ -43,8 +43,8 @@ def correlation_congruence(
         [Peng et al., 2019](https://arxiv.org/abs/1904.01802).
     """
     weights = partner_weights(sample_weight, teacher_features)
-    teacher, student = (
-        _correlations(x, gamma, order) for x in (teacher_features, student_features)
+    teacher, student = of_one_shape(
+        *(_correlations(x, gamma, order) for x in (teacher_features, student_features))
     )
     return ops.mean(weights * ops.square(teacher - student), axis=-1)
 
@@ -125,12 +125,13 @@ class CorrelationCongruence(RelationLoss):
         ValueError: `gamma` is not a finite number > 0, `order` no integer >= 1, or `form`
             unknown; `gamma` or `order` is given to form="neighbours"; or `taps` is not one
             pair. In use: teacher and student have outputs of another batch, or
-            `sample_weight` has; with form="neighbours", outputs of another shape.
+            `sample_weight` has; with form="neighbours", outputs of another shape; with
+            "gaussian", the student has one number for each example.
 
     Example:
 
     >>> loss = CorrelationCongruence()
-    >>> value = loss.compute_loss([[1.0, 0.0], [0.0, 1.0]], [[2.0], [2.0]])
+    >>> value = loss.compute_loss([[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [2.0, 0.0]])
     >>> round(float(value), 4)
     0.1266
 
@@ -144,6 +145,8 @@ class CorrelationCongruence(RelationLoss):
         self.order = check_integer("order", order, 1)
         self.form = check_choice("form", form, FORMS)
         self.widths_may_differ = self.form == "gaussian"
+        # A cosine of single numbers is 1 or -1.
+        self.least_size = 2 if self.widths_may_differ else 1
         if self.form == "neighbours" and (self.gamma, self.order) != (0.4, 2):
             raise ValueError(
                 "`gamma` and `order` have no effect with form='neighbours', which has no "

@@ -10,15 +10,13 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_fraction, check_integer, check_positive
-from keras_kd.losses.base import (
-    PerExampleLoss,
-    as_one_pair,
-    taps_config,
-    weighted_mean,
-)
+from keras_kd.losses.base import PerExampleLoss
 from keras_kd.losses.features import make_projection
-from keras_kd.losses.ops import fits_shape, flat, unit_vectors
+from keras_kd.losses.layer_pairs import as_one_pair, taps_config
+from keras_kd.losses.ops import fits_shape, flat, of_one_shape, unit_vectors
 from keras_kd.losses.schedules import is_schedule
+from keras_kd.losses.shapes import check_size
+from keras_kd.losses.weights import weighted_mean
 
 EPSILON = 1e-7  # The authors', in the denominators.
 
@@ -169,7 +167,8 @@ class ContrastiveRepresentation(PerExampleLoss):
 
     Args:
         num_examples: Of the data set that the Distiller is fitted to, an integer >= 1.
-        feat_dim: Length of the embeddings, an integer >= 1. Defaults to 128.
+        feat_dim: Length of the embeddings, an integer >= 2, as of one number a direction is
+            but a sign. Defaults to 128.
         negatives: How many each example is contrasted with, an integer >= 1. Defaults to
             16384. A batch takes room for batch * (num_examples + negatives) numbers.
         temperature: What the cosines are divided by, > 0, no schedule. Defaults to 0.07.
@@ -181,12 +180,13 @@ class ContrastiveRepresentation(PerExampleLoss):
 
     Raises:
         ValueError: An argument is out of range, or `taps` is not one pair. In use: there
-            is no `index`, or outputs are of another batch or of unknown size.
+            is no `index`, outputs are of another batch or of unknown size, or the student
+            has one number for each example.
 
     Example:
 
     >>> loss = ContrastiveRepresentation(num_examples=100, feat_dim=4, negatives=16)
-    >>> teacher, student = [[1.0, 2.0], [3.0, 0.0]], [[1.0], [2.0]]
+    >>> teacher, student = [[1.0, 2.0], [3.0, 0.0]], [[1.0, 0.0], [2.0, 1.0]]
     >>> bool(loss.compute_loss(teacher, student, index=[7, 99]) > 0)
     True
 
@@ -213,7 +213,7 @@ class ContrastiveRepresentation(PerExampleLoss):
     ):
         self.taps = as_one_pair(type(self).__name__, taps)
         self.num_examples = check_integer("num_examples", num_examples, 1)
-        self.feat_dim = check_integer("feat_dim", feat_dim, 1)
+        self.feat_dim = check_integer("feat_dim", feat_dim, 2)
         self.negatives = check_integer("negatives", negatives, 1)
         if is_schedule(temperature):
             raise ValueError(
@@ -248,6 +248,8 @@ class ContrastiveRepresentation(PerExampleLoss):
                 f"{name} made its layers for {self._built_for[0]} (teacher) and "
                 f"{self._built_for[1]} (student) outputs of an example. {received}"
             )
+        # A line through zero has two directions.
+        check_size(name, shapes[1], 2)
 
     def build(self, teacher_shape, student_shape):
         super().build(teacher_shape, student_shape)
@@ -293,6 +295,7 @@ class ContrastiveRepresentation(PerExampleLoss):
             for layer, x in zip(maps, (teacher_outputs, student_outputs), strict=True)
         ]
         is_known = ops.logical_and(index >= 0, index < self.num_examples)
+        embeddings = of_one_shape(*embeddings)
         scores = memory(*embeddings, ops.where(is_known, index, 0))
         values = contrastive_representation(*scores, num_examples=self.num_examples)
         return ops.where(is_known, values, float("nan"))

@@ -6,15 +6,15 @@ Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", 20
 import keras
 from keras import ops
 
-from keras_kd.losses.arguments import check_not_negative, check_positive
-from keras_kd.losses.base import (
-    OneOutputLoss,
-    as_one_pair,
-    taps_config,
-    weighted_mean,
-    weights_of,
+from keras_kd.losses.arguments import (
+    check_not_all_zero,
+    check_not_negative,
+    check_positive,
 )
+from keras_kd.losses.base import OneOutputLoss
+from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import log_softmax, norm
+from keras_kd.losses.weights import weighted_mean, weights_of
 
 # Of the authors' code: added to the product of two norms.
 EPSILON = 1e-8
@@ -113,8 +113,9 @@ class DIST(OneOutputLoss):
             compare, for models with several outputs. Defaults to the models' own outputs.
 
     Raises:
-        ValueError: An argument is not a finite number of its range, or `taps` is not one
-            pair.
+        ValueError: An argument is not a finite number of its range, `beta` and `gamma` are
+            both 0, or `taps` is not one pair. In use: there is one class alone, or there
+            are two with gamma=0.
 
     Example:
 
@@ -134,6 +135,10 @@ class DIST(OneOutputLoss):
     def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, taps=None):
         self.beta = check_not_negative("beta", beta)
         self.gamma = check_not_negative("gamma", gamma)
+        check_not_all_zero(beta=self.beta, gamma=self.gamma)
+        # Two numbers, be it of classes or of examples, correlate by 1 or -1 alone.
+        self.least_classes = 2 if gamma else 3
+        self.least_batch = 1 if beta else 3
         self.temperature = check_positive("temperature", temperature)
         self.taps = as_one_pair("DIST", taps)
 

@@ -6,20 +6,22 @@ Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", 2022.
 import keras
 from keras import ops
 
-from keras_kd.losses.arguments import check_not_negative, check_positive
-from keras_kd.losses.base import (
-    PerExampleLoss,
-    as_one_pair,
-    check_two_classes,
-    taps_config,
+from keras_kd.losses.arguments import (
+    check_not_all_zero,
+    check_not_negative,
+    check_positive,
 )
+from keras_kd.losses.base import PerExampleLoss
+from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import (
     at_label,
     kl_divergence,
     label_mask,
     log_softmax,
+    where_labelled,
     without_label,
 )
+from keras_kd.losses.shapes import check_two_classes
 
 
 def dkd(teacher_logits, student_logits, y_true, *, alpha=1.0, beta=8.0, temperature=4.0):
@@ -42,7 +44,8 @@ def dkd(teacher_logits, student_logits, y_true, *, alpha=1.0, beta=8.0, temperat
         temperature: T > 0.
 
     Returns:
-        (batch, ...), float32 (float64 for float64 logits).
+        (batch, ...), float32 (float64 for float64 logits); NaN where the label is none of
+        the classes.
 
     Raises:
         ValueError: There is one class alone, or `y_true` has another shape.
@@ -61,7 +64,7 @@ def dkd(teacher_logits, student_logits, y_true, *, alpha=1.0, beta=8.0, temperat
     ]
     target = _binary_divergence(*margins)
     others = kl_divergence(*map(log_softmax, without))
-    return temperature**2 * (alpha * target + beta * others)
+    return where_labelled(mask, temperature**2 * (alpha * target + beta * others))
 
 
 def _binary_divergence(teacher_margin, student_margin):
@@ -98,8 +101,9 @@ class DKD(PerExampleLoss):
             compare, for models with several outputs. Defaults to the models' own outputs.
 
     Raises:
-        ValueError: An argument is not a finite number of its range, or `taps` is not one
-            pair. In use: there are no labels, or there is one class alone.
+        ValueError: An argument is not a finite number of its range, `alpha` and `beta` are
+            both 0, or `taps` is not one pair. In use: there are no labels, or one class
+            alone, or two with alpha=0.
 
     Example:
 
@@ -118,12 +122,11 @@ class DKD(PerExampleLoss):
     def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, taps=None):
         self.alpha = check_not_negative("alpha", alpha)
         self.beta = check_not_negative("beta", beta)
+        check_not_all_zero(alpha=self.alpha, beta=self.beta)
+        # Of two classes the one that is not labelled is alone among the others.
+        self.least_classes = 2 if alpha else 3
         self.temperature = check_positive("temperature", temperature)
         self.taps = as_one_pair("DKD", taps)
-
-    def build(self, teacher_shape, student_shape):
-        super().build(teacher_shape, student_shape)
-        check_two_classes("DKD", student_shape)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return dkd(

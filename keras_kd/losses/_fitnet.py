@@ -10,7 +10,7 @@ from keras_kd.losses.features import (
     FeatureLoss,
     make_projection,
     mean_per_example,
-    same_size,
+    of_one_size,
 )
 
 
@@ -30,7 +30,7 @@ def fitnet(teacher_features, student_features):
     Reference:
         [Romero et al., 2015](https://arxiv.org/abs/1412.6550), equation 3.
     """
-    teacher_features, student_features = same_size(teacher_features, student_features)
+    teacher_features, student_features = of_one_size(teacher_features, student_features)
     return mean_per_example(ops.square(teacher_features - student_features))
 
 
@@ -52,8 +52,7 @@ class FitNet(FeatureLoss):
             Defaults to the models' own outputs.
 
     Raises:
-        ValueError: `taps` is something else. In use: features of one rank are needed, and
-            of static height and width where these differ.
+        ValueError: `taps` is something else. In use: features of one rank are needed.
 
     Example:
 

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_kd.losses.arguments import check_choice
 from keras_kd.losses.features import FeatureLoss, channel_vectors, same_size
+from keras_kd.losses.ops import of_one_shape
 
 POOLING = {"average": ops.mean, "max": ops.max}
 
@@ -34,7 +35,10 @@ def flow_of_solution(teacher_features, student_features, *, form="mean", pooling
 Yim_A_Gift_From_CVPR_2017_paper.html), equations 1 and 2.
     """
     pool = POOLING[pooling]
-    square = ops.square(_flow(*teacher_features, pool) - _flow(*student_features, pool))
+    teacher_flow, student_flow = of_one_shape(
+        _flow(*teacher_features, pool), _flow(*student_features, pool)
+    )
+    square = ops.square(teacher_flow - student_flow)
     return (ops.mean if form == "mean" else ops.sum)(square, axis=(1, 2))
 
 
@@ -68,8 +72,7 @@ class FlowOfSolution(FeatureLoss):
 
     Raises:
         ValueError: `form` or `pooling` is something else, or `taps` is no list of pairs, or
-            of one alone. In use: features are no maps, differ in channels, or are not of
-            static height and width where these differ within a model.
+            of one alone. In use: features are no maps, or differ in channels.
 
     Example:
 

@@ -9,7 +9,8 @@ from keras import ops
 
 from keras_kd.losses.arguments import check_choice
 from keras_kd.losses.features import FeatureLoss, mean_per_example, same_size
-from keras_kd.losses.ops import at_least_float32, flat, unit_vectors
+from keras_kd.losses.ops import at_least_float32, flat, of_one_shape, unit_vectors
+from keras_kd.losses.shapes import check_size
 
 
 def factor_transfer(teacher_features, student_features, *, p1=2, p2=1):
@@ -32,7 +33,7 @@ def factor_transfer(teacher_features, student_features, *, p1=2, p2=1):
         [Kim et al., 2018](https://arxiv.org/abs/1802.04977)
     """
     maps = same_size(teacher_features, student_features)
-    teacher_factor, student_factor = (_factor(x, p1) for x in maps)
+    teacher_factor, student_factor = of_one_shape(*(_factor(x, p1) for x in maps))
     difference = teacher_factor - student_factor
     return mean_per_example(ops.abs(difference) if p2 == 1 else ops.square(difference))
 
@@ -70,8 +71,7 @@ class FactorTransfer(FeatureLoss):
 
     Raises:
         ValueError: `p1` or `p2` is something else, or `taps` is. In use: features are no
-            maps, differ in channels though `p1` is None, or are not of static height and
-            width where these differ.
+            maps, differ in channels though `p1` is None, or one has a single place.
 
     Example:
 
@@ -91,6 +91,13 @@ class FactorTransfer(FeatureLoss):
         self.p1 = check_choice("p1", p1, (1, 2, None))
         self.p2 = check_choice("p2", p2, (1, 2))
         self.widths_may_differ = p1 is not None
+        self.least_places = 2 if self.widths_may_differ else 1
+
+    def check_shapes(self, teacher_shapes, student_shapes):
+        super().check_shapes(teacher_shapes, student_shapes)
+        if self.p1 is None:
+            for shape in student_shapes:
+                check_size("FactorTransfer(p1=None)", shape, 2)
 
     def call(self, teacher_features, student_features):
         pairs = zip(teacher_features, student_features, strict=True)

@@ -6,7 +6,8 @@ Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
 import keras
 
 from keras_kd.losses.arguments import check_choice, check_positive
-from keras_kd.losses.base import PerExampleLoss, as_one_pair, taps_config
+from keras_kd.losses.base import PerExampleLoss
+from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import cross_entropy, kl_divergence, log_softmax
 
 FORMS = ("kl", "cross_entropy")
@@ -60,7 +61,7 @@ class SoftTargets(PerExampleLoss):
 
     Raises:
         ValueError: `temperature` is not a finite number > 0, `form` is unknown, or `taps`
-            is not one pair.
+            is not one pair. In use: there is one class alone.
 
     Example:
 
@@ -73,6 +74,7 @@ class SoftTargets(PerExampleLoss):
     """
 
     on_logits = True
+    least_classes = 2
     shift_invariant = True
 
     def __init__(self, temperature=4.0, form="kl", taps=None):

@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_choice
-from keras_kd.losses.base import PerExampleLoss, as_one_pair, taps_config
+from keras_kd.losses.base import PerExampleLoss
+from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import at_least_float32
 
 FORMS = ("mean", "half_sum")

@@ -7,13 +7,10 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_choice, check_positive
-from keras_kd.losses.base import (
-    PerExampleLoss,
-    as_one_pair,
-    check_two_classes,
-    taps_config,
-)
+from keras_kd.losses.base import PerExampleLoss
+from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import at_least_float32, kl_divergence, log_softmax, norm
+from keras_kd.losses.shapes import check_classes
 
 # Of the authors' code: added to the standard deviation.
 EPSILON = 1e-7
@@ -31,7 +28,8 @@ def logit_std(
     It is zero where the student's logits are the teacher's times any positive number.
 
     Args:
-        teacher_logits: (batch, ..., num_classes), raw, no softmax; two classes or more.
+        teacher_logits: (batch, ..., num_classes), raw, no softmax; three classes or
+            more, as of two standardized logits the signs alone are left.
         student_logits: The same shape.
         temperature: T > 0.
         multiplier: A number > 0, or None for T**2.
@@ -41,12 +39,12 @@ def logit_std(
         (batch, ...), float32 (float64 for float64 logits).
 
     Raises:
-        ValueError: There is one class alone.
+        ValueError: There are fewer than three classes.
 
     Reference:
         [Sun et al., 2024](https://arxiv.org/abs/2403.01427), algorithm 1.
     """
-    check_two_classes("logit_std", teacher_logits.shape)
+    check_classes("logit_std", teacher_logits.shape, 3)
     log_probs = [
         log_softmax(_standardize(x, unbiased), temperature)
         for x in (teacher_logits, student_logits)
@@ -86,7 +84,7 @@ class LogitStd(PerExampleLoss):
 
     Raises:
         ValueError: A number is not finite or not > 0, `unbiased` is not True or False, or
-            `taps` is not one pair. In use: there is one class alone.
+            `taps` is not one pair. In use: there are fewer than three classes.
 
     Example:
 
@@ -100,6 +98,8 @@ class LogitStd(PerExampleLoss):
     """
 
     on_logits = True
+    # Of two, standardized, the signs alone are left.
+    least_classes = 3
     shift_invariant = True
 
     def __init__(self, temperature=2.0, multiplier=None, unbiased=True, taps=None):
@@ -109,10 +109,6 @@ class LogitStd(PerExampleLoss):
             self.multiplier = check_positive("multiplier", multiplier)
         self.unbiased = check_choice("unbiased", unbiased, (True, False))
         self.taps = as_one_pair("LogitStd", taps)
-
-    def build(self, teacher_shape, student_shape):
-        super().build(teacher_shape, student_shape)
-        check_two_classes("LogitStd", student_shape)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return logit_std(

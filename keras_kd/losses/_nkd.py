@@ -8,19 +8,17 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_not_negative, check_positive
-from keras_kd.losses.base import (
-    PerExampleLoss,
-    as_one_pair,
-    check_two_classes,
-    taps_config,
-)
+from keras_kd.losses.base import PerExampleLoss
+from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import (
     at_label,
     cross_entropy,
     label_mask,
     log_softmax,
+    where_labelled,
     without_label,
 )
+from keras_kd.losses.shapes import check_two_classes
 
 
 def nkd(teacher_logits, student_logits, y_true, *, gamma=1.5, temperature=1.0):
@@ -39,7 +37,8 @@ def nkd(teacher_logits, student_logits, y_true, *, gamma=1.5, temperature=1.0):
         temperature: T > 0, of the other classes alone.
 
     Returns:
-        (batch, ...), float32 (float64 for float64 logits).
+        (batch, ...), float32 (float64 for float64 logits); NaN where the label is none of
+        the classes.
 
     Raises:
         ValueError: There is one class alone, or `y_true` has another shape.
@@ -55,7 +54,7 @@ def nkd(teacher_logits, student_logits, y_true, *, gamma=1.5, temperature=1.0):
         log_softmax(without_label(mask, teacher / temperature)),
         log_softmax(without_label(mask, student / temperature)),
     )
-    return target + gamma * temperature**2 * others
+    return where_labelled(mask, target + gamma * temperature**2 * others)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -94,6 +93,7 @@ class NKD(PerExampleLoss):
 
     needs_labels = True
     on_logits = True
+    least_classes = 2
     zero_at_agreement = False
     smallest_at_agreement = False
     shift_invariant = True
@@ -102,10 +102,6 @@ class NKD(PerExampleLoss):
         self.gamma = check_not_negative("gamma", gamma)
         self.temperature = check_positive("temperature", temperature)
         self.taps = as_one_pair("NKD", taps)
-
-    def build(self, teacher_shape, student_shape):
-        super().build(teacher_shape, student_shape)
-        check_two_classes("NKD", student_shape)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return nkd(

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.features import FeatureLoss, channel_vectors, same_size
-from keras_kd.losses.ops import unit_vectors
+from keras_kd.losses.ops import of_one_shape, unit_vectors
 
 
 def neuron_selectivity(teacher_features, student_features):
@@ -34,11 +34,12 @@ def neuron_selectivity(teacher_features, student_features):
     places = teacher.shape[-1]
     if places is not None and places <= min(teacher.shape[1], student.shape[1]):
         # The three means are a square of this difference: smaller matrices, more digits.
-        difference = _between_places(teacher) - _between_places(student)
+        between = of_one_shape(_between_places(teacher), _between_places(student))
+        difference = between[0] - between[1]
         return ops.sum(ops.square(difference), axis=(1, 2))
-    among = _mean_kernel(teacher, teacher) + _mean_kernel(student, student)
+    among = of_one_shape(_mean_kernel(teacher, teacher), _mean_kernel(student, student))
     # Never negative: rounding alone can put it a hair below zero.
-    return ops.maximum(among - 2.0 * _mean_kernel(teacher, student), 0.0)
+    return ops.maximum(sum(among) - 2.0 * _mean_kernel(teacher, student), 0.0)
 
 
 def _mean_kernel(x, y):
@@ -70,8 +71,8 @@ class NeuronSelectivity(FeatureLoss):
             that give maps. Defaults to the models' own outputs.
 
     Raises:
-        ValueError: `taps` is something else. In use: features are no maps, or not of
-            static height and width where these differ.
+        ValueError: `taps` is something else. In use: features are no maps, or one has a
+            single place.
 
     Example:
 
@@ -85,6 +86,7 @@ class NeuronSelectivity(FeatureLoss):
     """
 
     on_maps = True
+    least_places = 2
 
     def call(self, teacher_features, student_features):
         pairs = zip(teacher_features, student_features, strict=True)

@@ -11,8 +11,10 @@ from keras import ops
 from keras_kd.losses.arguments import check_choice, check_not_positive
 from keras_kd.losses.features import (
     FeatureLoss,
+    batch_to_normalise,
     make_batch_norm,
     make_projection,
+    of_one_size,
     same_size,
 )
 from keras_kd.losses.ops import at_least_float32, flat
@@ -43,7 +45,7 @@ def ofd(teacher_features, student_features, *, margin=None):
         [Heo et al., 2019](https://arxiv.org/abs/1904.01866), equations 1 and 3.
     """
     features = map(at_least_float32, (teacher_features, student_features))
-    teacher_features, student_features = same_size(*features)
+    teacher_features, student_features = of_one_size(*features)
     if margin is None:
         margin = _mean_of_negatives(teacher_features)
     margin = ops.convert_to_tensor(margin, dtype=teacher_features.dtype)
@@ -129,8 +131,7 @@ class FeatureOverhaul(FeatureLoss):
 
     Raises:
         ValueError: `margin`, `connector` or `taps` is something else. In use: `margin` does
-            not fit the features; features of one rank are needed, and of static height and
-            width where these differ.
+            not fit the features; features of one rank are needed.
 
     Example:
 
@@ -143,6 +144,7 @@ class FeatureOverhaul(FeatureLoss):
     """
 
     makes_layers = True
+    takes_training = True
 
     def __init__(self, margin=None, connector="where_needed", taps=None):
         super().__init__(taps)
@@ -185,9 +187,11 @@ class FeatureOverhaul(FeatureLoss):
                 layers.append(make_batch_norm((*shape[:-1], width)))
         self.zero_at_agreement = self.smallest_at_agreement = not layers
         self.uses_batch_statistics = self.margin is None or bool(layers)
+        if all(self._is_connected):
+            self.least_batch = batch_to_normalise(student_shapes)
         return layers
 
-    def call(self, teacher_features, student_features):
+    def call(self, teacher_features, student_features, training=True):
         layers, loss = iter(self.layers), 0.0
         margins = self.margin
         if not isinstance(margins, list):
@@ -198,7 +202,7 @@ class FeatureOverhaul(FeatureLoss):
             teacher, student = same_size(teacher, student)
             if is_connected:
                 projection, batch_norm = next(layers), next(layers)
-                student = batch_norm(projection(student), training=True)
+                student = batch_norm(projection(student), training=training)
             loss = loss / 2 + ofd(teacher, student, margin=margin)
         return loss
 

@@ -7,7 +7,7 @@ Passalis, Tefas, "Learning Deep Representations with Probabilistic Knowledge Tra
 import keras
 from keras import ops
 
-from keras_kd.losses.ops import flat, norm
+from keras_kd.losses.ops import flat, norm, of_one_shape
 from keras_kd.losses.relations import RelationLoss, partner_weights
 
 EPSILON = 1e-7  # The authors', added to lengths and to probabilities.
@@ -37,6 +37,7 @@ def probabilistic_knowledge_transfer(
     weights = partner_weights(sample_weight, teacher_features)
     p = _probabilities(flat(teacher_features), weights)
     q = _probabilities(flat(student_features), weights)
+    p, q = of_one_shape(p, q)
     per_pair = p * ops.log((p + EPSILON) / (q + EPSILON))
     # q - p sums to zero, and to what rounding made of it: where p and q are near, float32
     # keeps two digits more.
@@ -75,18 +76,22 @@ class ProbabilisticKnowledgeTransfer(RelationLoss):
 
     Raises:
         ValueError: `taps` is not one pair. In use: teacher and student have outputs of
-            another batch, or `sample_weight` has.
+            another batch, or `sample_weight` has, or the student has one number for each
+            example.
 
     Example:
 
     >>> loss = ProbabilisticKnowledgeTransfer()
-    >>> value = loss.compute_loss([[1.0, 0.0], [0.0, 1.0]], [[2.0], [2.0]])
+    >>> value = loss.compute_loss([[1.0, 0.0], [0.0, 1.0]], [[2.0, 0.0], [2.0, 0.0]])
     >>> round(float(value), 4)
     0.0283
 
     Reference:
         [Passalis and Tefas, 2018](https://arxiv.org/abs/1803.10837)
     """
+
+    # A cosine of single numbers is 1 or -1.
+    least_size = 2
 
     def call(self, teacher_outputs, student_outputs, sample_weight):
         return probabilistic_knowledge_transfer(

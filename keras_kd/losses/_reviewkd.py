@@ -6,8 +6,13 @@ Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", 2021.
 import keras
 from keras import ops
 
-from keras_kd.losses.features import FeatureLoss, mean_per_example, pooled
-from keras_kd.losses.ops import at_least_float32
+from keras_kd.losses.features import (
+    FeatureLoss,
+    batch_to_normalise,
+    mean_per_example,
+    pooled,
+)
+from keras_kd.losses.ops import at_least_float32, of_one_shape
 
 
 def hcl(teacher_features, student_features):
@@ -32,11 +37,13 @@ def hcl(teacher_features, student_features):
         [Chen et al., 2021](https://arxiv.org/abs/2104.09044), section 3.3.
     """
     pairs = zip(teacher_features, student_features, strict=True)
-    return sum(_context(at_least_float32(x) - at_least_float32(y)) for x, y in pairs)
+    return sum(_context(*map(at_least_float32, pair)) for pair in pairs)
 
 
-def _context(difference):
+def _context(teacher, student):
+    teacher, student = of_one_shape(teacher, student)
     # Averages of a difference are the difference of the averages.
+    difference = teacher - student
     loss = mean_per_example(ops.square(difference))
     if len(difference.shape) < 4:
         return loss
@@ -170,11 +177,13 @@ class ReviewKD(FeatureLoss):
     """
 
     makes_layers = True
+    takes_training = True
     uses_batch_statistics = True
     zero_at_agreement = False
     smallest_at_agreement = False
 
     def make_layers(self, teacher_shapes, student_shapes):
+        self.least_batch = batch_to_normalise(student_shapes)
         mid_width = min(512, student_shapes[-1][-1])
         layers = []
         for i, (teacher_shape, shape) in enumerate(
@@ -197,12 +206,12 @@ class ReviewKD(FeatureLoss):
             layers.append(layer)
         return layers
 
-    def call(self, teacher_features, student_features):
+    def call(self, teacher_features, student_features, training=True):
         outputs, fused = [], None
         for layer, features in zip(
             reversed(self.layers), reversed(student_features), strict=True
         ):
-            output, fused = layer(_as_map(features), fused, training=True)
+            output, fused = layer(_as_map(features), fused, training=training)
             outputs.insert(0, output)
         return hcl(map(_as_map, teacher_features), outputs)
 

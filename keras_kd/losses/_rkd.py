@@ -6,8 +6,8 @@ Park, Kim, Lu, Cho, "Relational Knowledge Distillation", 2019.
 import keras
 from keras import ops
 
-from keras_kd.losses.arguments import check_not_negative
-from keras_kd.losses.ops import flat, unit_vectors
+from keras_kd.losses.arguments import check_not_all_zero, check_not_negative
+from keras_kd.losses.ops import flat, of_one_shape, unit_vectors
 from keras_kd.losses.relations import RelationLoss, partner_weights
 
 # Angles that are worked out at a time; in blocks of examples, not more than so many.
@@ -52,7 +52,7 @@ def relational_knowledge(
     pairs = [_differences(x) for x in (teacher_features, student_features)]
     loss = ops.zeros_like(weights)
     if distance_weight:
-        teacher, student = (_distances(x, weights) for x in pairs)
+        teacher, student = of_one_shape(*(_distances(x, weights) for x in pairs))
         loss += distance_weight * ops.mean(weights * _huber(teacher - student), axis=-1)
     if angle_weight:
         directions = [unit_vectors(x) for x in pairs]
@@ -161,8 +161,10 @@ class RelationalKnowledge(RelationLoss):
             paper what the classifier sees. Defaults to the models' own outputs.
 
     Raises:
-        ValueError: A weight is not a finite number >= 0, or `taps` is not one pair. In
-            use: teacher and student have outputs of another batch, or `sample_weight` has.
+        ValueError: A weight is not a finite number >= 0, both are 0, or `taps` is not one
+            pair. In use: teacher and student have outputs of another batch, or
+            `sample_weight` has; with distance_weight=0, the student has one number for
+            each example.
 
     Example:
 
@@ -175,10 +177,18 @@ class RelationalKnowledge(RelationLoss):
         [Park et al., 2019](https://arxiv.org/abs/1904.05068)
     """
 
+    # The distance between two is their mean distance.
+    least_batch = 3
+
     def __init__(self, distance_weight=25.0, angle_weight=50.0, taps=None):
         super().__init__(taps)
         self.distance_weight = check_not_negative("distance_weight", distance_weight)
         self.angle_weight = check_not_negative("angle_weight", angle_weight)
+        check_not_all_zero(
+            distance_weight=self.distance_weight, angle_weight=self.angle_weight
+        )
+        # Angles on a line are 0 or 180 degrees.
+        self.least_size = 1 if distance_weight else 2
 
     def call(self, teacher_outputs, student_outputs, sample_weight):
         return relational_knowledge(

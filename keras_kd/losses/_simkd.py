@@ -11,9 +11,11 @@ from keras_kd.copies import copy_model
 from keras_kd.losses import graphs
 from keras_kd.losses.features import (
     FeatureLoss,
+    batch_to_normalise,
     make_batch_norm,
     make_projection,
     mean_per_example,
+    of_one_size,
     same_size,
 )
 
@@ -34,7 +36,7 @@ def simkd(teacher_features, student_features):
     Reference:
         [Chen et al., 2022](https://arxiv.org/abs/2203.14001), equation 2.
     """
-    teacher_features, student_features = same_size(teacher_features, student_features)
+    teacher_features, student_features = of_one_size(teacher_features, student_features)
     return mean_per_example(ops.square(teacher_features - student_features))
 
 
@@ -73,8 +75,7 @@ class SimKD(FeatureLoss):
 
     Raises:
         ValueError: `factor` is no whole number of 1 or more, or `taps` is not one pair. In
-            use: features of one rank are needed, and of static height and width where these
-            differ.
+            use: features of one rank are needed.
 
     Example:
 
@@ -88,6 +89,7 @@ class SimKD(FeatureLoss):
 
     most_pairs = 1
     makes_layers = True
+    takes_training = True
     zero_at_agreement = False
     smallest_at_agreement = False
     uses_batch_statistics = True
@@ -106,6 +108,7 @@ class SimKD(FeatureLoss):
         if len(shape) == 2:
             self.uses_batch_statistics = False
             return [make_projection(shape, width)]
+        self.least_batch = batch_to_normalise([shape])
         between, layers = max(width // self.factor, 1), []
         for channels, kernel_size in ((between, 1), (between, 3), (width, 1)):
             layer = keras.layers.Conv2D(
@@ -116,11 +119,11 @@ class SimKD(FeatureLoss):
             layers += [layer, make_batch_norm(shape), keras.layers.ReLU(dtype="float32")]
         return layers
 
-    def call(self, teacher_features, student_features):
+    def call(self, teacher_features, student_features, training=True):
         teacher, student = same_size(teacher_features[0], student_features[0])
         for layer in self.layers:
             is_norm = isinstance(layer, keras.layers.BatchNormalization)
-            student = layer(student, training=True) if is_norm else layer(student)
+            student = layer(student, training=training) if is_norm else layer(student)
         return simkd(teacher, student)
 
     def reuse_classifier(self, teacher, student, name="student"):
@@ -175,6 +178,11 @@ class SimKD(FeatureLoss):
         """The layer that makes the student's maps as small as the teacher's, or none."""
         (teacher_shape,), (shape,) = self._built_for
         sizes = teacher_shape[:-1], shape[:-1]
+        if sizes[0] != sizes[1] and None in (*sizes[0], *sizes[1]):
+            raise ValueError(
+                "The height and width of maps that differ must be known to make a model of "
+                f"them. Received: sizes {sizes[0]} (teacher) and {sizes[1]} (student)."
+            )
         size = tuple(map(min, zip(*sizes, strict=True))) if sizes[0] != sizes[1] else ()
         if size in ((), sizes[1]):
             return ()

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_choice
-from keras_kd.losses.ops import flat
+from keras_kd.losses.ops import flat, of_one_shape
 from keras_kd.losses.ops import norm as euclidean_norm
 from keras_kd.losses.relations import RelationLoss, partner_weights
 
@@ -38,8 +38,9 @@ def similarity_preserving(
         [Tung and Mori, 2019](https://arxiv.org/abs/1907.09682), equations 2 to 4.
     """
     weights = partner_weights(sample_weight, teacher_features)
-    teacher_rows = _rows(flat(teacher_features), weights, norm)
-    student_rows = _rows(flat(student_features), weights, norm)
+    teacher_rows, student_rows = of_one_shape(
+        *(_rows(flat(x), weights, norm) for x in (teacher_features, student_features))
+    )
     return ops.mean(weights * ops.square(teacher_rows - student_rows), axis=-1)
 
 

@@ -7,7 +7,8 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_choice, check_positive
-from keras_kd.losses.base import PerExampleLoss, as_one_pair, taps_config
+from keras_kd.losses.base import PerExampleLoss
+from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import kl_divergence, log_softmax
 
 
@@ -68,7 +69,7 @@ class TTM(PerExampleLoss):
 
     Raises:
         ValueError: `exponent` is not a finite number > 0, `weighted` is not True or False,
-            or `taps` is not one pair.
+            or `taps` is not one pair. In use: there is one class alone.
 
     Example:
 
@@ -81,6 +82,7 @@ class TTM(PerExampleLoss):
     """
 
     on_logits = True
+    least_classes = 2
     shift_invariant = True
 
     def __init__(self, exponent=0.1, weighted=False, taps=None):

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_kd.losses.arguments import check_positive
 from keras_kd.losses.features import FeatureLoss, mean_per_example, same_size
+from keras_kd.losses.ops import of_one_shape
 
 
 def variational_information(teacher_features, student_features, *, variance):
@@ -31,6 +32,7 @@ def variational_information(teacher_features, student_features, *, variance):
     Reference:
         [Ahn et al., 2019](https://arxiv.org/abs/1904.05835), equation 4.
     """
+    teacher_features, student_features = of_one_shape(teacher_features, student_features)
     squares = ops.square(teacher_features - student_features)
     return 0.5 * mean_per_example(squares / variance + ops.log(variance))
 
@@ -103,8 +105,7 @@ class VariationalInformation(FeatureLoss):
 
     Raises:
         ValueError: An argument is no finite number of its range, or `taps` is something
-            else. In use: features of one rank are needed, and of static height and width
-            where these differ.
+            else. In use: features of one rank are needed.
 
     Example:
 

@@ -8,13 +8,16 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_positive
-from keras_kd.losses.base import (
-    PerExampleLoss,
-    as_one_pair,
-    check_two_classes,
-    taps_config,
+from keras_kd.losses.base import PerExampleLoss
+from keras_kd.losses.layer_pairs import as_one_pair, taps_config
+from keras_kd.losses.ops import (
+    at_label,
+    cross_entropy,
+    label_mask,
+    log_softmax,
+    where_labelled,
 )
-from keras_kd.losses.ops import at_label, cross_entropy, label_mask, log_softmax
+from keras_kd.losses.shapes import check_two_classes
 
 # Of the authors' code: added to the teacher's cross-entropy.
 EPSILON = 1e-7
@@ -38,7 +41,8 @@ def wsl(teacher_logits, student_logits, y_true, *, temperature=2.0):
         temperature: T > 0.
 
     Returns:
-        (batch, ...), float32 (float64 for float64 logits).
+        (batch, ...), float32 (float64 for float64 logits); NaN where the label is none of
+        the classes.
 
     Raises:
         ValueError: There is one class alone, or `y_true` has another shape.
@@ -57,7 +61,7 @@ def wsl(teacher_logits, student_logits, y_true, *, temperature=2.0):
     soft = cross_entropy(
         log_softmax(teacher_logits, temperature), log_softmax(student_logits, temperature)
     )
-    return weight * temperature**2 * soft
+    return where_labelled(mask, weight * temperature**2 * soft)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -98,6 +102,7 @@ class WSL(PerExampleLoss):
 
     needs_labels = True
     on_logits = True
+    least_classes = 2
     zero_at_agreement = False
     # A student that knows the label better than the teacher weighs less.
     smallest_at_agreement = False
@@ -107,10 +112,6 @@ class WSL(PerExampleLoss):
     def __init__(self, temperature=2.0, taps=None):
         self.temperature = check_positive("temperature", temperature)
         self.taps = as_one_pair("WSL", taps)
-
-    def build(self, teacher_shape, student_shape):
-        super().build(teacher_shape, student_shape)
-        check_two_classes("WSL", student_shape)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return wsl(teacher_outputs, student_outputs, y_true, temperature=self.temperature)

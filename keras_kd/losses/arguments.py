@@ -20,6 +20,11 @@ def check_positive(name, value):
     return _number(name, value, lambda x: x > 0, "a finite number greater than 0")
 
 
+def check_at_least_one(name, value):
+    """`value` as a float, if it is a finite number >= 1; else a ValueError."""
+    return _number(name, value, lambda x: x >= 1, "a finite number, 1 or greater")
+
+
 def check_not_negative(name, value):
     """`value` as a float, if it is a finite number >= 0; else a ValueError."""
     return _number(name, value, lambda x: x >= 0, "a finite number, 0 or greater")
@@ -39,6 +44,16 @@ def _number(name, value, is_allowed, allowed):
     if not is_finite_number(value) or not is_allowed(value):
         raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}.")
     return float(value)
+
+
+def check_not_all_zero(**weights):
+    """Refuses weights that are all 0, of which a loss would be 0; a ValueError."""
+    if not any(weights.values()):
+        received = ", ".join(f"{name}={value!r}" for name, value in weights.items())
+        raise ValueError(
+            f"One of {', '.join(f'`{name}`' for name in weights)} must be greater than 0: "
+            f"else the loss is 0 whatever the student answers. Received: {received}."
+        )
 
 
 def is_finite_number(value):

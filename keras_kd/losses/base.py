@@ -4,23 +4,15 @@ import abc
 import copy
 import inspect
 import warnings
-from typing import NamedTuple
 
 import keras
 from keras import ops
 
-from keras_kd.losses.ops import at_least_float32, fits_shape
+from keras_kd.losses.layer_pairs import LayerPair
+from keras_kd.losses.ops import at_least_float32, fits_shape, of_one_shape
 from keras_kd.losses.schedules import is_schedule, shown, value_at
-
-
-class LayerPair(NamedTuple):
-    """One teacher layer and one student layer whose outputs are compared.
-
-    "backbone/block3" is a layer inside a nested model; None is the model's own output.
-    """
-
-    teacher: str | None
-    student: str | None
+from keras_kd.losses.shapes import check_classes, check_same_shape
+from keras_kd.losses.weights import weighted_mean
 
 
 class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
@@ -39,6 +31,8 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         needs_index: Whether `compute_loss` has one more argument, `index`, integers
             (batch,): each example's number in the data set, as `keras_kd.with_index`
             puts it there.
+        takes_training: Whether `compute_loss` has one more argument, `training`: False in
+            validation, where `layers` run as they do in inference and nothing changes.
         has_state: Whether `compute_loss` changes weights of `layers` that no gradient
             trains, so that a batch's value hangs on the batches before.
         on_logits: Whether the outputs are read as logits; outputs that are probabilities
@@ -52,6 +46,8 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         widths_may_differ: Whether the last axes of the outputs may differ in length.
         uses_batch_statistics: Whether `layers` normalise by the batch, so that an
             example's value depends on the others, those of weight 0 too.
+        least_batch: Of how many examples a batch must be, for the value not to be the
+            same whatever the student answers.
     """
 
     taps = ()
@@ -59,6 +55,7 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
     makes_layers = False
     needs_labels = False
     needs_index = False
+    takes_training = False
     has_state = False
     on_logits = False
     zero_at_agreement = True
@@ -67,6 +64,7 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
     stops_gradients = False
     widths_may_differ = False
     uses_batch_statistics = False
+    least_batch = 1
 
     def build(self, teacher_shape, student_shape):
         """Checks shapes before the first batch, where they are known, and makes `layers`.
@@ -77,7 +75,7 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
             student_shape: The same of the student.
 
         Raises:
-            ValueError: The shapes do not fit this loss.
+            ValueError: The shapes do not fit this loss, or it would be constant for them.
         """
 
     @abc.abstractmethod
@@ -121,6 +119,10 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         vars(now).update({k: value_at(x, step, dtype) for k, x in scheduled.items()})
         return now
 
+    def mode(self, training):
+        """The arguments by which this loss is told whether it is training."""
+        return {"training": training} if self.takes_training else {}
+
     def get_config(self):
         """The constructor's arguments, for Keras's serialiser."""
         return {}
@@ -144,7 +146,14 @@ def _is_serialized(value):
 
 
 class OneOutputLoss(DistillationLoss):
-    """A loss of one output of each model: the checks of what comes in."""
+    """A loss of one output of each model: the checks of what comes in.
+
+    Attributes:
+        least_classes: How long the last axis must be, for the value not to be the same
+            whatever the student answers.
+    """
+
+    least_classes = 1
 
     def check_shapes(self, teacher_shape, student_shape):
         """Refuses outputs that this loss cannot compare; unknown sizes are None.
@@ -153,6 +162,7 @@ class OneOutputLoss(DistillationLoss):
             ValueError: As `compute_loss`; the message gives both shapes.
         """
         check_same_shape(type(self).__name__, teacher_shape, student_shape)
+        check_classes(type(self).__name__, student_shape, self.least_classes)
 
     def build(self, teacher_shape, student_shape):
         for model, shape in (("teacher", teacher_shape), ("student", student_shape)):
@@ -169,14 +179,19 @@ class OneOutputLoss(DistillationLoss):
         teacher_outputs = at_least_float32(teacher_outputs)
         student_outputs = at_least_float32(student_outputs)
         self.check_shapes(tuple(teacher_outputs.shape), tuple(student_outputs.shape))
+        if not self.widths_may_differ and fits_shape(
+            teacher_outputs.shape, student_outputs.shape
+        ):
+            return of_one_shape(teacher_outputs, student_outputs)
         return teacher_outputs, student_outputs
 
 
 class PerExampleLoss(OneOutputLoss):
     """A loss with one value per example.
 
-    A final class writes `call(teacher, student, y_true)`, which returns (batch, ...);
-    the check of shapes and the weighted mean are done here.
+    A final class writes `call(teacher, student, y_true)`, which returns (batch, ...); the
+    check of shapes and the weighted mean are done here. With `takes_training`, `call` has
+    one more argument, `training`.
     """
 
     @abc.abstractmethod
@@ -184,14 +199,19 @@ class PerExampleLoss(OneOutputLoss):
         """One value per example, (batch, ...)."""
 
     def compute_loss(
-        self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
+        self,
+        teacher_outputs,
+        student_outputs,
+        y_true=None,
+        sample_weight=None,
+        training=True,
     ):
         teacher_outputs, student_outputs = self.checked(teacher_outputs, student_outputs)
         if self.needs_labels and y_true is None:
             name = type(self).__name__
             raise ValueError(f"{name} needs labels. Received: y_true=None.")
-        now = self.at_step(0)
-        values = now.call(teacher_outputs, student_outputs, y_true)
+        now, mode = self.at_step(0), self.mode(training)
+        values = now.call(teacher_outputs, student_outputs, y_true, **mode)
         return weighted_mean(values, sample_weight)
 
 
@@ -210,47 +230,20 @@ def _several_outputs(loss_name, model):
     )
 
 
-def weighted_mean(values, sample_weight=None):
-    """Keras's `sum_over_batch_size`: the sum of weighted values over their number.
-
-    Args:
-        values: (batch, ...).
-        sample_weight: As `weights_of` takes it, or None.
-
-    Raises:
-        ValueError: `sample_weight` has another shape; nothing is broadcast over examples.
-    """
-    if sample_weight is not None:
-        values = values * weights_of(values, sample_weight)
-    return ops.mean(values)
-
-
-def weights_of(values, sample_weight):
-    """`sample_weight` in the shape of the values, or with axes of 1 after the first.
-
-    Args:
-        values: (batch, ...).
-        sample_weight: (batch,), Keras's (batch, 1), or the values' own shape.
-
-    Raises:
-        ValueError: `sample_weight` has another shape.
-    """
-    sample_weight = ops.cast(sample_weight, values.dtype)
-    shape, received = tuple(values.shape), tuple(sample_weight.shape)
-    if fits_shape(received, shape):
-        return sample_weight
-    if not any(fits_shape(received, x) for x in (shape[:1], (shape[0], 1))):
-        raise ValueError(
-            "`sample_weight` must hold one weight for each example, or for each value of "
-            f"shape {shape}. Received: a shape of {received}."
-        )
-    # One weight per example, over all of its values.
-    return ops.reshape(sample_weight, (-1,) + (1,) * (len(shape) - 1))
-
-
 KERAS_LOSSES = (
     keras.distillation.LogitsDistillation,
     keras.distillation.FeatureDistillation,
+)
+
+
+# Keras's losses that are the same for any single number, or hang on its sign alone.
+ALONE_CONSTANT = (
+    "CategoricalCrossentropy",
+    "CategoricalFocalCrossentropy",
+    "CosineSimilarity",
+    "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "cosine_similarity",
 )
 
 
@@ -267,19 +260,38 @@ class AdoptedLoss(DistillationLoss):
         self.taps = (pair,) if any(pair) else ()
         self.on_logits = isinstance(loss, keras.distillation.LogitsDistillation)
         self._takes = set(inspect.signature(loss.compute_loss).parameters)
+        self.takes_training = "training" in self._takes
 
     def build(self, teacher_shape, student_shape):
-        if not isinstance(teacher_shape, list):
-            self._check_shapes(teacher_shape, student_shape)
-
-    def _check_shapes(self, teacher_shape, student_shape):
         # Keras's own compare element by element, and would broadcast; of others nothing
         # is known.
-        if isinstance(self.loss, KERAS_LOSSES):
+        if not isinstance(self.loss, KERAS_LOSSES):
+            return
+        several = isinstance(teacher_shape, list), isinstance(student_shape, list)
+        if not any(several):
             check_same_shape(self.name, teacher_shape, student_shape)
+            check_classes(self.name, student_shape, self._least_classes(self.loss.loss))
+        elif all(several) and isinstance(self.loss.loss, (list, tuple)):
+            pairs = zip(teacher_shape, student_shape, self.loss.loss, strict=False)
+            for one_teacher, one_student, function in pairs:
+                if function is not None:
+                    check_same_shape(self.name, one_teacher, one_student)
+                    check_classes(self.name, one_student, self._least_classes(function))
+
+    def _least_classes(self, function):
+        """2 where it is a softmax, a share or a direction that would be compared."""
+        if self.on_logits and isinstance(function, keras.losses.KLDivergence):
+            return 2
+        name = getattr(function, "__name__", type(function).__name__)
+        return 2 if name in ALONE_CONSTANT else 1
 
     def compute_loss(
-        self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
+        self,
+        teacher_outputs,
+        student_outputs,
+        y_true=None,
+        sample_weight=None,
+        training=True,
     ):
         if sample_weight is not None and "sample_weight" not in self._takes:
             warnings.warn(
@@ -288,8 +300,11 @@ class AdoptedLoss(DistillationLoss):
                 stacklevel=2,
             )
         if not any(map(_elements, (teacher_outputs, student_outputs))):
-            self._check_shapes(teacher_outputs.shape, student_outputs.shape)
-        given = {"y_true": y_true, "sample_weight": sample_weight}
+            self.build(tuple(teacher_outputs.shape), tuple(student_outputs.shape))
+            if isinstance(self.loss, KERAS_LOSSES):
+                outputs = map(ops.convert_to_tensor, (teacher_outputs, student_outputs))
+                teacher_outputs, student_outputs = of_one_shape(*outputs)
+        given = {"y_true": y_true, "sample_weight": sample_weight, "training": training}
         arguments = {key: given[key] for key in given if key in self._takes}
         value = self.loss.compute_loss(teacher_outputs, student_outputs, **arguments)
         if len(ops.shape(value)) > 0:
@@ -314,87 +329,3 @@ def as_distillation_loss(loss):
             f"keras_kd.losses.names(). Received: {loss!r}."
         )
     return AdoptedLoss(loss)
-
-
-def as_layer_pairs(taps):
-    """Taps as a tuple of `LayerPair`.
-
-    Args:
-        taps: None or (), a pair of names (teacher's first), or a list of pairs.
-
-    Raises:
-        ValueError: It is none of these.
-    """
-    taps = () if taps is None else taps
-    is_pair = isinstance(taps, (list, tuple)) and all(
-        name is None or isinstance(name, str) for name in taps
-    )
-    pairs = (taps,) if is_pair and taps else taps
-    if not isinstance(pairs, (list, tuple)) or not all(
-        isinstance(pair, (list, tuple))
-        and len(pair) == 2
-        and all(name is None or (isinstance(name, str) and name) for name in pair)
-        for pair in pairs
-    ):
-        raise ValueError(
-            "`taps` must be a pair of layer names, the teacher's first, or a list of such "
-            f"pairs. Received: taps={taps!r}."
-        )
-    return tuple(LayerPair(*pair) for pair in pairs)
-
-
-def as_one_pair(loss_name, taps):
-    """Taps of a loss that compares one output of each model: () or one `LayerPair`.
-
-    Raises:
-        ValueError: It is not one pair of names.
-    """
-    pairs = as_layer_pairs(taps)
-    if len(pairs) > 1:
-        raise ValueError(
-            f"{loss_name} compares one pair of outputs. Give one {loss_name} for each. "
-            f"Received: taps={taps!r}."
-        )
-    return pairs
-
-
-def taps_config(taps):
-    """The entry of `LayerPair`s in a loss's config; none where it has none."""
-    return {"taps": list(map(list, taps))} if taps else {}
-
-
-def check_same_shape(loss_name, teacher_shape, student_shape):
-    """Refuses outputs that cannot be compared element by element.
-
-    Raises:
-        ValueError: The outputs are not (batch, ..., size), or differ in shape.
-            Unknown dimensions (None) fit any size.
-    """
-    teacher_shape, student_shape = tuple(teacher_shape), tuple(student_shape)
-    received = (
-        f"Received: teacher_outputs of shape {teacher_shape}, "
-        f"student_outputs of shape {student_shape}."
-    )
-    if len(teacher_shape) < 2 or len(student_shape) < 2:
-        raise ValueError(
-            f"{loss_name} takes outputs of shape (batch, ..., size). {received}"
-        )
-    if not fits_shape(teacher_shape, student_shape):
-        raise ValueError(
-            f"{loss_name} compares teacher and student element by element, so their "
-            "outputs must have the same shape: give the student's layer as many units as "
-            f"the teacher's. {received}"
-        )
-
-
-def check_two_classes(loss_name, shape):
-    """Refuses outputs of one class, where a loss has nothing to compare.
-
-    Raises:
-        ValueError: The last axis of `shape` has the length 1.
-    """
-    if len(shape) > 1 and shape[-1] == 1:
-        raise ValueError(
-            f"{loss_name} takes logits of two or more classes. "
-            f"Received: outputs of shape {tuple(shape)}."
-        )

@@ -1,17 +1,15 @@
 """What losses on intermediate features share."""
 
 import abc
+import math
 
 import keras
 from keras import ops
 
-from keras_kd.losses.base import (
-    DistillationLoss,
-    as_layer_pairs,
-    taps_config,
-    weighted_mean,
-)
-from keras_kd.losses.ops import at_least_float32, fits_shape
+from keras_kd.losses.base import DistillationLoss
+from keras_kd.losses.layer_pairs import as_layer_pairs, taps_config
+from keras_kd.losses.ops import at_least_float32, fits_shape, of_one_shape
+from keras_kd.losses.weights import weighted_mean
 
 
 class FeatureLoss(DistillationLoss):
@@ -19,7 +17,9 @@ class FeatureLoss(DistillationLoss):
 
     Features are (batch, height, width, channels) or (batch, size). A final class writes
     `call(teacher_features, student_features)`; one that bridges widths or sizes with
-    layers of its own also writes `make_layers`. Those layers are made by `build`: the
+    layers of its own also writes `make_layers`. One whose layers run in another way in
+    training than in inference sets `takes_training = True`, and its `call` has one more
+    argument, `training`. Those layers are made by `build`: the
     Distiller calls it in its constructor, `compute_loss` if nobody has yet. They train with
     the student, are saved with the Distiller, and are no part of the student. So a loss
     with layers belongs to one Distiller.
@@ -28,6 +28,8 @@ class FeatureLoss(DistillationLoss):
         least_pairs, most_pairs: How many pairs of features it compares; None is any
             number.
         on_maps: Whether features must be (batch, height, width, channels).
+        least_places: How many places the smaller of two maps must have, for the value not
+            to be the same whatever the student answers.
 
     Args:
         taps: A pair of layer names, the teacher's first, or a list of pairs, whose outputs
@@ -40,6 +42,7 @@ class FeatureLoss(DistillationLoss):
     least_pairs = 1
     most_pairs = None
     on_maps = False
+    least_places = 1
     widths_may_differ = True
 
     def __init__(self, taps=None):
@@ -55,6 +58,7 @@ class FeatureLoss(DistillationLoss):
         Args:
             teacher_features: list of tensors, one for each pair, float32 or more.
             student_features: The same of the student.
+            training: Whether in training, only if `takes_training`.
 
         Returns:
             (batch,).
@@ -97,11 +101,26 @@ class FeatureLoss(DistillationLoss):
                     f"{name} compares channel by channel, so the student's layer must have "
                     f"as many channels as the teacher's. {_received(*shapes)}"
                 )
+            self._check_places(*shapes)
         batches = [shape[:1] for shape in (*teacher_shapes, *student_shapes)]
         if not all(fits_shape(x, y) for x in batches for y in batches):
             raise ValueError(
                 f"{name} compares each example with itself, so all features must be of "
                 f"one batch. {_received(*_that_differ(teacher_shapes, student_shapes))}"
+            )
+
+    def _check_places(self, teacher_shape, student_shape):
+        sizes = [x[1:3] for x in (teacher_shape, student_shape) if len(x) == 4]
+        known = [None not in size for size in sizes]
+        # One of one place is enough: the other is averaged to it.
+        one = any(size == (1, 1) for size in map(tuple, sizes))
+        places = math.prod(map(min, zip(*sizes, strict=True))) if all(known) else 1
+        if self.least_places > 1 and (one or all(known) and places < self.least_places):
+            raise ValueError(
+                f"{type(self).__name__} compares how features differ from place to place: "
+                "of maps of one place it is the same whatever the student answers. Tap "
+                "layers before the pooling, or compare the features themselves, by "
+                f"'fitnet'. {_received(teacher_shape, student_shape)}"
             )
 
     def build(self, teacher_shape, student_shape):
@@ -123,7 +142,12 @@ class FeatureLoss(DistillationLoss):
             )
 
     def compute_loss(
-        self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
+        self,
+        teacher_outputs,
+        student_outputs,
+        y_true=None,
+        sample_weight=None,
+        training=True,
     ):
         teacher = list(map(at_least_float32, _as_list(teacher_outputs)))
         student = list(map(at_least_float32, _as_list(student_outputs)))
@@ -133,7 +157,8 @@ class FeatureLoss(DistillationLoss):
             teacher, student = (
                 [ops.cast(x, "float32") for x in y] for y in (teacher, student)
             )
-        return weighted_mean(self.at_step(0).call(teacher, student), sample_weight)
+        values = self.at_step(0).call(teacher, student, **self.mode(training))
+        return weighted_mean(values, sample_weight)
 
     def get_config(self):
         return taps_config(self.taps)
@@ -181,23 +206,34 @@ def same_size(teacher_features, student_features, reduce=ops.mean):
     As PyTorch's adaptive_avg_pool2d. (batch, size) is left as it is.
 
     Args:
-        teacher_features, student_features: (batch, height, width, channels), of static
-            height and width.
+        teacher_features, student_features: (batch, height, width, channels).
         reduce: What makes the larger one smaller; `ops.max` takes maxima.
     """
     if len(teacher_features.shape) < 4:
         return teacher_features, student_features
-    sizes = [x.shape[1:3] for x in (teacher_features, student_features)]
-    if fits_shape(*sizes):
-        return teacher_features, student_features
-    for size in sizes:
-        if None in size:
-            raise ValueError(
-                "Features of different height and width are compared at the smaller size, "
-                f"which must be known before the model runs. Received: sizes {sizes}."
-            )
-    size = tuple(map(min, zip(*sizes, strict=True)))
-    return tuple(pooled(x, size, reduce) for x in (teacher_features, student_features))
+    maps = teacher_features, student_features
+    known = [x.shape[1:3] for x in maps]
+    if None not in (*known[0], *known[1]):
+        size = tuple(map(min, zip(*known, strict=True)))
+        return tuple(pooled(x, size, reduce) for x in maps)
+    # Known when the model runs: no less is averaged there.
+    shapes = [ops.shape(x)[1:3] for x in maps]
+    size = [_smaller(*pair) for pair in zip(*shapes, strict=True)]
+    return tuple(pooled(x, size, reduce) for x in maps)
+
+
+def _smaller(one, other):
+    """The smaller of two sizes, each an integer or a tensor."""
+    known = [x for x in (one, other) if isinstance(x, int)]
+    return min(known) if len(known) == 2 or 1 in known else ops.minimum(one, other)
+
+
+def of_one_size(teacher_features, student_features):
+    """Features that are compared number by number, at the smaller one's size.
+
+    As `same_size`; of what is not known before the model runs, nothing is broadcast.
+    """
+    return of_one_shape(*same_size(teacher_features, student_features))
 
 
 def pooled(features, size, reduce=ops.mean):
@@ -207,14 +243,18 @@ def pooled(features, size, reduce=ops.mean):
     own operation, which TensorFlow cannot compile where one window is the whole map.
 
     Args:
-        features: (batch, height, width, channels), of static height and width.
+        features: (batch, height, width, channels).
         size: The new height and width.
         reduce: `ops.max` takes maxima instead.
     """
     features = ops.convert_to_tensor(features)
     for axis, new in enumerate(size, start=1):
         old = features.shape[axis]
-        if new != old:
+        if isinstance(new, int) and new == 1 and old != 1:
+            features = reduce(features, axis=axis, keepdims=True)
+        elif old is None or not isinstance(new, int):
+            features = _pooled_unknown_axis(features, axis, new, reduce)
+        elif new != old:
             features = _pooled_axis(features, axis, old, new, reduce)
     return features
 
@@ -230,6 +270,27 @@ def _pooled_axis(features, axis, old, new, reduce):
     windows = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
     means = [reduce(ops.stack(rows[start:end]), axis=0) for start, end in windows]
     return ops.stack(means, axis=axis)
+
+
+def _pooled_unknown_axis(features, axis, new, reduce):
+    """One axis of `pooled`, where a length is known only when the model runs."""
+    old = ops.shape(features)[axis]
+    first = ops.arange(new, dtype="int32") * old // new
+    end = ((ops.arange(new, dtype="int32") + 1) * old + new - 1) // new
+    # The longest window's length, or 1 more.
+    longest = ops.where(ops.equal(old % new, 0), old // new, old // new + 2)
+    places = ops.expand_dims(first, 1) + ops.arange(longest, dtype="int32")
+    is_inside = ops.less(places, ops.expand_dims(end, 1))
+    windows = ops.take(features, ops.minimum(places, old - 1), axis=axis)
+    for _ in range(axis):
+        is_inside = ops.expand_dims(is_inside, 0)
+    for _ in features.shape[axis + 1 :]:
+        is_inside = ops.expand_dims(is_inside, -1)
+    if reduce is ops.max:
+        return ops.max(ops.where(is_inside, windows, -math.inf), axis=axis + 1)
+    total = ops.sum(ops.where(is_inside, windows, 0.0), axis=axis + 1)
+    counts = ops.sum(ops.cast(is_inside, features.dtype), axis=axis + 1)
+    return total / counts
 
 
 def channel_vectors(features):
@@ -251,6 +312,16 @@ def make_projection(shape, width, **arguments):
     layer = keras.layers.Dense(width, dtype="float32", **arguments)
     layer.build((None, *shape[1:]))
     return layer
+
+
+def batch_to_normalise(shapes):
+    """How many examples a batch normalisation needs, for its output to hang on them.
+
+    Args:
+        shapes: Of what is normalised, (batch or None, ..., channels) each.
+    """
+    has_places = [any(size != 1 for size in shape[1:-1]) for shape in shapes]
+    return 1 if any(has_places) else 2
 
 
 def make_batch_norm(shape):

@@ -21,6 +21,33 @@ def fits_shape(shape, other):
     )
 
 
+def of_shape(x, shape):
+    """`x`, if it is of that shape, where not all sizes are known before the model runs.
+
+    The shapes fit as far as they are known. Where the others turn out to differ the model
+    stops, and nothing is broadcast.
+
+    Args:
+        x: A tensor.
+        shape: Integers and integer tensors, as `ops.shape` gives them.
+    """
+    sizes = ops.shape(x)
+    if all(isinstance(size, int) for size in (*sizes, *shape)):
+        return x
+    # No slice can be of -2. TensorFlow would leave out a reshape to that size.
+    sizes = [
+        one if isinstance(one, int) and isinstance(other, int)
+        else ops.where(ops.equal(one, other), one, -2)
+        for one, other in zip(sizes, shape, strict=True)
+    ]
+    return ops.slice(x, [0] * len(sizes), sizes)
+
+
+def of_one_shape(x, y):
+    """Two tensors, if they are of one shape, as `of_shape`."""
+    return x, of_shape(y, ops.shape(x))
+
+
 def log_softmax(logits, temperature=1.0):
     """Logarithm of `softmax(logits / temperature)` over the last axis.
 
@@ -71,7 +98,12 @@ def label_mask(y_true, logits):
     y_true = ops.convert_to_tensor(y_true)
     rows, received = tuple(logits.shape[:-1]), tuple(y_true.shape)
     num_classes = logits.shape[-1]
-    if fits_shape(received, (*rows, 1)):
+    if len(received) == len(rows) + 1 and received[-1] is None:
+        # Whether one-hot or not is known only when the model runs.
+        is_column = ops.equal(ops.shape(y_true)[-1], 1)
+        largest = ops.argmax(y_true, axis=-1)
+        y_true = ops.where(is_column, ops.cast(y_true[..., 0], largest.dtype), largest)
+    elif fits_shape(received, (*rows, 1)):
         y_true = ops.squeeze(y_true, axis=-1)
     elif fits_shape(received, (*rows, num_classes)):
         y_true = ops.argmax(y_true, axis=-1)
@@ -81,7 +113,14 @@ def label_mask(y_true, logits):
             f"their shape. Received: y_true of shape {received}, logits of shape "
             f"{tuple(logits.shape)}."
         )
-    return ops.one_hot(ops.cast(y_true, "int32"), num_classes, dtype="bool")
+    y_true = ops.cast(y_true, "int32")
+    y_true = of_shape(y_true, ops.shape(logits)[:-1])
+    return ops.one_hot(y_true, num_classes, dtype="bool")
+
+
+def where_labelled(mask, values):
+    """`values`, NaN where the label is none of the classes: of such there is no loss."""
+    return ops.where(ops.any(mask, axis=-1), values, float("nan"))
 
 
 def at_label(mask, values):

@@ -4,8 +4,11 @@ import abc
 
 from keras import ops
 
-from keras_kd.losses.base import OneOutputLoss, as_one_pair, taps_config, weighted_mean
-from keras_kd.losses.ops import at_least_float32, fits_shape
+from keras_kd.losses.base import OneOutputLoss
+from keras_kd.losses.layer_pairs import as_one_pair, taps_config
+from keras_kd.losses.ops import at_least_float32, fits_shape, of_shape
+from keras_kd.losses.shapes import check_size
+from keras_kd.losses.weights import weighted_mean
 
 
 class RelationLoss(OneOutputLoss):
@@ -21,9 +24,15 @@ class RelationLoss(OneOutputLoss):
     A batch of one has no relations, and the loss 0.
 
     Teacher and student may have features of another size: each is related to its own.
+
+    Attributes:
+        least_size: How many numbers the student must have for each example, for the value
+            not to be the same whatever it answers.
     """
 
     widths_may_differ = True
+    least_batch = 2
+    least_size = 1
 
     def __init__(self, taps=None):
         self.taps = as_one_pair(type(self).__name__, taps)
@@ -47,13 +56,19 @@ class RelationLoss(OneOutputLoss):
                 f"{name} relates the examples of one batch to each other, so both models "
                 f"must have outputs of the same batch. {received}"
             )
+        check_size(name, student_shape, self.least_size)
 
     def compute_loss(
-        self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
+        self,
+        teacher_outputs,
+        student_outputs,
+        y_true=None,
+        sample_weight=None,
+        training=True,
     ):
         teacher_outputs, student_outputs = self.checked(teacher_outputs, student_outputs)
-        now = self.at_step(0)
-        values = now.call(teacher_outputs, student_outputs, sample_weight)
+        now, mode = self.at_step(0), self.mode(training)
+        values = now.call(teacher_outputs, student_outputs, sample_weight, **mode)
         return weighted_mean(values, sample_weight)
 
     def get_config(self):
@@ -81,5 +96,5 @@ def partner_weights(sample_weight, features):
             f"`sample_weight` must hold one weight per example, a shape of ({batch},). "
             f"Received: a shape of {received}."
         )
-    sample_weight = ops.reshape(sample_weight, (-1,))
+    sample_weight = of_shape(ops.reshape(sample_weight, (-1,)), ops.shape(features)[:1])
     return ops.divide_no_nan(sample_weight, ops.mean(sample_weight))

@@ -90,7 +90,30 @@ def test_right_for_large_features(dtype):
     np.testing.assert_allclose(float(value), 0.25, rtol=1e-6)
 
 
-@pytest.mark.parametrize("value", [0, -1, "2", None, float("inf"), True])
+@pytest.mark.parametrize("value", [0, -1, 0.5, 0.99, "2", None, float("inf"), True])
 def test_bad_power(value):
-    with pytest.raises(ValueError, match="`p` must be a finite number greater than 0"):
+    with pytest.raises(ValueError, match="`p` must be a finite number, 1 or greater"):
         AttentionTransfer(value)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 3.0, 40.0])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e4])
+def test_powers_have_gradients_at_zero_and_do_not_overflow(p, scale):
+    features = np.maximum(np.random.default_rng(0).normal(size=(2, 4, 3, 3, 5)), 0)
+    features[1, 0] = 0
+    teacher, student = np.float32(features)
+    loss = AttentionTransfer(p)
+    found = float(loss.compute_loss(teacher, scale * student))
+    # Float64 has room for these powers; maps are the same at any scale.
+    maps = [np.mean(np.float64(x) ** p, axis=-1).reshape(4, -1) for x in features]
+    units = [x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-300) for x in maps]
+    np.testing.assert_allclose(found, np.square(units[0] - units[1]).mean(), rtol=1e-4)
+    assert np.isfinite(student_gradient(loss, teacher, np.float32(scale * student))).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 5)])
+def test_maps_of_one_place(size):
+    shapes = (None, *size, 3), (None, 1, 1, 4)
+    for pair in (shapes, shapes[::-1]):
+        with pytest.raises(ValueError, match="the same whatever the student answers"):
+            AttentionTransfer().build(*pair)

@@ -5,12 +5,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_kd.losses.base import (
-    PerExampleLoss,
-    as_distillation_loss,
-    as_layer_pairs,
-    weighted_mean,
-)
+from keras_kd import Distiller, losses
+from keras_kd.losses.base import PerExampleLoss, as_distillation_loss
+from keras_kd.losses.layer_pairs import as_layer_pairs
+from keras_kd.losses.weights import weighted_mean
 
 
 class RightClassLogit(PerExampleLoss):
@@ -50,14 +48,22 @@ def test_weights_of_examples(shape, more):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (1, 5)])
-def test_weights_of_values(shape):
+@pytest.mark.parametrize("column", [(), (1,)])
+@pytest.mark.parametrize("shape", [(4, 3), (1, 5), (4, 2, 3)])
+def test_weights_of_values(shape, column):
     values, weights = np.random.default_rng(0).normal(size=(2, *shape))
-    found = weighted_mean(ops.convert_to_tensor(values), weights)
+    given = weights.reshape(*shape, *column)
+    found = weighted_mean(ops.convert_to_tensor(values), given)
     np.testing.assert_allclose(found, np.mean(values * weights), rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 4), (4, 2), (4, 3, 1)])
+def test_what_has_no_weight_is_nothing_be_it_nan():
+    values = ops.convert_to_tensor([float("nan"), 3.0])
+    assert float(weighted_mean(values, np.array([0.0, 2.0]))) == 3.0
+    assert np.isnan(weighted_mean(values, np.array([1.0, 2.0])))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 4), (4, 2), (4, 3, 2), (4, 1, 3)])
 def test_weights_are_not_broadcast(shape):
     with pytest.raises(ValueError, match="one weight for each example"):
         weighted_mean(ops.ones((4, 3)), np.ones(shape))
@@ -157,3 +163,50 @@ def test_taps_become_pairs(taps, pairs):
 def test_taps_that_are_no_pairs(taps):
     with pytest.raises(ValueError, match="`taps` must be a pair of layer names"):
         as_layer_pairs(taps)
+
+
+KL = keras.losses.KLDivergence()
+CONSTANT_OF_ONE = [
+    *(losses.get(name) for name in ("kd", "ttm", "dist", "dkd", "nkd", "wsl")),
+    *(losses.get(name) for name in ("logit_std", "pkt", "cc")),
+    losses.RelationalKnowledge(distance_weight=0.0),
+    losses.ContrastiveRepresentation(64),
+    keras.distillation.LogitsDistillation(loss=KL),
+    keras.distillation.LogitsDistillation(loss="categorical_crossentropy"),
+    keras.distillation.FeatureDistillation(loss="cosine_similarity"),
+]
+
+
+@pytest.mark.parametrize("loss", CONSTANT_OF_ONE, ids=lambda x: type(x).__name__)
+def test_of_one_number_a_constant_loss_is_refused_before_the_first_step(loss, make_model):
+    models = [make_model(num_classes=1) for _ in range(2)]
+    with pytest.raises(ValueError, match="it is the same whatever .*Received: .*None, 1"):
+        Distiller(*models, loss)
+
+
+@pytest.mark.parametrize("name", ["logit_mse", "sp", "rkd"])
+def test_of_one_number_others_are_taken(name, make_model):
+    Distiller(make_model(num_classes=1), make_model(num_classes=1), name)
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.LogitStd(), losses.DIST(gamma=0.0), losses.DKD(alpha=0.0)], ids=repr
+)
+def test_of_two_classes_too_if_only_their_order_would_count(loss, make_model):
+    models = [make_model(num_classes=2) for _ in range(2)]
+    with pytest.raises(ValueError, match="logits of three or more classes"):
+        Distiller(*models, loss)
+
+
+@pytest.mark.parametrize(
+    "name, weights",
+    [
+        ("dkd", {"alpha": 0, "beta": 0}),
+        ("dist", {"beta": 0, "gamma": 0}),
+        ("rkd", {"distance_weight": 0, "angle_weight": 0}),
+    ],
+)
+def test_weights_that_are_all_zero_are_refused(name, weights):
+    first, second = weights
+    with pytest.raises(ValueError, match=f"One of `{first}`, `{second}` must be greater"):
+        losses.get(name, **weights)

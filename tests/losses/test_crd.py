@@ -290,7 +290,7 @@ def test_bad_shapes(shapes, message):
     "name, values, message",
     [
         ("num_examples", [0, 1.5, None, True], "must be an integer, 1 or greater"),
-        ("feat_dim", [0, 128.0, "128"], "must be an integer, 1 or greater"),
+        ("feat_dim", [0, 1, 128.0, "128"], "must be an integer, 2 or greater"),
         ("negatives", [0, -1, None], "must be an integer, 1 or greater"),
         ("seed", [-1, None, 0.5], "must be an integer, 0 or greater"),
         ("temperature", [0, -0.07, "1", None], "must be a finite number greater than 0"),

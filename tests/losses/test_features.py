@@ -221,3 +221,26 @@ def test_shapes_that_a_model_does_not_tell(models, images):
     distiller = compiled((models[0], student), loss)
     assert np.isfinite(distiller.fit(*images, verbose=0).history["loss"]).all()
     assert any(v is loss.layers[0].kernel for v in distiller.trainable_variables)
+
+
+FULLY_CONVOLUTIONAL = ["fitnet", "at", "nst", "ft", "ab", "vid", "ofd"]
+
+
+@pytest.mark.parametrize("name", FULLY_CONVOLUTIONAL)
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)], ids=str)
+def test_maps_of_unknown_size_are_averaged(name, size):
+    """The value in a graph that knows no size is that of one that knows all."""
+    tf = pytest.importorskip("tensorflow")
+    loss = kd.losses.get(name)
+    loss.build((None, None, None, 3), (None, None, None, 3))
+    rng = np.random.default_rng(0)
+    teacher = rng.normal(size=(4, 5, 4, 3)).astype("float32")
+    student = rng.normal(size=(4, *size, 3)).astype("float32")
+    spec = tf.TensorSpec((None, None, None, 3))
+    graph = tf.function(loss.compute_loss, [spec, spec])
+    if loss.least_places > 1 and size == (1, 1):
+        with pytest.raises(ValueError, match="of maps of one place"):
+            loss.compute_loss(teacher, student)
+        return
+    for pair in ((teacher, student), (student, teacher)):
+        np.testing.assert_allclose(graph(*pair), loss.compute_loss(*pair), rtol=1e-4)

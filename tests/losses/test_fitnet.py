@@ -70,9 +70,13 @@ def test_batch_of_one_and_of_two():
         np.testing.assert_allclose(found, expected(teacher, student), rtol=1e-6)
 
 
-def test_sizes_that_are_not_known():
-    with pytest.raises(ValueError, match=r"smaller size, which must be known"):
-        import tensorflow as tf
-
-        shapes = [tf.TensorSpec((None, None, 5, 2)), tf.TensorSpec((None, 3, 4, 2))]
-        tf.function(lambda t, s: fitnet(t, s)).get_concrete_function(*shapes)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_sizes_that_are_not_known(jit_compile):
+    tf = pytest.importorskip("tensorflow")
+    shapes = [tf.TensorSpec((None, None, 5, 2)), tf.TensorSpec((None, 3, 4, 2))]
+    graph = tf.function(lambda t, s: fitnet(t, s), shapes, jit_compile=jit_compile)
+    for height in (1, 2, 3, 5, 9):
+        teacher, student = random_features((4, height, 5, 2), (4, 3, 4, 2))
+        teacher, student = np.float32(teacher), np.float32(student)
+        found = graph(teacher, student)
+        np.testing.assert_allclose(found, fitnet(teacher, student), rtol=1e-5)

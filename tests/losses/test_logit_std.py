@@ -128,13 +128,14 @@ def test_right_for_extreme_logits(dtype):
     assert np.isfinite(student_gradient(LogitStd(), teacher, student)).all()
 
 
-def test_one_class_alone():
-    one = np.zeros((4, 1))
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_classes(count):
+    few = np.zeros((4, count))
     for refuses in (
-        lambda: LogitStd().compute_loss(one, one),
-        lambda: LogitStd().build((None, 1), (None, 1)),
+        lambda: LogitStd().compute_loss(few, few),
+        lambda: LogitStd().build((None, count), (None, count)),
     ):
-        with pytest.raises(ValueError, match="takes logits of two or more classes"):
+        with pytest.raises(ValueError, match="takes logits of three or more classes"):
             refuses()
 
 

@@ -9,6 +9,8 @@ from keras_kd.losses.ops import (
     kl_divergence,
     label_mask,
     log_softmax,
+    of_one_shape,
+    where_labelled,
     without_label,
 )
 
@@ -59,3 +61,44 @@ def test_labelled_class(y_true):
     np.testing.assert_allclose(
         probs, np.array([[1, e, 0], [0, 1, e]]) / (1 + e), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("known", [(None, None), (None, 3), (4, None)], ids=str)
+def test_unknown_sizes_are_not_broadcast(known, jit_compile):
+    tf = pytest.importorskip("tensorflow")
+    spec = tf.TensorSpec(known)
+
+    def difference(x, y):
+        x, y = of_one_shape(x, y)
+        return x - y
+
+    graph = tf.function(difference, [spec, spec], jit_compile=jit_compile)
+    x, y = np.random.default_rng(0).normal(size=(2, 4, 3)).astype("float32")
+    np.testing.assert_allclose(graph(x, y), x - y)
+    for shape in ((1, 3), (4, 1), (1, 1), (2, 3)):
+        if not all(size in (None, n) for size, n in zip(known, shape, strict=True)):
+            continue
+        part = y[: shape[0], : shape[1]]
+        for pair in ((x, part), (part, x)):
+            with pytest.raises((tf.errors.OpError, ValueError)):
+                graph(*pair)
+
+
+def test_labels_of_a_shape_that_is_not_known():
+    tf = pytest.importorskip("tensorflow")
+    logits = tf.constant([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    graph = tf.function(lambda y: label_mask(y, logits), [tf.TensorSpec((None, None))])
+    expected = [[False, False, True], [True, False, False]]
+    np.testing.assert_array_equal(graph(tf.constant([[2.0], [0.0]])), expected)
+    np.testing.assert_array_equal(graph(tf.constant([[0.0, 0, 1], [1, 0, 0]])), expected)
+    column = tf.function(lambda y: label_mask(y, logits), [tf.TensorSpec((None,))])
+    with pytest.raises(tf.errors.OpError):
+        column(tf.constant([2.0]))
+
+
+def test_a_label_that_is_no_class_has_no_value():
+    logits = keras.ops.convert_to_tensor([[1.0, 2.0], [4.0, 5.0], [1.0, 1.0]])
+    mask = label_mask(np.array([-1, 0, 255]), logits)
+    found = where_labelled(mask, keras.ops.ones(3))
+    np.testing.assert_array_equal(found, [np.nan, 1.0, np.nan])

@@ -83,7 +83,7 @@ def test_schedules_that_are_refused(schedule, message):
 
 
 def test_other_numbers_are_no_schedules():
-    with pytest.raises(ValueError, match="`p` must be a finite number greater than 0"):
+    with pytest.raises(ValueError, match="`p` must be a finite number, 1 or greater"):
         losses.AttentionTransfer(p=LINEAR)
     with pytest.raises(ValueError, match="`beta` must be a finite number, 0 or greater"):
         losses.DKD(beta=LINEAR)
