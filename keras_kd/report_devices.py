@@ -1,6 +1,6 @@
 """The exported files of a run in one table: what each costs, and what it loses."""
 
-from keras_kd.report_tables import Table
+from keras_kd.report_tables import Table, count
 
 # Of these the latencies are shown, where they were measured.
 BATCH_SIZES = (1, 32)
@@ -98,7 +98,7 @@ def _row(run, file, beside):
         kind(export),
         f"{export.file_bytes / 1000:,.0f} ({export.gzip_bytes / 1000:,.0f})",
         f"{export.parameters:,}",
-        f"{run[file.model].metrics.macs:,}",
+        count(run[file.model].metrics.macs),
         *(_latency(times.get(size)) for size in BATCH_SIZES),
         _memory(file.profile),
         _percent(proof.file_accuracy),
