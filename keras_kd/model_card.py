@@ -94,6 +94,7 @@ def card(run_dir, name, *, title=None, license=None, dataset=None, data_license=
             "recipe": recipe,
             "model": model,
             "evaluation": model.metrics.evaluation,
+            "trained": not stage_settings.is_given(model),
             "given": stage_settings.is_given(model) and not _members(run, name),
             "looked": _looked(recipe, model),
             "settings": _settings(run, model),

@@ -34,6 +34,8 @@ def differences(run, one, other):
         "first weights": (start(run, one), start(run, other)),
     }
     ours, others = (_settings(run, x) for x in (one, other))
+    if unfair["labels"][0] != unfair["labels"][1]:
+        ours.pop("images", None)  # Told already.
     return Differences(
         tuple(_against(x, *pair) for x, pair in unfair.items() if pair[0] != pair[1]),
         tuple(_against(x, ours[x], others[x]) for x in ours if ours[x] != others[x]),
