@@ -33,7 +33,8 @@ def test_a_stages_own_settings_and_the_recipes():
         (stage_settings.repeat, 3, 1),
         (stage_settings.start, "mnist/ta", None),
     ):
-        assert (function(run, models["own"]), function(run, models["plain"])) == (own, plain)
+        assert function(run, models["own"]) == own
+        assert function(run, models["plain"]) == plain
 
 
 def test_a_run_of_no_recipe():
