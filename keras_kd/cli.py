@@ -51,7 +51,7 @@ def main():
     help="Run with so many seeds, from the recipe's on.",
 )
 @click.option("--epochs", type=int, help="Epochs of every stage that is trained.")
-@click.option("--batch-size", type=int, help="Examples a step.")
+@click.option("--batch-size", type=int, help="Examples a step, of every such stage.")
 @click.option("--seed", type=int, help="Seed of weights, dropout and data order.")
 @click.option(
     "--dtype-policy",

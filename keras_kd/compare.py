@@ -93,12 +93,73 @@ def _columns(models):
 
 def _differences(folders, first, other):
     """What differs in the recipes, and the tests of models of the same name."""
-    ours, others = (folders[x].manifest.recipe for x in (first, other))
+    manifests = [folders[x].manifest for x in (first, other)]
+    ours, others = (x.recipe for x in manifests)
     if ours is None or others is None:
         lines = ["not both runs are of a recipe"]
     else:
-        lines = _changed(_flat(ours), _flat(others)) or ["the recipes are the same"]
+        lines = [*_changed(_flat(ours), _flat(others)), *_reordered(ours, others)]
+        lines = lines or ["the recipes are the same"]
+    lines += _changed(*map(_versions, manifests))
+    lines += _other_models(*(next(iter(folders[x].runs.values())) for x in (first, other)))
     return "\n".join(f"- {line}" for line in [*lines, *_tests(folders, first, other)])
+
+
+def _versions(manifest):
+    return {"keras_kd": manifest.keras_kd, **manifest.versions}
+
+
+def _other_models(ours, others):
+    """A line for each model of one name that is another one, whatever the recipes say.
+
+    A file that a recipe names may be another file by now.
+    """
+    lines = []
+    teachers = [run.manifest.teacher for run in (ours, others)]
+    if all(teachers) and len({(x.architecture, x.weights) for x in teachers}) > 1:
+        lines.append("teacher: another model")
+    stages = {x.name: x for x in others.manifest.stages}
+    for stage in ours.manifest.stages:
+        same = stages.get(stage.name, stage)
+        if stage.architecture != same.architecture:
+            lines.append(f"{plain(stage.name)}: another architecture")
+        elif stage.initial_weights != same.initial_weights:
+            word = "first weights" if stage.epochs else "weights"
+            lines.append(f"{plain(stage.name)}: other {word}")
+    return lines
+
+
+def _orders(value, place=""):
+    """dict of place in a nested recipe to the names there, where they have an order."""
+    if isinstance(value, dict):
+        items = value.items()
+        found = {}
+    elif isinstance(value, list) and all(isinstance(x, dict) for x in value):
+        names = [str(x.get("name", i + 1)) for i, x in enumerate(value)]
+        if len(set(names)) < len(names):
+            return {}
+        items = zip(names, value, strict=True)
+        found = {place: names}
+    else:
+        return {}
+    for key, inner in items:
+        found |= _orders(inner, f"{place}.{key}" if place else f"{key}")
+    return found
+
+
+def _reordered(ours, others):
+    """A line for each list whose tables are the same ones in another order.
+
+    What a stage learns, and from whom, may hang on it.
+    """
+    ours, others = _orders(ours), _orders(others)
+    lines = []
+    for place in ours.keys() & others.keys():
+        both = set(ours[place]) & set(others[place])
+        one, other = ([x for x in y[place] if x in both] for y in (ours, others))
+        if one != other:
+            lines.append(code(f"{place}, order: {', '.join(one)} -> {', '.join(other)}"))
+    return sorted(lines)
 
 
 def _changed(ours, others):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_kd import report_devices, run_reader
+from keras_kd import report_devices, run_reader, stage_settings
 from keras_kd import run_dir as run_dirs
 from keras_kd.data import DATASETS
 from keras_kd.extras import needed_by
@@ -94,7 +94,10 @@ def card(run_dir, name, *, title=None, license=None, dataset=None, data_license=
             "recipe": recipe,
             "model": model,
             "evaluation": model.metrics.evaluation,
-            "settings": _settings(model, recipe),
+            "trained": not stage_settings.is_given(model),
+            "given": stage_settings.is_given(model) and not _members(run, name),
+            "looked": _looked(recipe, model),
+            "settings": _settings(run, model),
             "shape": _Shape.of(model),
             "lineage": _lineage(run, model),
             "results": accuracy_table([run]),
@@ -142,25 +145,75 @@ def _data(recipe, dataset, data_license):
     return Data(dataset, dataset, credit) if dataset else None
 
 
-def _settings(model, recipe):
-    """How it was trained, as dict of word to text."""
-    stage, metrics = model.stage, model.metrics
-    if stage is None:
+def _settings(run, model):
+    """How it was trained, as dict of word to text; of one that was not, empty."""
+    if stage_settings.is_given(model):
         return {}
-    epochs = f"{stage.epochs}"
-    if metrics.best_epoch is not None:
-        epochs += f", of which the best was kept (after {metrics.best_epoch})"
+    stage, recipe = model.stage, run.manifest.recipe or {}
+    weight = stage.student_loss_weight
+    if weight is None and stage.losses:
+        weight = 0.5  # Stage's default.
     settings = {
         "Losses of distillation": ", ".join(map(_call, stage.losses)),
         "Their weights": stage.loss_weights,
-        "Weight of the labels' loss": stage.student_loss_weight,
-        "Epochs": epochs,
-        "Batch size": recipe.get("batch_size"),
+        "Weight of the labels' loss": weight,
+        "First weights": stage_settings.start(run, model),
+        "Training images": _images(run, model),
+        "Epochs": _epochs(model),
+        "Batch size": stage_settings.batch_size(run, model),
         "Optimizer": stage.optimizer and _call(stage.optimizer),
         "Dtype policy in training": recipe.get("dtype_policy"),
-        "Seed": recipe.get("seed"),
+        "Seed": _seed(run, model),
     }
     return {word: str(x) for word, x in settings.items() if x not in (None, "", [])}
+
+
+def _epochs(model):
+    """How many epochs it was trained, and with which one's weights it ended."""
+    stage, metrics = model.stage, model.metrics
+    done = stage.epochs if metrics.epochs is None else metrics.epochs
+    words = f"{done}" if done == stage.epochs else f"{done} of at most {stage.epochs}"
+    if metrics.best_epoch is None:
+        return words
+    if stage.restore_best:
+        return f"{words}, of which the best was kept (after {metrics.best_epoch})"
+    return f"{words}, of which the last was kept (the best was after {metrics.best_epoch})"
+
+
+def _images(run, model):
+    """Which training images it saw in an epoch, where a recipe tells."""
+    if not run.manifest.recipe:
+        return None
+    words = stage_settings.images_in_words(stage_settings.images(run, model))
+    held_out = run.manifest.recipe.get("validation_examples")
+    if held_out:
+        words += f", but the {held_out:,} held out"
+    times, views = (x(run, model) for x in (stage_settings.repeat, stage_settings.views))
+    words += f", each {times} times in an epoch" * (times > 1)
+    return words + (f", in {views} augmented views" if views else "")
+
+
+def _seed(run, model):
+    seed = (run.manifest.recipe or {}).get("seed")
+    own = stage_settings.table(run, model.name).get("seed")
+    return f"{seed} (and {own}, the stage's own)" if own else seed
+
+
+def _looked(recipe, model):
+    """When the test examples were looked at, a sentence; None where a run does not tell."""
+    if not recipe or recipe.get("validation_examples") or stage_settings.is_given(model):
+        return None
+    if recipe.get("test_each_epoch", True):
+        return (
+            "The test examples were looked at after every epoch, for the curve; nothing "
+            "was chosen by them."
+        )
+    return "The test examples were looked at once, when the training was over."
+
+
+def _members(run, name):
+    """Names of the models that an ensemble of the run's recipe is made of."""
+    return (stage_settings.table(run, name).get("ensemble") or {}).get("models", [])
 
 
 def _call(config):
@@ -229,14 +282,19 @@ def _lineage(run, model):
     """A sentence for the model and for each of its teachers, and theirs."""
     sentences, waiting = [], [model.name]
     for name in waiting:
-        taught_by = run[name].taught_by
-        if taught_by:
-            waiting += [x for x in taught_by if x not in waiting]
-            sentences.append(f"{name} was taught by {' and '.join(taught_by)}.")
-        elif run[name].stage is None or run[name].stage.epochs == 0:
+        before = run[name].taught_by or _members(run, name)
+        waiting += [x for x in before if x not in waiting]
+        first = stage_settings.start(run, run[name])
+        if _members(run, name):
+            sentences.append(f"{name} is the ensemble of {' and '.join(before)}.")
+        elif stage_settings.is_given(run[name]):
             sentences.append(f"{name} was given to the run, trained before.")
+        elif before:
+            sentences.append(f"{name} was taught by {' and '.join(before)}.")
         else:
             sentences.append(f"{name} learned from the labels alone.")
+        if first and not stage_settings.is_given(run[name]):
+            sentences.append(f"Its first weights were those of {first}.")
     return sentences
 
 

@@ -238,6 +238,8 @@ class StageRecipe(Section):
             student = _load_to_train(self.model)
         finally:
             keras.config.set_dtype_policy(with_default)
+        if self.epochs and _is_trained(self.model):
+            self._check_policy(student, dtype_policy)
         if self.dropout is not None:
             self._set_dropout(student)
         weights = self.distillation_loss_weights
@@ -265,6 +267,21 @@ class StageRecipe(Section):
         members = [models[name] for name in self.ensemble.models]
         return Ensemble(
             members, self.ensemble.weights, self.ensemble.temperature, name=self.name
+        )
+
+    def _check_policy(self, student, dtype_policy):
+        """Refuses a file whose layers compute otherwise than the recipe says."""
+        layers = [x for x in student._flatten_layers(include_self=False) if x.weights]
+        found = {x.dtype_policy.name for x in layers}
+        mixed = {x for x in found if x.startswith("mixed_")}
+        wanted = {dtype_policy} - {"float32"}
+        if mixed == wanted:
+            return
+        raise ValueError(
+            f"Stage {self.name!r}: `dtype_policy` has no effect on the layers of a file. "
+            f"Received: dtype_policy={dtype_policy!r}, and {self.model!r} with "
+            f"{', '.join(sorted(mixed or found))}. Give that as dtype_policy, or a file "
+            "of a model that was made under the other, by keras.config.set_dtype_policy."
         )
 
     def _set_dropout(self, student):
@@ -409,15 +426,16 @@ def load(name_or_path, kind=Recipe, **overrides):
     Args:
         name_or_path: A name of `names()`, or a path that ends in `.toml`.
         kind: `Recipe`, or `keras_kd.tune_recipe.TunedRecipe`, one with a table [tune].
-        **overrides: `seed`, `batch_size`, or `epochs` (of every stage that is trained),
-            each an int, or `dtype_policy`; None leaves the recipe's own value.
+        **overrides: `seed`, or `batch_size` or `epochs` (of every stage that is trained,
+            whatever its own), each an int, or `dtype_policy`; None leaves what is there.
 
     Returns:
         A `Recipe`, of that kind.
 
     Raises:
         FileNotFoundError: No such recipe.
-        ValueError: The file is not TOML or not a recipe; names each wrong place in it.
+        ValueError: The file is not TOML or not a recipe; names each wrong place in it. Or
+            an override would have no effect, as no stage is trained.
     """
     if str(name_or_path).endswith(".toml"):
         path = Path(name_or_path)
@@ -437,16 +455,26 @@ def load(name_or_path, kind=Recipe, **overrides):
     return _validate(table, path, kind, overrides)
 
 
+# Overrides that take the place of what a stage says itself.
+_OF_STAGES = ("epochs", "batch_size")
+
+
 def _validate(table, path, kind, overrides):
     given = {key: value for key, value in overrides.items() if value is not None}
-    epochs = given.pop("epochs", None)
+    of_stages, idle = {key: given[key] for key in _OF_STAGES if key in given}, list(given)
+    given.pop("epochs", None)
     table = table | given
     try:
         recipe = kind.model_validate(table)
-        if epochs is not None:
+        if idle and not any(stage.epochs for stage in recipe.stage):
+            raise ValueError(
+                f"{path} trains no stage, so {' and '.join(idle)} would have no effect. "
+                "Leave that out."
+            )
+        if of_stages:
             # A given model is none to train.
             table["stage"] = [
-                stage | {"epochs": epochs} if stage.get("epochs") else stage
+                stage | of_stages if stage.get("epochs") else stage
                 for stage in table["stage"]
             ]
             recipe = kind.model_validate(table)

@@ -1,6 +1,7 @@
 """Runs a recipe: its data, its chain, its run folder; over one seed or several."""
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None):
             interrupted one goes on; a larger `count` adds to what is there.
 
     Returns:
-        A Markdown table of mean and standard deviation over the seeds.
+        A Markdown table of mean and standard deviation over the seeds: of all that are
+        finished in the folder, also those beyond `count`.
 
     Raises:
         RunError, FileExistsError: As `run`.
@@ -109,17 +111,25 @@ def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None):
     settings = {"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)}
     folder = manifest.open_seeds(run_dir, settings, seeds)
     outputs = folder / TEACHER_OUTPUTS
-    results = []
     for seed in seeds:
         one = recipe.model_copy(update={"seed": seed})
-        seed_dir = folder / f"seed-{seed}"
-        results.append(run(one, seed_dir, data_dir, verbose, name, outputs)[0])
+        run(one, folder / f"seed-{seed}", data_dir, verbose, name, outputs)
     shutil.rmtree(outputs, ignore_errors=True)
-    table = _over_seeds(results)
+    rows = _of_all_seeds(folder)
+    table = _over_seeds(list(rows.values()))
     run_dirs.write_text(folder / "results.md", table + "\n")
-    rows = [[x.to_dict() for x in result.models] for result in results]
-    run_dirs.write_json(folder / "results.json", dict(zip(map(str, seeds), rows)))
+    run_dirs.write_json(folder / "results.json", rows)
     return table
+
+
+def _of_all_seeds(folder):
+    """dict of seed to the rows of its table, of all that are finished in a folder."""
+    rows = {}
+    for seed in manifest.read(folder, "seeds")["seeds"]:
+        path = folder / f"seed-{seed}" / "results.json"
+        if path.is_file():
+            rows[str(seed)] = json.loads(path.read_text(encoding="utf-8"))["models"]
+    return rows
 
 
 def give_data(recipe, chain, train_data, labels):
@@ -162,21 +172,31 @@ def _accuracies(recipe, result):
     return markdown_table(rows, numbers_from=1) if rows else ""
 
 
+def _is_one(same):
+    """Whether these are the rows of one given model, which is the same with every seed."""
+    given = all(x["taught_by"] == "given" for x in same)
+    return given and all(x["evaluation"] == same[0]["evaluation"] for x in same)
+
+
 def _over_seeds(results):
+    """A table of the models, each a dict of `ModelResult`'s fields, in a list a seed."""
     rows = []
-    for same in zip(*(result.models for result in results), strict=True):
-        first = same[0]
-        errors = over_seeds([x.errors for x in same])
-        seconds = [x.seconds for x in same]
+    for same in zip(*results, strict=True):
+        if _is_one(same):
+            same = same[:1]
+        first, evaluations = same[0], [x["evaluation"] for x in same]
+        errors = over_seeds([x["errors"] for x in evaluations])
+        accuracy = over_seeds([x["accuracy"] for x in evaluations])
+        seconds = [x["seconds"] for x in same]
         rows.append(
             {
-                "model": first.model,
-                "taught by": first.taught_by,
+                "model": first["model"],
+                "taught by": first["taught_by"],
                 "seeds": len(same),
-                "accuracy (%)": over_seeds([x.accuracy for x in same]).percent(),
-                f"errors in {first.examples:,}": f"{errors.mean:.1f}",
-                "parameters": f"{first.parameters:,}",
-                "MACs": shown_count(first.macs),
+                "accuracy (%)": accuracy.percent(),
+                f"errors in {evaluations[0]['examples']:,}": f"{errors.mean:.1f}",
+                "parameters": f"{first['parameters']:,}",
+                "MACs": shown_count(first["macs"]),
                 "seconds": "-" if None in seconds else f"{sum(seconds) / len(same):.0f}",
             }
         )

@@ -11,7 +11,8 @@ from keras_kd.report_images import contact_sheet, disagreements
 from keras_kd.report_plots import curves, pareto
 from keras_kd.report_recipe import recipe_file, repeat
 from keras_kd.report_tables import MOST_CLASSES, accuracy_table, class_table, cost_table
-from keras_kd.verdict import comparisons, last_distilled, verdict, warnings
+from keras_kd.comparison import comparisons, likes
+from keras_kd.verdict import last_distilled, verdict, warnings
 
 
 def page(folder, latencies, problems):
@@ -74,7 +75,9 @@ def _facts(folder, runs):
     """Date, data and seeds, as dict of word to text."""
     manifest = folder.manifest
     recipe = manifest.recipe or {}
-    counted = [x.metrics.evaluation.examples for x in runs[0].models if x.done]
+    counted = [
+        x.metrics.evaluation.examples for run in runs for x in run.models if x.done
+    ]
     examples = f"{counted[0]:,} test examples" if counted else ""
     seeds = manifest.seeds if manifest.kind == "seeds" else [recipe.get("seed")]
     data = [str(x) for x in (recipe.get("dataset"), examples) if x]
@@ -130,7 +133,7 @@ def _devices(folder):
 
 def _pictures(runs, manifest, latencies):
     """dict of name to `Picture`, of those that compare all models."""
-    macs = {x.name: x.metrics.macs for x in runs[0].models if x.done}
+    macs = {x.name: x.metrics.macs for run in runs for x in run.models if x.done}
     published = {
         stage["name"]: stage["published_accuracy"]
         for stage in (manifest.recipe or {}).get("stage", [])
@@ -151,8 +154,8 @@ def _of_one_run(folder, runs):
     seed, run = next((k, x) for k, x in folder.runs.items() if x.done(name))
     student = run[name]
     teachers = [run[x] for x in student.taught_by if run.done(x)]
-    alone = [x.baseline for x in comparisons([run]) if x.student == name]
-    alone = [run[x] for x in alone]
+    alone = likes([x for x in comparisons([run]) if x.student == name])
+    alone = [run[x.baseline] for x in alone]
     images = {
         x.name: disagreements(run, x.name)
         for x in reversed(run.models)

@@ -27,7 +27,7 @@ def pareto(runs, costs, name, unit):
     ]
     if not points:
         return None
-    bars = "standard deviations over the seeds" if len(runs) > 1 else "95 % intervals"
+    bars = _bars([len(models) for _, models in finished(runs)])
     equal = len({point[1] for point in points}) < len(points)
     return drawn(
         f"accuracy_{name}",
@@ -41,6 +41,16 @@ def pareto(runs, costs, name, unit):
         unit,
         styles(runs),
     )
+
+
+def _bars(counts):
+    """What the bars are, of models with so many seeds each."""
+    words = []
+    if max(counts) > 1:
+        words.append("standard deviations over the seeds")
+    if min(counts) == 1:
+        words.append("95 % intervals" + " of a model that is of one seed" * bool(words))
+    return ", or ".join(words)
 
 
 def _accuracy(models):
@@ -93,8 +103,8 @@ def _side_by_side(costs, log):
 
 
 def curves(runs, published):
-    """Accuracy after each epoch, of every stage, on validation data; or on the test data
-    where the recipe holds none out.
+    """Accuracy after each epoch, of every trained stage, on validation data; or on the test
+    data where the recipe holds none out.
 
     Args:
         runs: As `pareto` takes them.
@@ -120,11 +130,12 @@ def curves(runs, published):
     seeds = " Each is the mean over the seeds, its band from the least to the most."
     beside = " Thin lines with hollow markers are published values."
     published = {name: x for name, x in published.items() if x and name in lines}
-    words = metric.replace("val_", f"{_watched(runs[0])} ").replace("_", " ")
+    watched = _watched(runs[0]) if metric.startswith("val_") else "training"
+    words = f"{watched} {metric.removeprefix('val_')}".replace("_", " ")
     return drawn(
         "curves",
-        f"{words} of every stage after each epoch",
-        f"{words.capitalize()} of every stage after each epoch."
+        f"{words} of every stage that was trained, after each epoch",
+        f"{words.capitalize()} of every stage that was trained, after each epoch."
         + seeds * (len(runs) > 1)
         + beside * bool(published and scale == 100),
         _draw_curves,

@@ -153,12 +153,21 @@ def duration(seconds):
 def finished(runs):
     """(name, its finished models over the seeds) of each model that has any.
 
-    The given teacher is the same one with every seed, and comes once.
+    A given model that is the same one with every seed, such as the teacher, comes once.
     """
     for model in runs[0].models:
         models = [run[model.name] for run in runs if run.done(model.name)]
         if models:
-            yield model.name, models if model.stage else models[:1]
+            yield model.name, models[:1] if _is_one(models) else models
+
+
+def _is_one(models):
+    """Whether these are one given model, not one of each seed, as an ensemble may be."""
+    stages = [x.stage for x in models]
+    if None in stages:
+        return True
+    same = {x.initial_weights for x in stages}
+    return stages[0].epochs == 0 and len(same) == 1 and None not in same
 
 
 def _accuracy_row(name, models):

@@ -79,8 +79,12 @@ class Model:
 
     @functools.cached_property
     def history(self):
-        """dict of metric name to one number an epoch; empty where there is none yet."""
-        if not self.done and not (self.folder / "history.csv").is_file():
+        """dict of metric name to one number an epoch; empty where there is none yet.
+
+        A stage without epochs, such as an ensemble, has none.
+        """
+        is_trained = self.stage is not None and self.stage.epochs > 0
+        if not is_trained or not (self.done or (self.folder / "history.csv").is_file()):
             return {}
         path = self.file("history.csv")
         try:

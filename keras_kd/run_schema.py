@@ -40,6 +40,9 @@ class StageEntry(_Section):
     loss_weights: list[Any] | None = None
     student_loss_weight: Any = None
     optimizer: Any = None
+    patience: Any = None
+    restore_best: bool = False
+    monitor: str | None = None
     architecture: str
     initial_weights: str | None = None
     state: Literal["waiting", "training", "done", "failed"]
@@ -51,6 +54,8 @@ class TeacherEntry(_Section):
     """What the manifest says of the given teacher, which is measured first of all."""
 
     state: Literal["waiting", "done"] = "done"
+    architecture: str | None = None
+    weights: str | None = None
     files: dict[str, str] = {}
 
 
@@ -138,8 +143,9 @@ class Metrics(_Section):
     epochs: int | None = None
     best_epoch: int | None = None
     parameters: Count
-    macs: Count | None = None
-    pure_macs: Count | None = None
+    # None where nobody knows, as of a layer of one's own.
+    macs: Count | None
+    pure_macs: Count | None
     file_bytes: Count | None = None
     evaluation: EvaluationEntry
 

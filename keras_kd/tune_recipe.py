@@ -154,8 +154,11 @@ class TunedRecipe(Recipe):
         sections = {stage.name: stage for stage in stages}
         dimensions = _dimensions(tune, stages)
         for dimension in dimensions:
-            searched = {x.key for x in dimensions if x.stage == dimension.stage}
-            _check(dimension, sections[dimension.stage], searched)
+            of_stage = {x.key: x for x in dimensions if x.stage == dimension.stage}
+            _check(dimension, sections[dimension.stage], set(of_stage))
+            if dimension.key == "loss":
+                own = [x for x in tune.space[dimension.name] if isinstance(x, dict)]
+                _check_losses(dimension, own, of_stage.get("temperature"))
         return tune
 
     def with_values(self, values):
@@ -209,8 +212,21 @@ def _dimensions(tune, stages):
             made = [_made(x, key, sections[stage]) for x in values]
             values = dict(zip(labels, made, strict=True))
         found.append(Dimension(name, stage, key, values))
+    _check_once(found)
     # The values of one may hang on another's of the same stage.
     return sorted(found, key=lambda x: x.key in NUMBERS)
+
+
+def _check_once(dimensions):
+    """Refuses two keys for the same thing: one of them would have no effect."""
+    named = {}
+    for x in dimensions:
+        first = named.setdefault((x.stage, x.key), x.name)
+        if first != x.name:
+            raise ValueError(
+                f"space > {x.name}: is the same as {first}, of stage {x.stage!r}. Leave "
+                "one of them out."
+            )
 
 
 def _label(value):
@@ -256,6 +272,33 @@ def _check(dimension, stage, searched):
         except pydantic.ValidationError as error:
             message = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise ValueError(f"{place}: {value!r} is refused: {message}") from error
+
+
+def _check_losses(dimension, own, temperature):
+    """Refuses losses of which one, or a temperature, would have no effect.
+
+    Args:
+        dimension: The losses' `Dimension`.
+        own: Those that the space writes as tables.
+        temperature: The `Dimension` of the same stage's temperature, or None.
+    """
+    place = f"space > {dimension.name}"
+    made = {label: LossRecipe.model_validate(x) for label, x in dimension.values.items()}
+    configs = {label: (x.name, x.make().get_config()) for label, x in made.items()}
+    if temperature is not None:
+        fixed = [x for x in own if "temperature" in x]
+        if fixed:
+            raise ValueError(
+                f"{place}: {_label(fixed[0])} has a temperature, which {temperature.name} "
+                "searches. Leave one of them out."
+            )
+        if not any("temperature" in config for _, config in configs.values()):
+            raise ValueError(f"space > {temperature.name}: no loss of {place} has one")
+    labels = list(configs)
+    for i, label in enumerate(labels):
+        for before in labels[:i]:
+            if configs[before] == configs[label]:
+                raise ValueError(f"{place}: {before} and {label} are the same loss")
 
 
 def takes_temperature(stage):

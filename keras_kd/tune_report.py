@@ -67,6 +67,7 @@ def picture(recipe, trials):
         "trials",
         f"{objective} of each trial against each value that was searched",
         "A point is a trial; the star is the best one."
+        + " Hollow ones had fewer epochs." * (len({x.epochs for x in trials}) > 1)
         + f" {failed} failed." * bool(failed),
         _draw,
         recipe,

@@ -1,108 +1,17 @@
 """Whether distillation was worth it, in plain words, from the figures of a run folder."""
 
-import dataclasses
 import math
 
-import numpy as np
+from keras_kd.comparison import (
+    SIGNIFICANT,
+    Comparison,
+    comparisons,
+    likes,
+    mcnemar_of,
+)
+from keras_kd.uncertainty import over_seeds
 
-from keras_kd.tables import shown_count
-from keras_kd.uncertainty import McNemar, mcnemar, over_seeds
-
-# Where a p-value counts as more than chance.
-SIGNIFICANT = 0.05
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """A taught student beside one of the same architecture that saw the labels alone.
-
-    Attributes:
-        student, baseline: Their names.
-        errors, baseline_errors: Of each, one number a seed.
-        examples: Of the test data.
-        tests: A `McNemar` a seed.
-    """
-
-    student: str
-    baseline: str
-    errors: list
-    baseline_errors: list
-    examples: int
-    tests: list[McNemar]
-
-    @property
-    def fewer(self):
-        """By how many errors the student is better, one number a seed; negative: worse."""
-        return [b - a for a, b in zip(self.errors, self.baseline_errors, strict=True)]
-
-    @property
-    def gain(self):
-        """The difference of accuracies in points over the seeds, an `OverSeeds`."""
-        return over_seeds([100 * x / self.examples for x in self.fewer])
-
-    @property
-    def beyond_chance(self):
-        """Whether chance hardly explains the difference.
-
-        With one seed by McNemar's test; with several, where the mean difference is more
-        than twice its standard error, of three seeds or more.
-        """
-        if len(self.tests) == 1:
-            return self.tests[0].p_value < SIGNIFICANT
-        error = self.gain.deviation / math.sqrt(self.gain.count)
-        return self.gain.count > 2 and abs(self.gain.mean) > 2 * error
-
-
-def comparisons(runs):
-    """Every taught stage beside each labels-alone stage of the same architecture.
-
-    Args:
-        runs: A list of `run_reader.Run`, of the same recipe with different seeds.
-
-    Returns:
-        A list of `Comparison`, in the order of the stages, of what is finished.
-    """
-    stages = [model for model in runs[0].models if model.stage]
-    return [
-        _compared(student.name, alone.name, runs)
-        for student in stages
-        for alone in stages
-        if student.taught_by
-        and not alone.taught_by
-        and alone.architecture == student.architecture
-        and any(run.done(student.name) and run.done(alone.name) for run in runs)
-    ]
-
-
-def _compared(student, baseline, runs):
-    pairs = [
-        (run[student], run[baseline])
-        for run in runs
-        if run.done(student) and run.done(baseline)
-    ]
-    return Comparison(
-        student,
-        baseline,
-        [a.metrics.evaluation.errors for a, _ in pairs],
-        [b.metrics.evaluation.errors for _, b in pairs],
-        pairs[0][0].metrics.evaluation.examples,
-        [mcnemar_of(a, b) for a, b in pairs],
-    )
-
-
-def mcnemar_of(model, baseline):
-    """McNemar's test of two `run_reader.Model`s on the same test data.
-
-    Raises:
-        ValueError: Their answers are to different data.
-    """
-    ours, others = model.answers, baseline.answers
-    if not np.array_equal(ours.labels, others.labels):
-        raise ValueError(
-            f"{model.folder / 'answers.csv'} and {baseline.folder / 'answers.csv'} have "
-            "different labels, so they are not of the same test data."
-        )
-    return mcnemar(ours.labels, ours.predicted, others.predicted)
+__all__ = ["Comparison", "comparisons", "last_distilled", "mcnemar_of", "p_value"]
 
 
 def last_distilled(runs):
@@ -117,6 +26,10 @@ def last_distilled(runs):
 def verdict(runs):
     """The verdict on the last distilled student.
 
+    It is beside the stage on labels alone that was trained as the student was. Where
+    several were, it must hold against each; where none was, it is beside the nearest, and
+    says so; of one that saw other labels nothing is said.
+
     Args:
         runs: As `comparisons` takes them.
 
@@ -127,26 +40,67 @@ def verdict(runs):
     if student is None:
         return "No distilled student is finished, so there is no verdict yet.", []
     size = _size(runs, student)
-    ours = [x for x in comparisons(runs) if x.student == student]
-    if not ours:
-        return "Whether distillation was worth it, this run cannot say.", [
+    every = [x for x in comparisons(runs) if x.student == student]
+    judged = likes(every)
+    if not judged:
+        reasons = [*map(_not_compared, every)] or [
             f"No finished stage trains the architecture of “{student}” on labels alone. A "
-            "stage without losses, of the same model, would make the comparison.",
-            *size,
+            "stage without losses, of the same model, would make the comparison."
         ]
-    return _headline(ours[0]), list(map(_unbroken, [*_reasons(ours[0]), *size]))
+        return "Whether distillation was worth it, this run cannot say.", [*reasons, *size]
+    reasons = [reason for x in judged for reason in _reasons(x)]
+    if len(judged) > 1:
+        reasons.insert(0, _several(judged))
+    reasons += [_not_compared(x) for x in every if x not in judged]
+    return _of_all(judged), list(map(_unbroken, [*reasons, *size]))
 
 
 def warnings(runs):
-    """A sentence for each taught stage that ends worse than its architecture alone."""
+    """A sentence for each taught stage that ends worse than its architecture alone.
+
+    Beside the same stages as a verdict on it would be, see `comparison.likes`.
+    """
+    every = comparisons(runs)
+    judged = [
+        x
+        for student in dict.fromkeys(x.student for x in every)
+        for x in likes([y for y in every if y.student == student])
+    ]
     return [
         f"“{x.student}” was taught and ends worse than “{x.baseline}”, the same "
-        f"architecture trained on labels alone: {_errors(x.errors)} errors against "
-        f"{_errors(x.baseline_errors)} in {x.examples:,}"
+        f"architecture trained on labels alone: {_pair(x)[0]} errors against "
+        f"{_pair(x)[1]} in {x.examples:,}"
         + (f" (McNemar's p {p_value(x.tests[0])})." if len(x.tests) == 1 else ".")
-        for x in comparisons(runs)
-        if x.gain.mean < 0
+        + _trained_otherwise(x)
+        for x in judged
+        if x.sign < 0
     ]
+
+
+def _several(judged):
+    names = " and ".join(f"“{x.baseline}”" for x in judged)
+    as_it = "as near to it as each other" if judged[0].apart.words else "as it was"
+    return (
+        f"{len(judged)} stages on labels alone were trained {as_it}, {names}; the verdict "
+        "is what holds against each."
+    )
+
+
+def _trained_otherwise(compared):
+    words = compared.apart.words
+    if not words:
+        return ""
+    return (
+        f" But “{compared.baseline}” differs in more than the teacher ("
+        f"{'; '.join(words)}), and no stage alone does in less."
+    )
+
+
+def _not_compared(compared):
+    return (
+        f"“{compared.baseline}”, of the same architecture on labels alone, is not "
+        f"compared: it was trained otherwise ({'; '.join(compared.apart.words)})."
+    )
 
 
 def p_value(test):
@@ -161,28 +115,54 @@ def _unbroken(sentence):
     return sentence
 
 
+def _of_all(judged):
+    """The headline for all that one student is compared with."""
+    if len({x.sign for x in judged}) > 1:
+        return "Whether distillation was worth it depends on what it is compared with."
+    # What is surely so against one is said if it is so against each.
+    unsure = [x for x in judged if not x.beyond_chance]
+    return _headline((unsure or judged)[0])
+
+
 def _headline(compared):
-    better = compared.gain.mean > 0
-    if compared.gain.mean == 0:
+    headline = _judgement(compared.sign, compared.beyond_chance)
+    if compared.apart.words:
+        headline = headline.removesuffix(".")
+        headline += ", as far as a baseline with other settings can tell."
+    return headline
+
+
+def _judgement(sign, beyond_chance):
+    if sign == 0:
         return "Distillation made no difference to the number of errors."
-    if compared.beyond_chance:
-        return "Distillation was worth it." if better else "Distillation did harm."
-    if better:
+    if beyond_chance:
+        return "Distillation was worth it." if sign > 0 else "Distillation did harm."
+    if sign > 0:
         return "Distillation came out ahead, but by no more than chance may give."
     return "Distillation did not help: the difference is within what chance may give."
 
 
 def _reasons(compared):
     x = compared
-    if len(x.tests) > 1:
-        return _reasons_over_seeds(x)
-    test = x.tests[0]
+    reasons = _reasons_over_seeds(x) if len(x.tests) > 1 else _reasons_of_one_seed(x)
+    return [*reasons, _trained_otherwise(x).strip()] if x.apart.words else reasons
+
+
+def _reasons_of_one_seed(compared):
+    x, test = compared, compared.tests[0]
+    ours, others, points = _distinct(
+        [
+            100 * (1 - x.errors[0] / x.examples),
+            100 * (1 - x.baseline_errors[0] / x.examples),
+            x.gain.mean,
+        ]
+    )
     return [
         f"The distilled “{x.student}” makes {_of(x.errors[0], 'error')} in {x.examples:,} "
-        f"examples ({_accuracy(x.errors[0], x.examples)}); “{x.baseline}”, the same "
+        f"examples ({ours} %); “{x.baseline}”, the same "
         f"architecture trained on labels alone, makes {x.baseline_errors[0]:,} "
-        f"({_accuracy(x.baseline_errors[0], x.examples)}). That is {_change(x.fewer[0])}, "
-        f"a difference of {x.gain.mean:+.2f} points.",
+        f"({others} %). That is {_change(x.fewer[0])}, "
+        f"a difference of {_signed(points)} points.",
         f"Only “{x.student}” is right on {_of(test.only_first, 'example')}, only "
         f"“{x.baseline}” on {test.only_baseline:,}: McNemar's exact test gives p "
         f"{p_value(test)}. Of one seed, this compares two trained models; what another "
@@ -196,18 +176,74 @@ def _reasons_over_seeds(compared):
         over_seeds([1 - errors / x.examples for errors in of_model])
         for of_model in (x.errors, x.baseline_errors)
     ]
+    ours, others = _pair(x)
+    (difference,) = _distinct([x.gain.mean])
+    ahead, behind = (sum(sign * y > 0 for y in x.fewer) for sign in (1, -1))
     ps = sorted(x.tests, key=lambda test: test.p_value)
-    significant = sum(test.p_value < SIGNIFICANT for test in x.tests)
     return [
         f"Over {count} seeds the distilled “{x.student}” is right on {means[0].percent()} "
         f"% of {x.examples:,} examples; “{x.baseline}”, the same architecture trained on "
         f"labels alone, on {means[1].percent()} % (mean ± standard deviation). The "
-        f"difference is {x.gain.mean:+.2f} ± {x.gain.deviation:.2f} points, "
-        f"{_errors(x.errors)} errors against {_errors(x.baseline_errors)}.",
-        f"“{x.student}” is ahead with {sum(y > 0 for y in x.fewer)} of {count} seeds; "
-        f"McNemar's exact test gives p < {SIGNIFICANT} with {significant} of them "
+        f"difference is {_signed(difference)} ± {x.gain.deviation:.2f} points, "
+        f"{ours} errors against {others}. The choice of seeds and of test examples may "
+        f"make it up to {_margin(x, difference)} points by chance (95 %).",
+        f"“{x.student}” is ahead with {ahead} of {count} seeds"
+        + f", behind with {behind}" * bool(behind)
+        + f"; McNemar's exact test gives p < {SIGNIFICANT} with {_significant(x)} "
         f"({_range(ps)}).",
     ]
+
+
+def _significant(compared):
+    """With how many seeds the difference is significant, and to which side, in words."""
+    signs = [
+        y > 0
+        for y, test in zip(compared.fewer, compared.tests, strict=True)
+        if test.p_value < SIGNIFICANT
+    ]
+    if all(signs):
+        return f"{len(signs)} of them"
+    return f"{sum(signs)} for it and {len(signs) - sum(signs)} against it"
+
+
+def _margin(compared, difference):
+    """What chance may give, in points, on the side of the shown difference that it is."""
+    margin = 100 * compared.by_chance / compared.examples
+    for digits in range(2, 9):
+        text = f"{margin:.{digits}f}"
+        if (abs(float(difference)) > float(text)) == compared.beyond_chance:
+            break
+    return text
+
+
+def _distinct(numbers, digits=2):
+    """Numbers as text, with as many digits as tell those apart that differ, and from 0."""
+    while digits < 8:
+        texts = [f"{x:.{digits}f}" for x in numbers]
+        alike = {
+            tuple(sorted((a, b)))
+            for a, x in zip(texts, numbers, strict=True)
+            for b, y in zip(texts, numbers, strict=True)
+            if a == b and not math.isclose(x, y, abs_tol=1e-9)
+        }
+        vanished = [a for a, x in zip(texts, numbers, strict=True) if x and not float(a)]
+        if not alike and not vanished:
+            break
+        digits += 1
+    return texts
+
+
+def _signed(text):
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _pair(compared):
+    """The errors of student and baseline, a whole number or a mean, never rounded alike."""
+    if len(compared.errors) == 1:
+        return [f"{x[0]:,}" for x in (compared.errors, compared.baseline_errors)]
+    means = [sum(x) / len(x) for x in (compared.errors, compared.baseline_errors)]
+    digits = max(len(x.partition(".")[2]) for x in _distinct(means, 1))
+    return [f"{x:,.{digits}f}" for x in means]
 
 
 def _range(tests):
@@ -222,23 +258,24 @@ def _size(runs, student):
     root = run[student]
     while root.taught_by:
         root = run[root.taught_by[0]]
-    ours, its = run[student].metrics, root.metrics
+    both = [x for x in runs if x.done(student) and x.done(root.name)]
+    if not both:
+        return []
+    ours, its = (both[0][x].metrics for x in (student, root.name))
     mine, theirs = (
-        _errors([run[x].metrics.evaluation.errors for run in runs if run.done(x)])
+        _errors([run[x].metrics.evaluation.errors for run in both])
         for x in (student, root.name)
     )
+    macs = ""
+    if None not in (ours.macs, its.macs):
+        macs = (
+            f", and takes {ours.macs:,} MACs, {_times(ours.macs, its.macs)} “{root.name}”"
+        )
     return [
         f"“{student}” has {ours.parameters:,} parameters, "
-        f"{_times(ours.parameters, its.parameters)} “{root.name}”, and takes "
-        f"{_macs(ours.macs, its.macs)} “{root.name}”, which makes "
+        f"{_times(ours.parameters, its.parameters)} “{root.name}”{macs}, which makes "
         f"{theirs} errors where “{student}” makes {mine}."
     ]
-
-
-def _macs(mine, theirs):
-    if mine is None or theirs is None:
-        return f"{shown_count(mine)} MACs against {shown_count(theirs)} of"
-    return f"{mine:,} MACs, {_times(mine, theirs)}"
 
 
 def _times(mine, theirs):
@@ -260,10 +297,6 @@ def _change(fewer):
 
 def _of(count, noun):
     return f"{count:,} {noun}{'s' * (count != 1)}"
-
-
-def _accuracy(errors, examples):
-    return f"{100 * (1 - errors / examples):.2f} %"
 
 
 def _errors(counts):

@@ -43,7 +43,7 @@ def main(run_dir, stages):
             "model": name,
             "stage": settings,
             "seed": recipe["seed"],
-            "batch_size": recipe["batch_size"],
+            "batch_size": settings.get("batch_size") or recipe["batch_size"],
             "command": command,
             "keras_kd": keras_kd.__version__,
             "keras": keras.__version__,

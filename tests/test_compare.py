@@ -118,3 +118,48 @@ def test_names_are_text(runs, tmp_path):
     text = compare_runs([runs[0], other])
     assert "recipe &lt;b>\\*x\\*, " in text
     assert "- `dataset: mnist -> <script>'|`" in text
+
+
+def test_the_same_stages_in_another_order(runs, tmp_path):
+    other = shutil.copytree(runs[0], tmp_path / "other")
+    recipe = json.loads(json.dumps(RECIPE))
+    recipe["stage"] = recipe["stage"][::-1]
+    change(other / "manifest.json", recipe=recipe)
+    text = compare_runs([runs[0], other])
+    assert "- `stage, order: ta, student, alone -> alone, student, ta`" in text
+    assert "the recipes are the same" not in text
+    # One more among them is no other order; nor is another name.
+    recipe["stage"] = [*RECIPE["stage"][:1], {"name": "new"}, *RECIPE["stage"][1:]]
+    change(other / "manifest.json", recipe=recipe)
+    assert "order" not in compare_runs([runs[0], other])
+
+
+def test_the_same_losses_in_another_order(runs, tmp_path):
+    folders = []
+    for names in (["kd", "dkd"], ["dkd", "kd"]):
+        recipe = json.loads(json.dumps(RECIPE))
+        recipe["stage"][1]["losses"] = [{"name": x} for x in names]
+        folders.append(shutil.copytree(runs[0], tmp_path / names[0]))
+        change(folders[-1] / "manifest.json", recipe=recipe)
+    assert "- `stage.student.losses, order: kd, dkd -> dkd, kd`" in compare_runs(folders)
+
+
+def test_other_models_under_the_same_recipe(runs, tmp_path):
+    """A file that a recipe names is another one by now; or it is another version."""
+    other = shutil.copytree(runs[0], tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["teacher"]["weights"] = "2"
+    ta, student, _ = manifest["stages"]
+    ta |= {"epochs": 0, "initial_weights": "7"}
+    student["architecture"] = "tall"
+    change(other / "manifest.json", **manifest | {"keras_kd": "0.2.0"})
+    text = compare_runs([runs[0], other])
+    for line in (
+        "- the recipes are the same",
+        "- teacher: another model",
+        "- ta: other first weights",
+        "- student: another architecture",
+        "- `keras_kd: 0.1.0 -> 0.2.0`",
+    ):
+        assert f"{line}\n" in text
+    assert "alone: other" not in text

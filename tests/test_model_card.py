@@ -111,4 +111,101 @@ def test_macs_that_are_unknown(folder):
     forget_checksums(folder)
     for path in folder.glob("*/metrics.json"):
         change(path, macs=None, pure_macs=None)
-    assert "unknown MACs (half of" in model_card.card(folder, "student")
+    assert "an unknown number of MACs." in model_card.card(folder, "student")
+
+
+def changed(folder, name, table=None, fields=None, recipe=None, metrics=None):
+    """The sample run, in which a stage, its table of the recipe, its metrics say this."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    stage = next(x for x in manifest["stages"] if x["name"] == name)
+    own = next(x for x in manifest["recipe"]["stage"] if x["name"] == name)
+    stage.update(fields or {})
+    own.update(table or {})
+    manifest["recipe"].update(recipe or {})
+    if metrics:
+        change(folder / name / "metrics.json", **metrics)
+        del stage["files"]["metrics.json"]
+    change(folder / "manifest.json", **manifest)
+    return model_card.card(folder, name)
+
+
+def test_a_stage_with_settings_of_its_own(folder):
+    own = {"batch_size": 50, "seed": 3, "examples": 100, "classes": [4, 2], "repeat": 10}
+    text = changed(folder, "student", own, recipe={"augmentation": {"views": 8}})
+    assert "- Batch size: 50\n" in text and "- Seed: 0 (and 3, the stage's own)\n" in text
+    assert "of one training, with seed 0 (and 3, the stage's own).\n" in text
+    assert (
+        "- Training images: 100 images of the classes 2, 4, each 10 times in an epoch, "
+        "in 8 augmented views\n"
+    ) in text
+    others = model_card.card(folder, "alone")
+    assert "- Batch size: 256\n" in others and "- Seed: 0\n" in others
+    assert "- Training images: all images, in 8 augmented views\n" in others
+
+
+def test_the_default_weight_of_the_labels_is_told(folder):
+    text = changed(folder, "student", fields={"student_loss_weight": None})
+    assert "- Weight of the labels' loss: 0.5\n" in text
+    assert "Weight of the labels" not in model_card.card(folder, "alone")
+
+
+@pytest.mark.parametrize(
+    "fields, metrics, words",
+    [
+        ({}, {}, "4"),
+        ({"restore_best": True}, {"best_epoch": 2}, "4, of which the best was kept (af"),
+        (
+            {"patience": 1},
+            {"best_epoch": 2, "epochs": 3},
+            "3 of at most 4, of which the last was kept (the best was after 2)",
+        ),
+    ],
+)
+def test_epochs(folder, fields, metrics, words):
+    assert f"- Epochs: {words}" in changed(folder, "student", None, fields, None, metrics)
+
+
+@pytest.mark.parametrize(
+    "recipe, words",
+    [
+        ({}, "- The test examples were looked at after every epoch, for the curve;"),
+        ({"test_each_epoch": False}, "- The test examples were looked at once, when the"),
+        ({"validation_examples": 100}, None),
+    ],
+)
+def test_when_the_test_examples_were_looked_at(folder, recipe, words):
+    text = changed(folder, "student", recipe=recipe)
+    assert words in text if words else "were looked at" not in text
+
+
+def test_a_given_model_was_not_trained_in_the_run(folder):
+    """Its card says nothing of the run's training, which was none of it."""
+    changed(folder, "alone", fields={"epochs": 0})
+    for name in ("teacher", "alone"):
+        text = model_card.card(folder, name)
+        assert f"{name} was given to the run, trained before." in text
+        assert "\nTested on MNIST, " in text and "Trained and tested" not in text
+        assert "It was not trained in the run, which does not say how it was." in text
+        for word in ("Epochs:", "Batch size:", "Seed:", "Optimizer:", "of one training"):
+            assert f"- {word}" not in text and f" {word} " not in text
+        assert "were looked at" not in text
+
+
+def test_an_ensemble_tells_its_members(folder):
+    changed(
+        folder,
+        "ta",
+        {"model": None, "ensemble": {"models": ["teacher"], "temperature": 4.0}},
+        {"epochs": 0, "losses": [], "taught_by": []},
+    )
+    text = model_card.card(folder, "student")
+    assert (
+        "student was taught by ta. ta is the ensemble of teacher. teacher was given to"
+    ) in text
+    assert "ta was given" not in text
+
+
+def test_a_stage_that_went_on_from_a_file(folder):
+    text = changed(folder, "alone", {"model": "before.keras"})
+    assert "alone learned from the labels alone. Its first weights were those of" in text
+    assert "- First weights: before.keras\n" in text

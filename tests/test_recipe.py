@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd import recipe
+from keras_kd import recipe, zoo
 from keras_kd.tune_recipe import TunedRecipe
 from tests.conftest import MINIMAL
 
@@ -304,3 +304,61 @@ def test_code_in_a_model_file_does_not_run(tmp_path):
         recipe.load_model(tmp_path / "lambda.keras")
     # Keras's own advice.
     assert "safe_mode=False" not in str(refused.value)
+
+
+GIVEN_ALONE = """
+dataset = "mnist"
+batch_size = 50
+[[stage]]
+name = "given"
+model = "mnist/student"
+"""
+
+
+def test_overrides_hold_for_stages_with_their_own(write_recipe):
+    path = write_recipe(stage="batch_size = 20")
+    assert recipe.load(path).stage[0].batch_size == 20
+    loaded = recipe.load(path, batch_size=30, epochs=3)
+    assert loaded.batch_size_of(loaded.stage[0]) == 30 and loaded.stage[0].epochs == 3
+    given = GIVEN_ALONE.replace("[[stage]]", "", 1)
+    text = path.read_text() + "[[stage]]" + given.split("batch_size = 50")[1]
+    loaded = recipe.load(write_recipe(text=text), batch_size=30)
+    assert [loaded.batch_size_of(x) for x in loaded.stage] == [30, 30]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [{"epochs": 2}, {"batch_size": 9}, {"seed": 1}, {"dtype_policy": "mixed_bfloat16"}],
+)
+def test_overrides_of_what_is_not_trained(write_recipe, override):
+    path = write_recipe(text=GIVEN_ALONE)
+    assert recipe.load(path, **dict.fromkeys(override)).stage[0].epochs == 0
+    (name,) = override
+    with pytest.raises(ValueError, match=f"trains no stage, so {name} would have no eff"):
+        recipe.load(path, **override)
+
+
+@pytest.mark.parametrize("of_recipe", recipe.DTYPE_POLICIES)
+@pytest.mark.parametrize("of_file", recipe.DTYPE_POLICIES)
+def test_the_dtype_policy_of_a_file(write_recipe, tmp_path, of_recipe, of_file):
+    """A file's layers keep theirs, so another in the recipe would have no effect."""
+    keras.config.set_dtype_policy(of_file)
+    try:
+        zoo.build("mnist_fc_4").save(tmp_path / "mine.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    text = GIVEN_ALONE.replace("mnist/student", str(tmp_path / "mine.keras"))
+    text = text.replace("batch_size", f'dtype_policy = "{of_recipe}"\nbatch_size')
+    given = recipe.load(write_recipe(text=text))
+    # Of students while they train: one that is given is none.
+    recipe.make_chain(given, None)
+    trained = recipe.load(write_recipe(text=text + "epochs = 1\n"))
+    if of_recipe == of_file:
+        (stage,) = recipe.make_chain(trained, None).stages
+        assert stage.student.layers[-1].dtype_policy.name == of_file
+        return
+    with pytest.raises(ValueError) as error:
+        recipe.make_chain(trained, None)
+    message = str(error.value)
+    assert "Stage 'given': `dtype_policy` has no effect on the layers of a file" in message
+    assert f"dtype_policy={of_recipe!r}" in message and f"with {of_file}. " in message

@@ -279,3 +279,27 @@ def test_several_seeds(write_recipe, sample_data, tmp_path):
         recipe_run.run_seeds(loaded, 2, folder / "seed-3", verbose=0)
     with pytest.raises(ValueError, match="`seeds` must be at least 1"):
         recipe_run.run_seeds(loaded, 0, tmp_path / "none", verbose=0)
+
+
+def test_fewer_seeds_keep_the_table_of_all(write_recipe, sample_data, tmp_path):
+    loaded, folder = recipe.load(write_recipe(), seed=3), tmp_path / "run"
+    of_three = recipe_run.run_seeds(loaded, 3, folder, verbose=0)
+    files = {x: (folder / x).read_text() for x in ("results.md", "results.json")}
+    assert recipe_run.run_seeds(loaded, 1, folder, verbose=0) == of_three
+    assert files == {x: (folder / x).read_text() for x in files}
+    # What another seed has not finished is in no table.
+    (folder / "seed-5" / "results.json").unlink()
+    of_two = recipe_run.run_seeds(loaded, 1, folder, verbose=0)
+    assert of_two.splitlines()[2].split("|")[3] == "       2 "
+    assert sorted(json.loads((folder / "results.json").read_text())) == ["3", "4"]
+
+
+def test_a_given_model_is_one_for_all_seeds(write_recipe, sample_data, tmp_path):
+    zoo.build("mnist_fc_8").save(tmp_path / "teacher.keras")
+    text = chain_text(tmp_path / "teacher.keras").replace("epochs = 2", "epochs = 1")
+    text = text.replace("mnist_student", "mnist_fc_8")
+    loaded = recipe.load(write_recipe(text=text))
+    table = recipe_run.run_seeds(loaded, 2, tmp_path / "run", verbose=0).splitlines()
+    seeds = {x.split("|")[1].strip(): x.split("|")[3].strip() for x in table[2:]}
+    assert seeds == {"teacher": "1", "student": "2", "alone": "2"}
+    assert "±" not in table[2] and "±" in table[3]

@@ -1,6 +1,7 @@
 """One report of a sample run, its numbers compared with those of the run's answers."""
 
 import builtins
+import hashlib
 import html.parser
 import json
 import re
@@ -15,8 +16,15 @@ import pytest
 import keras_kd
 from keras_kd.drawing import Picture
 from keras_kd.report import write_report
-from tests.sample_run import RECIPE, change, logits, make_run, make_seeds, unfinish
-from tests.test_run_reader import forget_checksums
+from tests.sample_run import (
+    RECIPE,
+    change,
+    logits,
+    make_run,
+    make_seeds,
+    unfinish,
+    write_json,
+)
 
 # As long and as hostile as a name of a folder can be.
 HOSTILE = "<b>a & 'b' | $\\frac$ \"__c__` {{ 1 }}"
@@ -262,11 +270,86 @@ def test_what_is_not_installed(tmp_path, monkeypatch, missing):
         write_report(tmp_path)
 
 
-def test_macs_that_are_unknown(tmp_path):
-    run = make_run(tmp_path / "run", examples=40)
-    forget_checksums(run)
-    for path in run.glob("*/metrics.json"):
-        change(path, macs=None, pure_macs=None)
-    write_report(run)
-    text = Page((run / "report" / "report.html").read_text(encoding="utf-8")).text
-    assert "unknown MACs against unknown of" in text
+def of_stages(path, *stages, recipe=None):
+    """A sample run whose stages say these fields; those with epochs = 0 have no history."""
+    make_run(path, examples=60)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for fields in stages:
+        stage = next(x for x in manifest["stages"] if x["name"] == fields["name"])
+        stage |= fields
+        if stage["epochs"] == 0:
+            (path / stage["name"] / "history.csv").unlink()
+            del stage["files"]["history.csv"]
+            metrics = path / stage["name"] / "metrics.json"
+            change(metrics, taught_by="given", epochs=None, seconds=None)
+            digest = hashlib.sha256(metrics.read_bytes()).hexdigest()
+            stage["files"]["metrics.json"] = digest
+    change(path / "manifest.json", stages=manifest["stages"])
+    if recipe:
+        change(path / "manifest.json", recipe=manifest["recipe"] | recipe)
+    return path
+
+
+GIVEN = {"epochs": 0, "losses": [], "taught_by": []}
+
+
+def test_a_given_stage(tmp_path, undrawn):
+    path = of_stages(tmp_path, {"name": "ta", **GIVEN})
+    headline, page = write_report(path)
+    assert headline.startswith("Distillation ")
+    text = Page(page.read_text()).text
+    assert "every stage that was trained, after each epoch" in text
+
+
+def test_a_given_stage_of_the_students_architecture_is_no_baseline(tmp_path, undrawn):
+    path = of_stages(tmp_path, {"name": "alone", **GIVEN})
+    headline, page = write_report(path)
+    assert headline == "Whether distillation was worth it, this run cannot say."
+    text = Page(page.read_text()).text
+    assert "Warning." not in text and "“alone”, the same" not in text
+
+
+def test_all_are_given(tmp_path, undrawn):
+    path = of_stages(tmp_path, *({"name": x, **GIVEN} for x in ("ta", "student", "alone")))
+    headline, page = write_report(path)
+    assert headline == "No distilled student is finished, so there is no verdict yet."
+    assert "after each epoch" not in Page(page.read_text()).text
+
+
+def test_an_ensemble_of_each_seed_and_one_file_for_all(tmp_path, undrawn):
+    """What is one model for all seeds has no deviation over them."""
+    for seed in range(3):
+        folder = tmp_path / f"seed-{seed}"
+        of_stages(
+            folder,
+            {"name": "ta", **GIVEN, "initial_weights": f"{seed}"},
+            {"name": "alone", **GIVEN, "initial_weights": "same"},
+        )
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["stages"], manifest["teacher"]
+    write_json(
+        tmp_path / "manifest.json", manifest | {"kind": "seeds", "seeds": [0, 1, 2]}
+    )
+    text = write_report(tmp_path)[1].with_name("report.md").read_text()
+    first = {
+        name: next(x for x in text.splitlines() if x.startswith(f"| {name} "))
+        for name in ("teacher", "ta", "alone")
+    }
+    assert "±" in first["ta"]
+    assert "±" not in first["teacher"] and "±" not in first["alone"]
+    assert "or 95 % intervals of a model that is of one seed" in text
+
+
+def test_macs_that_nobody_knows(tmp_path, undrawn):
+    path = of_stages(tmp_path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    for stage in manifest["stages"]:
+        if stage["name"] == "student":
+            metrics = path / "student" / "metrics.json"
+            change(metrics, macs=None, pure_macs=None)
+            digest = hashlib.sha256(metrics.read_bytes()).hexdigest()
+            stage["files"]["metrics.json"] = digest
+    change(path / "manifest.json", stages=manifest["stages"])
+    text = write_report(path)[1].with_name("report.md").read_text()
+    assert re.search(r"\| student +\| +50,890 \| +unknown \| +unknown \|", text)
+    assert "MACs, as many" not in text and "parameters, 23.6 times fewer than" in text

@@ -143,3 +143,61 @@ def test_takes_temperature(load):
     ta, student = load().stage
     assert tune_recipe.takes_temperature(student)
     assert not tune_recipe.takes_temperature(ta)
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        (
+            "temperature = {",
+            "student.temperature = [1, 2]\ntemperature = {",
+            "space > temperature: is the same as student.temperature, of stage 'student'",
+        ),
+        (
+            "learning_rate = [",
+            "student.learning_rate = [0.1, 0.2]\nlearning_rate = [",
+            "is the same as student.learning_rate",
+        ),
+        (
+            '"kd", { name = "dkd", beta = 2.0 }',
+            '{ name = "kd", temperature = 2.0 }, { name = "kd", temperature = 3.0 }',
+            "space > loss: kd, temperature = 2.0 has a temperature, which temperature sear",
+        ),
+        (
+            '"kd", { name = "dkd", beta = 2.0 }',
+            '"kd", { name = "dkd", temperature = 2.0 }',
+            "space > loss: dkd, temperature = 2.0 has a temperature",
+        ),
+        (
+            '["kd", { name = "dkd", beta = 2.0 }, "logit_mse"]',
+            '["logit_mse", { name = "pkt", taps = ["logits", "logits"] }]',
+            "space > temperature: no loss of space > loss has one",
+        ),
+        (
+            '"kd", { name = "dkd", beta = 2.0 }',
+            '"kd", { name = "kd", temperature = 4.0, form = "cross_entropy" }',
+            "has a temperature, which",
+        ),
+        (
+            '{ name = "dkd", beta = 2.0 }',
+            '"dkd", { name = "dkd", beta = 8.0 }',
+            "dkd and dkd, beta = 8.0 are the same loss",
+        ),
+    ],
+)
+def test_what_would_have_no_effect(load, old, new, message):
+    with pytest.raises(ValueError) as error:
+        load(old, new)
+    assert message in str(error.value)
+
+
+def test_losses_with_temperatures_of_their_own(load):
+    """Where the temperature is not searched they are different losses."""
+    tuned = load(
+        'temperature = { min = 1, max = 8.0, sampling = "log" }\n'
+        'learning_rate = [0.001, 0.01]\nta.model = ["mnist_fc_16", "mnist_fc_32"]\n'
+        'loss = ["kd", { name = "dkd", beta = 2.0 }, "logit_mse"]',
+        'loss = ["kd", { name = "kd", temperature = 2.0 }]',
+    )
+    (dimension,) = tuned.dimensions
+    assert list(dimension.values) == ["kd", "kd, temperature = 2.0"]

@@ -4,7 +4,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from keras_kd.uncertainty import McNemar, OverSeeds, mcnemar, over_seeds, wilson_interval
+from keras_kd.uncertainty import (
+    McNemar,
+    OverSeeds,
+    largest_by_chance,
+    mcnemar,
+    over_seeds,
+    student_t,
+    wilson_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -86,3 +94,52 @@ def test_one_seed_has_no_deviation():
 def test_over_seeds_of_bad_values(values):
     with pytest.raises(ValueError, match="`values` must hold one finite number"):
         over_seeds(values)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 8, 12, 25, 40, 101, 500])
+def test_the_largest_difference_by_chance(count):
+    """By the binomial tails in fractions, outcome by outcome."""
+    chances = {}
+    for heads in range(count + 1):
+        uneven = abs(2 * heads - count)
+        chance = Fraction(math.comb(count, heads), 2**count)
+        chances[uneven] = chances.get(uneven, 0) + chance
+    by_chance = [
+        d
+        for d in chances
+        if sum(p for other, p in chances.items() if other >= d) >= Fraction(1, 20)
+    ]
+    assert largest_by_chance(count) == max(by_chance)
+
+
+def test_the_largest_difference_of_very_many():
+    assert largest_by_chance(10_000) == 196
+    # Beyond what is summed: 1.96 * sqrt(n), with the correction for continuity.
+    assert abs(largest_by_chance(1_000_000) - 1960) <= 2
+
+
+@pytest.mark.parametrize(
+    "freedom, quantile",
+    # Student's own table, as Abramowitz and Stegun have it, 26.10.
+    [
+        (1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262),
+        (10, 2.228), (29, 2.045), (30, 2.042), (120, 1.980),
+    ],
+)  # fmt: skip
+def test_students_t(freedom, quantile):
+    assert student_t(freedom) == pytest.approx(quantile, abs=5e-4)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 6, 11])
+def test_students_t_is_the_integral_of_its_density(freedom):
+    t = student_t(freedom)
+    x = np.linspace(-t, t, 200_001)
+    scale = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2)
+    density = scale / math.sqrt(freedom * math.pi)
+    density = density * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
+    assert np.trapezoid(density, x) == pytest.approx(0.95, abs=1e-8)
+
+
+def test_students_t_of_no_freedom():
+    with pytest.raises(ValueError, match="`freedom` must be at least 1. Received: fre"):
+        student_t(0)
