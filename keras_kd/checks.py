@@ -1,6 +1,9 @@
 """What a Distiller refuses before the first step."""
 
+import inspect
 import math
+import types
+import warnings
 
 import keras
 import numpy as np
@@ -318,6 +321,79 @@ def check_labels(y, loss, num_classes):
         raise ValueError(
             f"`y` must hold labels in 0..{num_classes - 1}, one for each output of the "
             f"student. Received: labels from {y.min()} to {y.max()}."
+        )
+
+
+def check_label_loss(loss, student, kinds):
+    """Says that a loss on the labels takes logits where a student gives probabilities.
+
+    Args:
+        loss: As `compile` takes it; losses without Keras's `from_logits` are not looked at.
+        student: The `keras.Model`, for its outputs' names.
+        kinds: The `OutputKinds` of its own outputs.
+
+    Raises:
+        ValueError: It takes probabilities, and the student answers with negative numbers.
+    """
+    found = kinds.found.get(None)
+    negative = kinds.shows_negative.get(None)
+    if negative is None or kinds.is_said(None):
+        return
+    if isinstance(loss, dict):
+        loss = [loss.get(name) for name in student.output_names]
+    each = loss if isinstance(loss, (list, tuple)) else [loss]
+    found = [found] * len(negative) if isinstance(found, str) else found
+    if len(each) != len(negative):
+        return
+    for one, kind, is_negative in zip(each, found, negative, strict=True):
+        takes_logits = _from_logits(one)
+        if takes_logits is False and is_negative:
+            raise ValueError(
+                f"`student` {student.name!r} gives logits, some of them negative, and its "
+                "loss on the labels takes probabilities. Give the loss from_logits=True, "
+                "as in keras.losses.SparseCategoricalCrossentropy(from_logits=True). "
+                f"Received: loss={one!r}."
+            )
+        if takes_logits and kind == "probabilities":
+            warnings.warn(
+                f"`student` {student.name!r} gives probabilities, and its loss on the "
+                "labels takes logits, so it is that of a second softmax. Give the loss "
+                "from_logits=False, or leave the softmax out. Say student_outputs='logits' "
+                "to silence this.",
+                stacklevel=3,
+            )
+
+
+def _from_logits(loss):
+    """Whether a loss takes logits; None where it does not say."""
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:  # Keras has a better message.
+            return None
+    if isinstance(loss, types.FunctionType):
+        parameter = inspect.signature(loss).parameters.get("from_logits")
+        return parameter and parameter.default
+    return getattr(loss, "from_logits", None)
+
+
+def check_loss_in_validation(loss, args, kwargs):
+    """Refuses validation by the labels without a loss on them, before an epoch is trained.
+
+    Args:
+        loss: As `compile` was given it.
+        args, kwargs: Of `keras.Model.fit`, after x and y.
+
+    Raises:
+        ValueError: There are validation data and no loss.
+    """
+    given = {"validation_split": args[4:5], "validation_data": args[5:6]}
+    given = {k: kwargs.get(k, x[0] if x else None) for k, x in given.items()}
+    if loss is None and (given["validation_split"] or given["validation_data"] is not None):
+        raise ValueError(
+            "`validation_data` are judged by the student's loss on the labels. Received: "
+            "loss=None in compile. Give it one, or validation_distillation=True to the "
+            "Distiller."
         )
 
 

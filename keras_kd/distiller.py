@@ -5,15 +5,14 @@ from keras import ops, tree
 
 from keras_kd import batch, checks
 from keras_kd import losses as losses_module
-from keras_kd.loading import take_handed_teacher
+from keras_kd.kinds import OutputKinds, check_said
+from keras_kd.loading import distiller_arguments, distiller_config
 from keras_kd.replicas import scaled, unscaled, zero_if_empty
 from keras_kd.scheduled import ScheduledModel
 from keras_kd.several_steps import SeveralSteps
 from keras_kd.taps import Taps
 from keras_kd.terms import Outputs, make_term
 from keras_kd.train_step import OneStep, loss_terms, tensorflow_train_step
-
-_KINDS = ("logits", "probabilities")
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -44,9 +43,10 @@ class Distiller(ScheduledModel, SeveralSteps):
             to 0.5, which is also the published MNIST experiment's. At 1 the teacher
             does not run; at 0 no labels are needed.
         name: Defaults to "distiller".
-        teacher_outputs: "logits" or "probabilities". By default logits, unless the
-            teacher ends in a softmax; that is then said in a warning. Losses on logits
-            receive log(p) of probabilities.
+        teacher_outputs: "logits" or "probabilities", of the teacher's own outputs. By
+            default logits, unless its answers are seen to be probabilities; that is then
+            said in a warning. Losses on logits receive log(p) of probabilities. Tapped
+            layers are looked at one by one; a dict of layer name to kind says it of these.
         student_outputs: The same of the student. Its loss on the labels is what
             `compile` is given.
         validation_distillation: Whether `evaluate` and validation run the teacher too;
@@ -54,10 +54,13 @@ class Distiller(ScheduledModel, SeveralSteps):
             Losses that remember training examples (`needs_index`) do not take it.
         **kwargs: Passed to `keras.Model`.
 
+    None of them can be changed afterwards.
+
     Raises:
         ValueError: An argument is of the wrong kind or out of range, the models'
-            inputs, outputs or tapped layers do not fit each other, or student and
-            teacher share variables that would be trained.
+            inputs, outputs or tapped layers do not fit each other, student and teacher
+            share variables that would be trained, or outputs are said to be probabilities
+            and are not.
 
     Example:
 
@@ -68,6 +71,10 @@ class Distiller(ScheduledModel, SeveralSteps):
     distiller.student.save("student.keras")
     ```
     """
+
+    fixed = ("teacher", "student", "distillation_losses", "distillation_loss_weights")
+    fixed += ("student_loss_weight", "teacher_outputs", "student_outputs")
+    fixed += ("validation_distillation",)
 
     def __init__(
         self,
@@ -84,29 +91,33 @@ class Distiller(ScheduledModel, SeveralSteps):
         **kwargs,
     ):
         checks.check_models(teacher, student)
-        # The student's policy decides whether `compile` adds loss scaling.
+        # The student's policy decides whether `compile` adds loss scaling; inputs reach
+        # each model as they are, and it casts them as its own policy says.
         kwargs.setdefault("dtype", student.dtype_policy)
-        super().__init__(name=name, **kwargs)
+        super().__init__(name=name, **{"autocast": False} | kwargs)
         self.teacher = teacher
         self.student = student
         if not isinstance(distillation_losses, (list, tuple)):
             distillation_losses = [distillation_losses]
-        self.distillation_losses = [losses_module.get(x) for x in distillation_losses]
-        self.distillation_loss_weights = checks.check_weights(
-            distillation_loss_weights, count=len(self.distillation_losses)
+        # Tuples, as what is put into a list later would have no effect.
+        self.distillation_losses = tuple(map(losses_module.get, distillation_losses))
+        self.distillation_loss_weights = tuple(
+            checks.check_weights(distillation_loss_weights, len(distillation_losses))
         )
         self.student_loss_weight = checks.check_fraction(
             "student_loss_weight", student_loss_weight
         )
-        self.teacher_outputs = checks.check_one_of(
-            "teacher_outputs", teacher_outputs, _KINDS
-        )
-        self.student_outputs = checks.check_one_of(
-            "student_outputs", student_outputs, _KINDS
-        )
+        self.teacher_outputs, self.student_outputs = teacher_outputs, student_outputs
+        said = check_said("teacher_outputs", teacher_outputs)
+        self.teacher_kinds = OutputKinds("teacher", teacher, said, other=student)
+        said = check_said("student_outputs", student_outputs)
+        self.student_kinds = OutputKinds("student", student, said, other=teacher)
+        # Its loss on the labels takes one kind, too.
+        self.student_kinds.need([None], compared=False)
         self.validation_distillation = bool(validation_distillation)
+        kinds = self.teacher_kinds, self.student_kinds
         self._terms = tuple(
-            make_term(loss, weight, teacher, student, teacher_outputs, student_outputs)
+            make_term(loss, weight, teacher, student, *kinds)
             for loss, weight in zip(
                 self.distillation_losses, self.distillation_loss_weights, strict=True
             )
@@ -125,6 +136,9 @@ class Distiller(ScheduledModel, SeveralSteps):
         self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
         self.total_loss_tracker = keras.metrics.Mean(name="total_loss")
         self.built = student.built
+        for each in kinds:
+            each.look(stacklevel=3)
+        self._is_made = True
 
     def build(self, input_shape):
         if not self.student.built:
@@ -185,7 +199,8 @@ class Distiller(ScheduledModel, SeveralSteps):
                 for a small student) unless a callback looks at each; else it is as with 1.
 
         Raises:
-            ValueError: `loss` is None although it has a weight.
+            ValueError: `loss` is None although it has a weight, or it takes probabilities
+                and the student gives logits.
         """
         if loss is None and self.student_loss_weight != 0:
             raise ValueError(
@@ -193,12 +208,7 @@ class Distiller(ScheduledModel, SeveralSteps):
                 f"student_loss_weight={self.student_loss_weight}. Received: loss=None."
             )
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
-
-    def compile_from_config(self, config):
-        # Keras skips this for a class with its own `compile`; ours takes the same.
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built:
-            self.optimizer.build(self.trainable_variables)
+        checks.check_label_loss(loss, self.student, self.student_kinds)
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`, after a look at the teacher and at data in memory.
@@ -206,10 +216,12 @@ class Distiller(ScheduledModel, SeveralSteps):
         Raises:
             ValueError: `compile` was not called; the teacher's weights, or its answers to
                 the first examples, are not finite; labels are outside the student's
-                classes; or there was not one batch to train on. Examples and labels are
-                looked at where they are NumPy arrays.
+                classes; validation has no loss to judge by; or there was not one batch to
+                train on. Examples and labels are looked at where they are NumPy arrays.
         """
         self._assert_compile_called("fit")
+        if not self.validation_distillation:
+            checks.check_loss_in_validation(self.loss, args, kwargs)
         checks.check_finite(self.teacher)
         shape = getattr(self.student, "output_shape", None)
         num_classes = shape[-1] if isinstance(shape, tuple) else None
@@ -257,9 +269,9 @@ class Distiller(ScheduledModel, SeveralSteps):
             ValueError: There are no labels, or no loss was given to `compile`.
         """
         if y is None or self._compile_loss is None:
-            missing = "labels (y)" if y is None else "`loss`, given to compile"
+            missing = "labels (y) are" if y is None else "`loss`, given to compile, is"
             raise ValueError(
-                f"{missing} are missing. They are needed where student_loss_weight > 0, "
+                f"{missing} missing. They are needed where student_loss_weight > 0, "
                 "and in validation unless validation_distillation=True."
             )
         loss = unscaled(self._compile_loss(y, y_pred, sample_weight))
@@ -279,7 +291,7 @@ class Distiller(ScheduledModel, SeveralSteps):
             for term in self._terms
             if term.weight != 0
         ]
-        return sum(values, start=ops.zeros(()))
+        return sum(values, start=ops.zeros((), "float32"))
 
     def compute_loss(
         self,
@@ -304,6 +316,7 @@ class Distiller(ScheduledModel, SeveralSteps):
         """
         if y_pred is None:
             y_pred = self(x, training=training)
+        self._look_once(x)
         student = self._step.take_student(y_pred)
         self._step.distils = training or self.validation_distillation
         if student is None and self._step.distils and self._student_taps.names:
@@ -323,6 +336,14 @@ class Distiller(ScheduledModel, SeveralSteps):
             tracker = getattr(self, f"{name}_tracker")
             tracker.update_state(value, sample_weight=batch_size)
         return scaled(terms["total_loss"])
+
+    def _look_once(self, x):
+        """Finds in the first step what the models give, where it could not before."""
+        kinds = self.teacher_kinds, self.student_kinds
+        if any(each.is_open() for each in kinds):
+            for each in kinds:
+                each.look_in_step(batch.inputs_of(x))
+            checks.check_label_loss(self.loss, self.student, self.student_kinds)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if y is None and self._compile_metrics is not None:
@@ -361,50 +382,28 @@ class Distiller(ScheduledModel, SeveralSteps):
         teacher = self.teacher
         try:
             if not include_teacher:
-                self.teacher = None
+                self.put_teacher(None)
             super().save(filepath, overwrite=overwrite, **kwargs)
         finally:
-            self.teacher = teacher
+            self.put_teacher(teacher)
 
     def export(self, filepath, *args, **kwargs):
         """As `keras.Model.export`, of the student alone."""
         return self.student.export(filepath, *args, **kwargs)
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
-        return {
-            "name": self.name,
-            "teacher": self.teacher and serialize(self.teacher),
-            "student": serialize(self.student),
-            "distillation_losses": [serialize(x) for x in self.distillation_losses],
-            "distillation_loss_weights": list(
-                map(serialize, self.distillation_loss_weights)
-            ),
-            "student_loss_weight": serialize(self.student_loss_weight),
-            "teacher_outputs": self.teacher_outputs,
-            "student_outputs": self.student_outputs,
-            "validation_distillation": self.validation_distillation,
-        }
+        return distiller_config(self)
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        def deserialize(value):
-            return keras.saving.deserialize_keras_object(value, custom_objects)
-
-        without_teacher = config["teacher"] is None
-        if without_teacher:
-            teacher = take_handed_teacher()
-        else:
-            teacher = deserialize(config["teacher"])
-        objects = {
-            "teacher": teacher,
-            "student": deserialize(config["student"]),
-            "student_loss_weight": deserialize(config["student_loss_weight"]),
-        }
-        for name in ("distillation_losses", "distillation_loss_weights"):
-            objects[name] = list(map(deserialize, config[name]))
-        distiller = cls(**(config | objects))
-        if without_teacher:
+        distiller = cls(**distiller_arguments(config, custom_objects))
+        if config["teacher"] is None:
             # The file has no weights for it; `load_distiller` puts it back.
-            distiller.teacher = None
+            distiller.put_teacher(None)
         return distiller
+
+    def put_teacher(self, teacher):
+        """Takes the teacher out (None), and puts the same one back."""
+        self._is_made = False
+        self.teacher = teacher
+        self._is_made = True

@@ -1,4 +1,4 @@
-"""Loads `.keras` files: any, safely; and a Distiller's that is without its teacher."""
+"""Loads `.keras` files: any, safely; and what a Distiller's says of it."""
 
 import contextvars
 
@@ -59,7 +59,7 @@ def load_distiller(filepath, teacher):
             f"{filepath} holds no Distiller without its teacher; "
             "keras.saving.load_model loads it."
         )
-    distiller.teacher = teacher
+    distiller.put_teacher(teacher)
     return distiller
 
 
@@ -76,3 +76,42 @@ def take_handed_teacher():
             "keras_kd.load_distiller(filepath, teacher=...)."
         )
     return handed.pop()
+
+
+def distiller_config(distiller):
+    """A Distiller's configuration, as `distiller_arguments` takes it."""
+    serialize = keras.saving.serialize_keras_object
+    weights = distiller.distillation_loss_weights
+    return {
+        "name": distiller.name,
+        "teacher": distiller.teacher and serialize(distiller.teacher),
+        "student": serialize(distiller.student),
+        "distillation_losses": list(map(serialize, distiller.distillation_losses)),
+        "distillation_loss_weights": list(map(serialize, weights)),
+        "student_loss_weight": serialize(distiller.student_loss_weight),
+        # With what was found, so that the loaded one need not look again.
+        "teacher_outputs": distiller.teacher_kinds.to_config(),
+        "student_outputs": distiller.student_kinds.to_config(),
+        "validation_distillation": distiller.validation_distillation,
+    }
+
+
+def distiller_arguments(config, custom_objects=None):
+    """The constructor's arguments that a Distiller's configuration holds.
+
+    Raises:
+        ValueError: It is without a teacher, and `load_distiller` is not what loads it.
+    """
+
+    def deserialize(value):
+        return keras.saving.deserialize_keras_object(value, custom_objects)
+
+    teacher = config["teacher"]
+    objects = {
+        "teacher": take_handed_teacher() if teacher is None else deserialize(teacher),
+        "student": deserialize(config["student"]),
+        "student_loss_weight": deserialize(config["student_loss_weight"]),
+    }
+    for name in ("distillation_losses", "distillation_loss_weights"):
+        objects[name] = list(map(deserialize, config[name]))
+    return config | objects

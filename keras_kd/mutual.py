@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_kd import checks
 from keras_kd import losses as losses_module
+from keras_kd.kinds import KINDS, OutputKinds
 from keras_kd.scheduled import ScheduledModel
 from keras_kd.several_steps import SeveralSteps
 from keras_kd.terms import Outputs, make_term
@@ -44,14 +45,18 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             at temperature 1.0, the paper's divergence.
         distillation_loss_weights: One number >= 0, or a schedule, per distillation loss.
             Defaults to 1.0 for each, the paper's.
-        student_outputs: "logits" or "probabilities", of all students. By default logits,
-            unless a student ends in a softmax; that is then said in a warning.
+        student_outputs: "logits" or "probabilities", of all students, or a dict of one for
+            each student's name. By default logits, unless a student's answers are seen to
+            be probabilities; that is then said in a warning.
         name: Defaults to "mutual_distiller".
+
+    None of them can be changed afterwards.
 
     Raises:
         ValueError: An argument is of the wrong kind or out of range, the students' inputs
             or outputs do not fit each other, two are one model or share variables that
-            would be trained, or a loss taps layers or makes some.
+            would be trained, a loss taps layers or makes some, or outputs are said to be
+            probabilities and are not.
 
     Example:
 
@@ -66,6 +71,12 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         [Zhang et al., 2018](https://arxiv.org/abs/1706.00384), equations 4 to 8.
     """
 
+    fixed = (
+        "students",
+        "distillation_losses",
+        "distillation_loss_weights",
+        "student_outputs",
+    )
     # Whether the last loss had the peers in it; JAX builds metrics before any loss.
     _distils = True
 
@@ -79,31 +90,41 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         name="mutual_distiller",
     ):
         students = _check_students(students)
-        super().__init__(name=name, dtype=next(iter(students.values())).dtype_policy)
+        # Inputs reach each student as they are, and it casts them as its own policy says.
+        super().__init__(name=name, dtype=_policy_of_all(students), autocast=False)
         self.students = students
+        self._order = tuple(students.values())
         if distillation_losses is None:
             distillation_losses = losses_module.SoftTargets(temperature=1.0)
         if not isinstance(distillation_losses, (list, tuple)):
             distillation_losses = [distillation_losses]
-        self.distillation_losses = [losses_module.get(x) for x in distillation_losses]
-        self.distillation_loss_weights = checks.check_weights(
-            distillation_loss_weights, count=len(self.distillation_losses)
+        # Tuples, as what is put into a list later would have no effect.
+        self.distillation_losses = tuple(map(losses_module.get, distillation_losses))
+        self.distillation_loss_weights = tuple(
+            checks.check_weights(distillation_loss_weights, len(distillation_losses))
         )
-        self.student_outputs = checks.check_one_of(
-            "student_outputs", student_outputs, ("logits", "probabilities")
-        )
+        self.student_outputs = student_outputs
+        said = _check_said(student_outputs, students)
+        first = next(iter(students.values()))
+        self._kinds = {
+            name: OutputKinds("student", model, said.get(name), other=first)
+            for name, model in students.items()
+        }
+        for kinds in self._kinds.values():
+            # Its loss on the labels takes one kind, too.
+            kinds.need([None], compared=False)
         # For each student, the terms of each of its peers.
         self._terms = [
             [
                 (k, self._term(loss, weight, peer, student))
-                for k, peer in enumerate(students.values())
-                if peer is not student
+                for k, peer in enumerate(students)
+                if peer != student
                 for loss, weight in zip(
                     self.distillation_losses, self.distillation_loss_weights, strict=True
                 )
                 if weight != 0
             ]
-            for student in students.values()
+            for student in students
         ]
         self.follow_schedules(
             self.distillation_loss_weights,
@@ -111,10 +132,14 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         )
         self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
         self.built = True
+        for kinds in self._kinds.values():
+            kinds.look(stacklevel=3)
+        self._is_made = True
 
     def _term(self, loss, weight, peer, student):
-        kind = self.student_outputs
-        term = make_term(loss, weight, peer, student, kind, kind)
+        models = self.students[peer], self.students[student]
+        kinds = self._kinds[peer], self._kinds[student]
+        term = make_term(loss, weight, *models, *kinds)
         if term.loss.taps or term.loss.makes_layers:
             raise ValueError(
                 "A MutualDistiller compares the students' own outputs, with losses that "
@@ -149,7 +174,8 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             **kwargs: Passed to `keras.Model.compile`.
 
         Raises:
-            ValueError: `loss` is None, or not one loss; `metrics` is no list.
+            ValueError: `loss` is None, or not one loss, or takes probabilities where a
+                student gives logits; `metrics` is no list.
         """
         if loss is None or isinstance(loss, (list, tuple, dict)):
             raise ValueError(
@@ -165,6 +191,12 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         self._compiled_with = types.SimpleNamespace(loss=loss, metrics=metrics)
         of_each = [[_fresh(x) for x in metrics or ()] for _ in self.students]
         super().compile(optimizer=optimizer, loss=loss, metrics=of_each, **kwargs)
+        self._check_label_loss()
+
+    def _check_label_loss(self):
+        for name, kinds in self._kinds.items():
+            loss = self._compiled_with.loss
+            checks.check_label_loss(loss, self.students[name], kinds)
 
     def get_compile_config(self):
         # Of what our `compile` takes, not of what it made of it.
@@ -175,13 +207,13 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             config |= {key: serialize(value) for key, value in given.items()}
         return config
 
-    def compile_from_config(self, config):
-        # Keras skips this for a class with its own `compile`; ours takes the same.
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
-
     def call(self, inputs, training=None):
-        return [x(inputs, training=training) for x in self.students.values()]
+        if tuple(self.students.values()) != self._order:
+            raise ValueError(
+                "`students` of a MutualDistiller cannot be changed. Make a new one of the "
+                f"models. Received: students={dict(self.students)!r}."
+            )
+        return [x(inputs, training=training) for x in self._order]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The total loss of a batch, a scalar; without the peers where not in training.
@@ -191,6 +223,10 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         """
         if y is None:
             raise ValueError("Mutual learning needs labels. Received: y=None.")
+        if any(kinds.is_open() for kinds in self._kinds.values()):
+            for kinds in self._kinds.values():
+                kinds.look_in_step(x)
+            self._check_label_loss()
         total = self._compile_loss(*self._of_each(y, sample_weight, y_pred))
         total = ops.cast(total, "float32")
         self._distils = training
@@ -215,7 +251,7 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             for k, term in terms
         ]
         # The mean over the peers, of whom every student has as many.
-        return sum(values, start=ops.zeros(())) / (len(own) - 1)
+        return sum(values, start=ops.zeros((), "float32")) / (len(own) - 1)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         y, y_pred, sample_weight = self._of_each(y, sample_weight, y_pred)
@@ -238,7 +274,8 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             "students": {name: serialize(x) for name, x in self.students.items()},
             "distillation_losses": list(map(serialize, self.distillation_losses)),
             "distillation_loss_weights": list(map(serialize, weights)),
-            "student_outputs": self.student_outputs,
+            # With what was found, so that the loaded one need not look again.
+            "student_outputs": {k: x.to_config() for k, x in self._kinds.items()},
             "name": self.name,
         }
 
@@ -277,6 +314,28 @@ def _check_students(students):
         for other in models[:i]:
             checks.check_peers(other, model)
     return dict(students)
+
+
+def _check_said(student_outputs, students):
+    """What is said of each student's outputs: dict of name to dict, for `OutputKinds`."""
+    said = student_outputs
+    if not isinstance(said, dict):
+        said = dict.fromkeys(students, said)
+    wrong = [x for x in said.values() if x is not None and x not in KINDS]
+    if wrong or not set(said) <= set(students):
+        raise ValueError(
+            "`student_outputs` must be None or one of 'logits', 'probabilities', or a dict "
+            "of student's name to one of these. Received: "
+            f"student_outputs={student_outputs!r}."
+        )
+    return {name: {None: kind} for name, kind in said.items() if kind is not None}
+
+
+def _policy_of_all(students):
+    """The policy by which `compile` decides on loss scaling: one that needs it, if any."""
+    policies = [model.dtype_policy for model in students.values()]
+    needs = [x for x in policies if x.name == "mixed_float16"]
+    return (needs or policies)[0]
 
 
 def _fresh(metric):

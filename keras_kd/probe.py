@@ -24,10 +24,38 @@ def probe_inputs(model, batch_size=8, seed=0):
         token that each vocabulary has). None where its inputs are not known, as with a
         subclassed model that was built by its own `build`, or are text.
     """
-    rng = np.random.default_rng(seed)
     specs = _input_specs(model)
-    if specs is None:
+    if specs is None or any(x.dtype == "string" for x in tree.flatten(specs)):
         return None
+    return _fill(specs, batch_size, seed)
+
+
+def probe_like(x, batch_size=8, seed=0):
+    """Inputs of the shapes and types of a batch, which may be symbolic.
+
+    Args:
+        x: Tensors, in the structure that a model takes.
+        batch_size: How many examples, instead of the batch's own number.
+        seed: Integer.
+
+    Returns:
+        As `probe_inputs`; where the batch holds text, empty strings. None where not even
+        the number of axes is known.
+    """
+    try:
+        specs = tree.map_structure(
+            lambda t: keras.KerasTensor(
+                (None, *t.shape[1:]), keras.backend.standardize_dtype(t.dtype)
+            ),
+            x,
+        )
+    except (AttributeError, TypeError, ValueError):  # TensorFlow's for unknown ranks.
+        return None
+    return _fill(specs, batch_size, seed)
+
+
+def _fill(specs, batch_size, seed):
+    rng = np.random.default_rng(seed)
 
     def fill(spec):
         open_sizes = [batch_size, *[_OPEN_SIZE] * len(spec.shape)]
@@ -39,10 +67,10 @@ def probe_inputs(model, batch_size=8, seed=0):
             # NumPy does not know every type of Keras; each model casts what it is given.
             is_double = spec.dtype == "float64"
             return rng.normal(size=shape).astype("float64" if is_double else "float32")
+        if spec.dtype == "string":
+            return np.full(shape, "", dtype=object)
         return np.zeros(shape, spec.dtype)
 
-    if any(x.dtype == "string" for x in tree.flatten(specs)):
-        return None
     return tree.map_structure(fill, specs)
 
 

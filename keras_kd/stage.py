@@ -8,8 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd import checks
 from keras_kd.distiller import Distiller
 from keras_kd.fingerprints import model_fingerprint
+from keras_kd.kinds import OutputKinds
 from keras_kd.several_steps import SeveralSteps
 
 
@@ -206,9 +208,18 @@ class _LabelsAlone(SeveralSteps):
     """Holds the student's optimizer, so that the student stays a plain model."""
 
     def __init__(self, student):
-        super().__init__(name="labels_alone", dtype=student.dtype_policy)
+        # Inputs reach the student as they are, and it casts them itself.
+        policy = student.dtype_policy
+        super().__init__(name="labels_alone", dtype=policy, autocast=False)
         self.student = student
         self.built = student.built
+        self.kinds = OutputKinds("student", student)
+        self.kinds.need([None], compared=False)
+        self.kinds.look()
+
+    def compile(self, optimizer="adam", loss=None, *args, **kwargs):
+        super().compile(optimizer, loss, *args, **kwargs)
+        checks.check_label_loss(loss, self.student, self.kinds)
 
     def call(self, inputs, training=None):
         return self.student(inputs, training=training)

@@ -4,9 +4,12 @@ Yuan, Tay, Li, Wang, Feng, "Revisiting Knowledge Distillation via Label Smoothin
 Regularization", 2020.
 """
 
+import warnings
+
 import keras
 from keras import ops
 
+from keras_kd.kinds import log_probabilities
 from keras_kd.losses.arguments import check_not_negative, check_positive
 from keras_kd.losses.shapes import check_two_classes
 from keras_kd.losses.ops import (
@@ -43,6 +46,8 @@ class TeacherFreeLoss(keras.losses.Loss):
         multiplier: Of the divergence, > 0; the number of classes makes it the sum over
             them. The defaults, 0.1, 20.0, 0.99 and 100.0, are the repository's for ResNet18
             on CIFAR-100; its others have multiplier 1.0 for the most part.
+        from_logits: Whether the model gives logits, not probabilities, as Keras's own
+            cross-entropies ask. Defaults to True.
         reduction, name: As `keras.losses.Loss` takes them.
 
     Raises:
@@ -67,12 +72,14 @@ class TeacherFreeLoss(keras.losses.Loss):
         multiplier=100.0,
         reduction="sum_over_batch_size",
         name="teacher_free_loss",
+        from_logits=True,
     ):
         super().__init__(name=name, reduction=reduction)
         self.alpha = check_not_negative("alpha", alpha)
         self.temperature = check_positive("temperature", temperature)
         self.correct_prob = check_positive("correct_prob", correct_prob)
         self.multiplier = check_positive("multiplier", multiplier)
+        self.from_logits = bool(from_logits)
         if self.alpha > 1 or self.correct_prob >= 1:
             raise ValueError(
                 "`alpha` must be at most 1, and `correct_prob` less than 1. "
@@ -84,9 +91,18 @@ class TeacherFreeLoss(keras.losses.Loss):
 
         Args:
             y_true: (batch, ...), integer labels; one-hot labels are taken, too.
-            y_pred: (batch, ..., num_classes), raw, no softmax; two classes or more.
+            y_pred: (batch, ..., num_classes), raw, no softmax, where `from_logits`; two
+                classes or more.
         """
+        if self.from_logits and hasattr(y_pred, "_keras_logits"):
+            # Keras marks what its softmax gives, and its own losses look for it.
+            warnings.warn(
+                "TeacherFreeLoss takes logits and was given what a softmax gives. Give "
+                "it from_logits=False, or leave the softmax out.",
+                stacklevel=2,
+            )
         logits = at_least_float32(y_pred)
+        logits = logits if self.from_logits else log_probabilities(logits)
         check_two_classes("TeacherFreeLoss", logits.shape)
         num_classes = logits.shape[-1]
         mask = label_mask(y_true, logits)
@@ -105,4 +121,5 @@ class TeacherFreeLoss(keras.losses.Loss):
             "temperature": self.temperature,
             "correct_prob": self.correct_prob,
             "multiplier": self.multiplier,
+            "from_logits": self.from_logits,
         }

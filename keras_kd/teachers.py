@@ -11,9 +11,9 @@ import warnings
 import keras
 from keras import ops, tree
 
+from keras_kd.kinds import log_probabilities, outputs_kind
 from keras_kd.losses.arguments import check_positive
 from keras_kd.losses.ops import log_softmax
-from keras_kd.terms import ends_in_softmax, log_probabilities
 
 _KINDS = ("logits", "probabilities")
 
@@ -208,7 +208,7 @@ def _resolve_kinds(outputs, models):
             "`outputs` must be None, 'logits', 'probabilities', or a list of one for each "
             f"of the {len(models)} models. Received: outputs={outputs!r}."
         )
-    found = [kind or _look(model) for kind, model in zip(kinds, models, strict=True)]
+    found = [kind or outputs_kind(model) for kind, model in zip(kinds, models, strict=True)]
     soft = [
         model.name
         for kind, said, model in zip(found, kinds, models, strict=True)
@@ -222,10 +222,6 @@ def _resolve_kinds(outputs, models):
             stacklevel=3,
         )
     return found
-
-
-def _look(model):
-    return "probabilities" if ends_in_softmax(model) else "logits"
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -303,8 +299,8 @@ def from_saved_model(
 ):
     """A teacher from a TensorFlow SavedModel, in the inference mode it was saved in.
 
-    Nothing is known of its layers, so none can be tapped, and a softmax at its end cannot
-    be seen: say `teacher_outputs="probabilities"` to the Distiller if it has one.
+    Nothing is known of its layers, so none can be tapped. Whether it ends in a softmax is
+    seen from its answers; `teacher_outputs` says it to the Distiller beforehand.
 
     Keras's safe mode refuses SavedModels inside `.keras` files. So save a Distiller with
     `include_teacher=False`, and load it with `keras_kd.load_distiller` and this teacher.

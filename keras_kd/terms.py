@@ -1,27 +1,23 @@
 """One distillation loss inside a Distiller: where its tensors come from, and their kind."""
 
 import dataclasses
-import warnings
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops, tree
 
 from keras_kd.heads import Head, head_of, masked_weight
+from keras_kd.kinds import OutputKinds
 from keras_kd.losses.base import (
     KERAS_LOSSES,
     AdoptedLoss,
     DistillationLoss,
     as_distillation_loss,
 )
-from keras_kd.losses.ops import at_least_float32
 from keras_kd.losses.schedules import value_at
 from keras_kd.losses.shapes import check_batch
 from keras_kd.replicas import unscaled
 from keras_kd.taps import find_layer
-
-# log(p) of a probability that underflowed to zero; the smallest normal float32 is 1e-38.
-_SMALLEST = 1e-37
 
 
 class Outputs(NamedTuple):
@@ -37,11 +33,12 @@ class Side:
 
     Attributes:
         names: Of the tapped layers; None is the model's own outputs.
-        are_probabilities: Whether these have to be turned into logits first.
+        kinds: Of the outputs, which are turned into logits first; None where the loss does
+            not read them as logits.
     """
 
     names: tuple
-    are_probabilities: bool
+    kinds: OutputKinds | None
 
     def find(self, outputs):
         """What was tapped, as the model gives it, in a list."""
@@ -50,8 +47,8 @@ class Side:
     def pick(self, outputs):
         """One tensor, or a list of them where several layers are tapped."""
         found = self.find(outputs)
-        if self.are_probabilities:
-            found = tree.map_structure(log_probabilities, found)
+        if self.kinds is not None:
+            found = list(map(self.kinds.as_logits, self.names, found))
         return found[0] if len(found) == 1 else found
 
 
@@ -86,7 +83,11 @@ class Term:
         y, sample_weight = self.head.labels_and_weights(
             self.loss, student_outputs, y, sample_weight
         )
-        picked = self.student.pick(student_outputs)
+        taught_by, picked = _in_one_precision(
+            self.teacher.pick(teacher_outputs),
+            self.student.pick(student_outputs),
+            self.loss.layers,
+        )
         if self.loss.on_logits and not isinstance(self.loss, AdoptedLoss):
             raw = self.student.find(student_outputs)
             sample_weight = masked_weight(raw[0], sample_weight)
@@ -94,7 +95,7 @@ class Term:
             *(x.dtype for x in tree.flatten(picked)), "float32"
         )
         value = self.loss.at_step(step, dtype).compute_loss(
-            self.teacher.pick(teacher_outputs),
+            taught_by,
             picked,
             y_true=y,
             sample_weight=sample_weight,
@@ -105,15 +106,33 @@ class Term:
         return value_at(self.weight, step) * ops.cast(value, "float32")
 
 
-def make_term(loss, weight, teacher, student, teacher_kind, student_kind):
+def _in_one_precision(teacher, student, layers):
+    """Outputs of both, in float64 only if all are, and the loss's layers compute in it.
+
+    Losses raise 16 bits to float32 themselves.
+    """
+    kinds = {x.dtype for x in tree.flatten([teacher, student])}
+    kinds = {keras.backend.standardize_dtype(x) for x in kinds}
+    kinds |= {layer.compute_dtype for layer in layers}
+    if "float64" not in kinds or kinds == {"float64"}:
+        return teacher, student
+
+    def rounded(x):
+        is_double = keras.backend.standardize_dtype(x.dtype) == "float64"
+        return ops.cast(x, "float32") if is_double else x
+
+    return tree.map_structure(rounded, (teacher, student))
+
+
+def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
     """Resolves a loss's taps and checks what can be known before the first batch.
 
     Args:
         loss: A distillation loss, ours or another's.
         weight: A number >= 0, or a schedule of it.
         teacher, student: `keras.Model`s.
-        teacher_kind, student_kind: "logits", "probabilities", or None to look at the
-            last layer.
+        teacher_kinds, student_kinds: `OutputKinds` of the two, which are told what the loss
+            reads as logits.
 
     Raises:
         ValueError: A tap is no layer of its model, or the shapes do not fit the loss.
@@ -140,11 +159,14 @@ def make_term(loss, weight, teacher, student, teacher_kind, student_kind):
             "build(teacher_shape, student_shape) first, with None for the batch. "
             f"Received: shapes {teacher_shapes} (teacher) and {student_shapes} (student)."
         )
+    if loss.on_logits:
+        teacher_kinds.need(teacher_names)
+        student_kinds.need(student_names)
     return Term(
         loss,
         weight,
-        _side("teacher", teacher, teacher_names, teacher_kind, loss.on_logits),
-        _side("student", student, student_names, student_kind, loss.on_logits),
+        Side(teacher_names, teacher_kinds if loss.on_logits else None),
+        Side(student_names, student_kinds if loss.on_logits else None),
         head_of(student, student_names),
     )
 
@@ -160,25 +182,6 @@ def _check_one_output(loss, model, names):
                 "takes the one to compare, keras.layers.Identity(name=...) say, and tap "
                 "that."
             )
-
-
-def _side(role, model, names, kind, on_logits):
-    if not on_logits:
-        return Side(names, are_probabilities=False)
-    if kind is None and any(ends_in_softmax(model, name) for name in names):
-        kind = "probabilities"
-        warnings.warn(
-            f"`{role}` {model.name!r} ends in a softmax, so its outputs are taken as "
-            f"probabilities p and compared as log(p). Say {role}_outputs='probabilities' "
-            f"to silence this, or {role}_outputs='logits' if it is wrong.",
-            stacklevel=5,
-        )
-    return Side(names, are_probabilities=kind == "probabilities")
-
-
-def log_probabilities(probabilities):
-    """Logits of given probabilities: softmax(log(p) / T) is p, softened."""
-    return ops.log(ops.maximum(at_least_float32(probabilities), _SMALLEST))
 
 
 def _known_shape(model, name):
@@ -199,16 +202,3 @@ def _known_shape(model, name):
 def _is_symbolic(model):
     """Whether a model's outputs are known before it runs: Functional or Sequential."""
     return bool(getattr(model, "outputs", None))
-
-
-def ends_in_softmax(model, name=None):
-    """Whether a model, or its layer of that name, is known to end in a softmax."""
-    layer = model if name is None else find_layer(model, name)
-    while isinstance(layer, keras.Model):
-        if not _is_symbolic(layer) or len(layer.outputs) != 1:
-            return False
-        # What made the model's one output.
-        layer = layer.outputs[0]._keras_history.operation
-    activation = getattr(layer, "activation", None)
-    is_softmax = activation is keras.activations.softmax
-    return is_softmax or isinstance(layer, keras.layers.Softmax)

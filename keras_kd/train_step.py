@@ -52,7 +52,7 @@ def loss_terms(
         dict of "student_loss", "distillation_loss" and "total_loss".
     """
     weight = distiller.student_loss_weight
-    student_loss = distillation_loss = ops.zeros(())
+    student_loss = distillation_loss = ops.zeros((), "float32")
     if teacher is None or weight != 0:
         student_loss = distiller.compute_student_loss(y, y_pred, sample_weight)
     total = student_loss

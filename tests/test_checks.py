@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_kd as kd
 from keras_kd import Distiller, checks, losses
 
 SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -177,3 +178,73 @@ def test_batches_too_small_for_a_loss(make_model, vectors, loss, given):
     fixed = keras.Model(inputs, keras.layers.Dense(3)(inputs))
     with pytest.raises(ValueError, match=f"Received: batches of {small}"):
         Distiller(make_model(), fixed, loss)
+
+
+VECTORS = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+CLASSES = np.argmax(VECTORS[:, :3], axis=1)
+
+
+def classifier(*last, has_input=True):
+    first = [keras.Input((4,))] if has_input else []
+    dense = [keras.layers.Dense(6, "relu"), keras.layers.Dense(3)]
+    return keras.Sequential([*first, *dense, *last])
+
+
+LOSSES = keras.losses
+MISTAKEN = {
+    "sparse": LOSSES.SparseCategoricalCrossentropy(from_logits=True),
+    "one-hot": LOSSES.CategoricalCrossentropy(from_logits=True),
+    "teacher-free": kd.TeacherFreeLoss(),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKEN)
+def test_a_label_loss_of_logits_on_probabilities_is_said(case, make_model):
+    student = classifier(keras.layers.Softmax(), keras.layers.Identity())
+    models = {
+        "Distiller": lambda: kd.Distiller(
+            make_model(), student, "kd", student_outputs=None, student_loss_weight=1.0
+        ),
+        "MutualDistiller": lambda: kd.MutualDistiller({"a": student, "b": make_model()}),
+        "Stage": lambda: kd.Stage("s", student, 1, loss=MISTAKEN[case]),
+    }
+    for name, make in models.items():
+        with pytest.warns(UserWarning) as warned:
+            made = make()
+            if name == "Stage":
+                made.model_to_fit(None)
+            else:
+                made.compile("sgd", MISTAKEN[case])
+        assert any("a second softmax" in str(x.message) for x in warned), name
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sparse_categorical_crossentropy",
+        LOSSES.categorical_crossentropy,
+        LOSSES.SparseCategoricalCrossentropy(),
+        [LOSSES.CategoricalCrossentropy()],
+    ],
+)
+def test_a_label_loss_of_probabilities_on_logits_is_refused(loss, make_model):
+    with pytest.raises(ValueError, match="gives logits.*from_logits=True.*Received: loss="):
+        kd.Distiller(make_model(), make_model(), "kd").compile("sgd", loss)
+    later = kd.Distiller(make_model(), classifier(has_input=False), "kd")
+    later.compile("sgd", loss)
+    is_sparse = "sparse" in str(loss).lower()
+    with pytest.raises(ValueError, match="gives logits"):
+        later.fit(VECTORS, CLASSES if is_sparse else np.eye(3)[CLASSES], verbose=0)
+    with pytest.raises(ValueError, match="gives logits"):
+        kd.Stage("s", make_model(), 1, loss=loss).model_to_fit(None)
+
+
+def test_label_losses_that_fit(make_model):
+    soft = classifier(keras.layers.Softmax())
+    distiller = kd.Distiller(make_model(), soft, "kd", student_outputs="probabilities")
+    distiller.compile("sgd", "sparse_categorical_crossentropy")
+    distiller = kd.Distiller(make_model(), make_model(), "kd")
+    for loss in ("mse", LOSSES.SparseCategoricalCrossentropy(from_logits=True)):
+        distiller.compile("sgd", loss)
+    said = kd.Distiller(make_model(), make_model(), "kd", student_outputs="logits")
+    said.compile("sgd", "sparse_categorical_crossentropy")

@@ -252,3 +252,135 @@ def test_cached_outputs_that_the_losses_need(vectors):
     message = r"losses need more: 'a'. Received: the teacher's own outputs \(None\)"
     with pytest.raises(ValueError, match=message):
         distiller.fit(cached, verbose=0, shuffle=False)
+
+
+POLICIES = ["mixed_float16", "mixed_bfloat16", "float16", "bfloat16", "float64"]
+# Beyond what float16 holds, so that a cast before the Normalization is seen.
+LARGE = np.random.default_rng(1).normal(3e5, 1e5, size=(32, 4)).astype("float32")
+LARGE_LABELS = np.argmax(LARGE[:, :3], axis=1)
+
+
+def normalising(policy):
+    """A classifier that normalises its inputs in float32 at least, and then computes."""
+    normalization = keras.layers.Normalization(
+        dtype="float64" if policy == "float64" else "float32"
+    )
+    normalization.adapt(LARGE)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        dense = keras.layers.Dense(6, "relu"), keras.layers.Dense(3)
+        return keras.Sequential([keras.Input((4,)), normalization, *dense])
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("is_teachers", [False, True])
+def test_inputs_reach_each_model_as_they_are(policy, is_teachers):
+    teacher, student = normalising("float32"), normalising(policy)
+    teacher, student = (student, teacher) if is_teachers else (teacher, student)
+    distiller = compiled(teacher, student, validation_distillation=True)
+    found = distiller.evaluate(LARGE, LARGE_LABELS, verbose=0, return_dict=True)
+    log_p, log_q = (
+        np.asarray(x.predict(LARGE, verbose=0), "float64") / 2.0 for x in (teacher, student)
+    )
+    log_p, log_q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in (log_p, log_q))
+    expected = 4.0 * (np.exp(log_p) * (log_p - log_q)).sum(-1).mean()
+    assert found["distillation_loss"] == pytest.approx(expected, rel=2e-2, abs=1e-3)
+    assert np.isfinite(distiller.fit(LARGE, LARGE_LABELS, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize("policy", ["float32", *POLICIES])
+def test_a_student_trains_as_it_does_alone(policy):
+    alone, student = normalising(policy), normalising(policy)
+    student.set_weights(alone.get_weights())
+    alone.compile(keras.optimizers.SGD(0.1), LOSS)
+    distiller = Distiller(normalising("float32"), student, "kd", student_loss_weight=1.0)
+    distiller.compile(keras.optimizers.SGD(0.1), LOSS)
+    for model in (alone, distiller):
+        model.fit(LARGE, LARGE_LABELS, batch_size=8, shuffle=False, verbose=0)
+    assert type(distiller.optimizer) is type(alone.optimizer)
+    for ours, keras_own in zip(student.get_weights(), alone.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, keras_own)
+
+
+@pytest.mark.parametrize("floatx", ["float64", "float16"])
+def test_another_floatx(floatx, make_model, vectors):
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(floatx)
+    try:
+        hint = losses.FitNet(taps=("h", "h"))
+        models = [
+            keras.Sequential(
+                [
+                    keras.Input((4,)),
+                    keras.layers.Dense(units, name="h"),
+                    keras.layers.Dense(3),
+                ]
+            )
+            for units in (8, 6)
+        ]
+        distiller = Distiller(*models, ["kd", hint])
+        distiller.compile("adam", LOSS)
+        history = distiller.fit(*vectors, validation_data=vectors, verbose=0).history
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+    assert all(np.isfinite(x).all() for x in history.values())
+
+
+def test_losses_with_layers_take_outputs_of_float64(vectors):
+    models = [
+        keras.Sequential(
+            [
+                keras.Input((4,)),
+                keras.layers.Dense(units, name="h", dtype=dtype),
+                keras.layers.Dense(3, dtype=dtype),
+            ]
+        )
+        for units, dtype in ((8, "float64"), (6, "float64"))
+    ]
+    distiller = Distiller(*models, losses.FitNet(taps=("h", "h")))
+    distiller.compile("adam", LOSS)
+    assert np.isfinite(distiller.fit(*vectors, verbose=0).history["loss"]).all()
+
+
+@pytest.mark.parametrize("name", Distiller.fixed)
+def test_an_argument_that_is_set_later_is_refused(name, make_model):
+    distiller = compiled(make_model(), make_model())
+    before = getattr(distiller, name)
+    with pytest.raises(ValueError, match=f"`{name}` of a Distiller cannot be changed.*Rec"):
+        setattr(distiller, name, [10.0])
+    assert getattr(distiller, name) is before
+
+
+@pytest.mark.parametrize("name", ["distillation_losses", "distillation_loss_weights"])
+def test_nothing_can_be_put_into_an_argument(name, make_model):
+    distiller = compiled(make_model(), make_model())
+    with pytest.raises(TypeError):
+        getattr(distiller, name)[0] = 10.0
+
+
+def test_a_losss_setting_is_read_by_the_next_fit(make_model, vectors):
+    teacher, student = make_model(), make_model()
+    distiller = Distiller(teacher, student, losses.SoftTargets(1.0), student_loss_weight=0)
+    distiller.compile(keras.optimizers.SGD(0.0))
+    for temperature in (1.0, 3.0):
+        distiller.distillation_losses[0].temperature = temperature
+        loss = losses.SoftTargets(temperature)
+        expected = loss.compute_loss(teacher(vectors[0]), student(vectors[0]))
+        found = distiller.fit(vectors[0], batch_size=64, verbose=0).history["loss"]
+        assert found == pytest.approx([float(expected)], rel=1e-5)
+
+
+@pytest.mark.parametrize("by", ["validation_data", "validation_split"])
+def test_validation_without_a_loss_is_refused_before_the_first_step(
+    by, make_model, vectors
+):
+    distiller = Distiller(make_model(), make_model(), "kd", student_loss_weight=0)
+    distiller.compile("sgd", metrics=["accuracy"])
+    with pytest.raises(ValueError, match="`validation_data` are judged.*loss=None"):
+        given = {"validation_data": vectors, "validation_split": 0.5}[by]
+        distiller.fit(*vectors, verbose=0, **{by: given})
+    assert distiller.optimizer.iterations == 0

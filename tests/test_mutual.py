@@ -248,3 +248,44 @@ def test_losses_that_are_refused(students, loss):
 def test_what_compile_refuses(students, arguments, message):
     with pytest.raises(ValueError, match=message):
         MutualDistiller(students).compile("sgd", **arguments)
+
+
+@pytest.mark.parametrize("name", MutualDistiller.fixed)
+def test_an_argument_that_is_set_later_is_refused(name, students):
+    mutual = compiled(students)
+    with pytest.raises(ValueError, match=f"`{name}` of a MutualDistiller cannot be"):
+        setattr(mutual, name, [10.0])
+
+
+def test_a_student_that_is_exchanged_is_refused(students, make_model, vectors):
+    mutual = compiled(students)
+    mutual.students["small"] = make_model()
+    with pytest.raises(ValueError, match="`students` of a MutualDistiller cannot be chang"):
+        mutual.fit(*vectors, verbose=0)
+
+
+@pytest.mark.parametrize("first", ["float32", "mixed_float16", "float16", "float64"])
+@pytest.mark.parametrize("second", ["float32", "mixed_float16"])
+def test_peers_of_different_precision(first, second):
+    x = np.random.default_rng(1).normal(3e5, 1e5, size=(32, 4)).astype("float32")
+    y = np.argmax(x[:, :3], axis=1)
+
+    def normalising(policy):
+        normalization = keras.layers.Normalization(dtype="float32")
+        normalization.adapt(x)
+        dense = [keras.layers.Dense(n, dtype=policy) for n in (6, 3)]
+        model = keras.Sequential([keras.Input((4,)), normalization, *dense])
+        model.dtype_policy = policy
+        return model
+
+    pair = {"a": normalising(first), "b": normalising(second)}
+    mutual = MutualDistiller(pair)
+    mutual.compile(keras.optimizers.SGD(0.01), LOSS)
+    is_scaled = isinstance(mutual.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert is_scaled is ("mixed_float16" in (first, second))
+    outputs = [np.asarray(m.predict(x, verbose=0), "float64") for m in pair.values()]
+    _, expected = terms64(outputs, y)
+    history = mutual.fit(x, y, batch_size=32, verbose=0).history
+    found = history["distillation_loss"]
+    np.testing.assert_allclose(found, [sum(expected)], rtol=1e-2, atol=1e-3)
+    assert np.isfinite(history["loss"]).all()

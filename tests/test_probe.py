@@ -1,7 +1,8 @@
 import keras
 import numpy as np
+import tensorflow as tf
 
-from keras_kd.probe import probe_inputs
+from keras_kd.probe import probe_inputs, probe_like
 
 layers = keras.layers
 
@@ -53,3 +54,21 @@ def test_text_has_no_probe():
     text = keras.Input((), dtype="string")
     model = keras.Model(text, layers.TextVectorization(vocabulary=["a"])(text))
     assert probe_inputs(model) is None
+
+
+def test_like_a_batch_but_not_of_it():
+    batch = {"image": np.ones((3, 5), "float32"), "text": np.array(["a", "b", "c"])}
+    batch = {key: keras.ops.convert_to_tensor(x) for key, x in batch.items()}
+    inputs = probe_like(batch, batch_size=4)
+    assert inputs["image"].shape == (4, 5)
+    assert not (inputs["image"] == 1).any()
+    assert inputs["text"].tolist() == [""] * 4
+
+
+def test_a_batch_of_unknown_rank_has_no_probe():
+    @tf.function(input_signature=[tf.TensorSpec(None)])
+    def trace(x):
+        assert probe_like(x) is None
+        return x
+
+    trace(tf.ones((2, 3)))

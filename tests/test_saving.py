@@ -112,14 +112,16 @@ def test_losses_come_back_as_they_were(make_model, vectors, tmp_path, loss):
 
 def test_arguments_come_back_as_they_were(make_model, vectors, tmp_path):
     arguments = {
-        "distillation_loss_weights": [0.5, 0.0],
+        "distillation_loss_weights": (0.5, 0.0),
         "student_loss_weight": 0.25,
         "teacher_outputs": "probabilities",
         "student_outputs": "logits",
         "validation_distillation": True,
         "name": "mine",
     }
-    distiller = kd.Distiller(make_model(), make_model(), ["kd", "kd"], **arguments)
+    teacher = keras.Sequential([make_model(), keras.layers.Softmax()])
+    teacher.build((None, 4))
+    distiller = kd.Distiller(teacher, make_model(), ["kd", "kd"], **arguments)
     distiller.save(tmp_path / "d.keras")
     again = keras.saving.load_model(tmp_path / "d.keras")
     for name, value in arguments.items():

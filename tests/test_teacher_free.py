@@ -104,6 +104,26 @@ def test_bad_arguments(arguments, message):
         TeacherFreeLoss(**arguments)
 
 
+def test_probabilities_where_they_are_said():
+    y_true, logits = inputs(5, 10)
+    expected = TeacherFreeLoss()(y_true, logits)
+    loss = TeacherFreeLoss(from_logits=False)
+    again = TeacherFreeLoss.from_config(loss.get_config())
+    for each in (loss, again):
+        value = each(y_true, keras.ops.softmax(logits))
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_a_softmax_before_it_is_told(vectors):
+    layers = [keras.Input((4,)), keras.layers.Dense(3, "softmax")]
+    model = keras.Sequential(layers)
+    model.compile("sgd", TeacherFreeLoss())
+    with pytest.warns(UserWarning, match="takes logits.*from_logits=False"):
+        model.fit(*vectors, verbose=0)
+    model.compile("sgd", TeacherFreeLoss(from_logits=False))
+    model.fit(*vectors, verbose=0)
+
+
 def test_one_class():
     with pytest.raises(ValueError, match="two or more classes"):
         TeacherFreeLoss()(np.zeros(3, int), np.zeros((3, 1), "float32"))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_kd import Distiller
+from keras_kd.kinds import OutputKinds, check_said
 from keras_kd.losses import PerExampleLoss, SoftTargets
 from keras_kd.terms import Outputs, make_term
 
@@ -31,9 +32,17 @@ def outputs(own, **taps):
     return Outputs(keras.ops.convert_to_tensor(own), taps)
 
 
+def term_of(loss, weight, teacher, student, teacher_kind=None):
+    said = check_said("teacher_outputs", teacher_kind)
+    kinds = OutputKinds("teacher", teacher, said), OutputKinds("student", student)
+    term = make_term(loss, weight, teacher, student, *kinds)
+    for each in kinds:
+        each.look()
+    return term
+
+
 def given(loss, teacher, student, **kinds):
-    kinds = {"teacher_kind": None, "student_kind": None} | kinds
-    term = make_term(loss, 1.0, teacher, student, **kinds)
+    term = term_of(loss, 1.0, teacher, student, **kinds)
     probabilities = keras.ops.softmax(LOGITS)
     term.compute(outputs(probabilities), outputs(LOGITS), None, None)
     return loss.given
@@ -77,7 +86,7 @@ def test_losses_that_are_not_on_logits_get_what_the_model_gives(make_model):
 def test_a_probability_of_zero_stays_finite(make_model):
     loss = Takes(on_logits=True)
     kinds = {"teacher_kind": "probabilities"}
-    term = make_term(loss, 1.0, with_softmax(), make_model(), student_kind=None, **kinds)
+    term = term_of(loss, 1.0, with_softmax(), make_model(), **kinds)
     term.compute(outputs([[0.0, 1.0, 0.0]]), outputs([[0.0, 1.0, 0.0]]), None, None)
     assert np.isfinite(loss.given[0]).all()
 
@@ -94,7 +103,7 @@ def test_taps_arrive_in_their_order(make_model):
     teacher, student = make_model(units=8), make_model(units=6)
     names = [layer.name for layer in teacher.layers + student.layers]
     loss = TakesTwo(taps=((names[0], names[2]), (None, names[3])))
-    term = make_term(loss, 2.0, teacher, student, None, None)
+    term = term_of(loss, 2.0, teacher, student)
     assert loss.shapes == ([(None, 8), (None, 3)], [(None, 6), (None, 3)])
     ours = {name: np.float32(i) for i, name in enumerate(names)}
     value = term.compute(outputs(9.0, **ours), outputs(9.0, **ours), None, None)

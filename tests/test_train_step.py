@@ -82,8 +82,9 @@ def test_each_model_runs_once_in_its_mode(vectors):
     x, y = vectors
     teacher, student = Counting(), Counting()
     teacher(x), student(x)
-    teacher.flags.clear(), student.flags.clear()
     distiller = Distiller(teacher, student, "kd")
+    # Each was asked what its outputs are.
+    teacher.flags.clear(), student.flags.clear()
     distiller.compile("sgd", LOSS, run_eagerly=True)
     distiller.fit(x, y, batch_size=32, epochs=1, verbose=0)
     # `fit` looks at its answers to the first examples once.

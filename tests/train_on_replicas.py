@@ -44,9 +44,8 @@ def make_model(seed, units, normalizes=False):
 
 
 def distiller(losses, *weights):
-    model = kd.Distiller(make_model(1, 16), make_model(2, 8), losses, *weights)
-    model.validation_distillation = True
-    return model
+    models = make_model(1, 16), make_model(2, 8)
+    return kd.Distiller(*models, losses, *weights, validation_distillation=True)
 
 
 def several_losses():
