@@ -155,16 +155,12 @@ def check_apart(teacher, stages):
         ValueError: A student shares with another model a weight that its training changes,
             or layers that have no weights yet.
     """
-    models = {} if teacher is None else {"teacher": teacher}
-    models |= {x.name: x.student for x in stages}
     for stage in stages:
         if not stage.epochs:
             continue
         changed = changed_by_training(stage.student)
         unbuilt = {id(x): x for x in _unbuilt(stage.student)}
-        for name, model in models.items():
-            if model is stage.student:
-                continue
+        for name, model in _beside(stage, teacher, stages).items():
             shared = [changed[id(v)] for v in model.variables if id(v) in changed]
             shared += [unbuilt[id(x)].name for x in _unbuilt(model) if id(x) in unbuilt]
             if shared:
@@ -174,6 +170,21 @@ def check_apart(teacher, stages):
                     "of the shared layers to False, or give each model its own "
                     "(keras.models.clone_model, and set_weights)."
                 )
+
+
+def _beside(stage, teacher, stages):
+    """dict of name to model of those that must stay as they are while a stage is trained.
+
+    A model that is given after it may be made of its student, as an ensemble is.
+    """
+    models = {} if teacher is None else {"teacher": teacher}
+    is_before = True
+    for other in stages:
+        if other is stage:
+            is_before = False
+        elif is_before or other.epochs:
+            models[other.name] = other.student
+    return models
 
 
 @contextlib.contextmanager
@@ -187,8 +198,8 @@ def unmoved(stage, teacher, stages):
         ValueError: It has changed.
     """
     own = {id(x) for x in stage.student.weights}
-    others = [teacher, *(x.student for x in stages if x is not stage)]
-    found = [v for x in others if x is not None for v in x.weights if id(v) in own]
+    others = _beside(stage, teacher, stages).values()
+    found = [v for x in others for v in x.weights if id(v) in own]
     before = [keras.ops.convert_to_numpy(v).tobytes() for v in found]
     yield
     after = [keras.ops.convert_to_numpy(v).tobytes() for v in found]

@@ -55,9 +55,10 @@ def begin(start, number):
     """
     content = hashlib.sha256(f"{start} {number}".encode()).digest()
     seed = int.from_bytes(content[:4], "big")
+    # Made here for the first time, it draws its seed from Python's.
+    state = _global_generator().state
     random.seed(seed)
     np.random.seed(seed)
-    state = _global_generator().state
     state.assign(keras.ops.cast([seed % 2**31, 0], state.dtype))
 
 

@@ -44,7 +44,7 @@ class StageRun:
     def __init__(self, stage, model, folder=None, ctrl_c=None):
         self.stage, self.model, self.folder, self.ctrl_c = stage, model, folder, ctrl_c
         self.history, self.seconds = {}, 0.0
-        self._best_weights = None
+        self._best_weights = self._data = None
         # What the checkpoint holds beside the variables, until an epoch begins.
         self._restored = None
         self.workers = Workers.of(stage.student)
@@ -138,9 +138,10 @@ class StageRun:
         if not self._is_over():
             if strategy_of(self.model) is None:
                 train_data = passes.counted(train_data, self.epochs_done)
+            self._data = train_data
             events = self._writes and self.folder / "events"
             with Scalars(events, self.history) as scalars:
-                keep = _KeepEpoch(self, scalars, train_data)
+                keep = _KeepEpoch(self, scalars)
                 # Keras validates the weights that the last step left.
                 averages = [_ValidateAverages()] if self._averages else []
                 try:
@@ -178,9 +179,9 @@ class StageRun:
         waited = patience and done and done - self.best_epoch >= patience
         return done >= self.stage.epochs or bool(waited)
 
-    def begin_epoch(self, epoch, data):
+    def begin_epoch(self, epoch):
         """Sets all that is random to where the last epoch left it."""
-        passes.begin_epoch(data, epoch)
+        passes.begin_epoch(self._data, epoch)
         if self._restored is None:
             return
         (state, more), self._restored = self._restored, None
@@ -195,7 +196,7 @@ class StageRun:
         with scope_of(self.model):
             for i, variable in enumerate(checkpoint.seeds_of(self.model)):
                 variable.assign(more[f"{i:05}"])
-        if state["data"] != passes.digest(data):
+        if state["data"] != passes.digest(self._data):
             raise ValueError(
                 "the training data are not as they were after epoch "
                 f"{epoch}: what they do hangs on more than their seed and the number of "
@@ -204,7 +205,7 @@ class StageRun:
             )
         random_state.set_states(more)
 
-    def end_epoch(self, logs, data=None):
+    def end_epoch(self, logs):
         """Takes an epoch's metrics, and keeps all that the next epoch needs."""
         checkpoint.check_finite(self.model)
         for name, value in logs.items():
@@ -217,7 +218,7 @@ class StageRun:
                 "history": self.history,
                 "seconds": self.seconds,
                 "averaged": self._averages,
-                "data": passes.digest(data),
+                "data": passes.digest(self._data),
             }
             path = self.folder / CHECKPOINT
             variables = checkpoint.variables_of(self.model)
@@ -300,16 +301,16 @@ class _ValidateAverages(keras.callbacks.Callback):
 
 
 class _KeepEpoch(keras.callbacks.Callback):
-    def __init__(self, run, scalars, data):
+    def __init__(self, run, scalars):
         super().__init__()
-        self._run, self._scalars, self._data = run, scalars, data
+        self._run, self._scalars = run, scalars
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._run.begin_epoch(epoch, self._data)
+        self._run.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = _one_value_each(logs)
-        self._run.end_epoch(logs, self._data)
+        self._run.end_epoch(logs)
         self._scalars.write(epoch, logs)
         ctrl_c = self._run.ctrl_c
         if self._run.workers.any(ctrl_c is not None and ctrl_c.asked):
