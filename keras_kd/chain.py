@@ -1,11 +1,13 @@
 """Stages of distillation, each one's student the next one's teacher."""
 
+import dataclasses
 import difflib
 
 from keras_kd.chain_run import run_chain
 from keras_kd.checks import check_models
 from keras_kd.dense import dense_stage
 from keras_kd.fingerprints import model_fingerprint
+from keras_kd.own_objects import own_objects, remember_training
 
 
 class DistillationChain:
@@ -133,10 +135,13 @@ class DistillationChain:
     def as_taught(self, stage):
         """The stage with its losses as `fit` needs them, and its teacher, or None."""
         models = self.teachers_of(stage)
+        number = [x.name for x in self.stages].index(stage.name)
+        others = [x for x in self.stages if x.name != stage.name]
+        stage = dataclasses.replace(stage, **own_objects(stage, others))
+        remember_training(stage)
         if not models:
             return stage, None
         if self.dense or len(models) > 1:
-            number = self.stages.index(stage)
             return dense_stage(stage, models, self.drop_rate, [self.seed, number])
         (teacher,) = models.values()
         return stage, teacher
@@ -159,8 +164,10 @@ class DistillationChain:
         its last whole epoch, with its optimizer, random state and order of the data. On one
         machine the students are then bit for bit those of a chain that never stopped, if
         models and data are built anew, after `keras.utils.set_random_seed` with the same
-        seed, and the data's order hangs on nothing but a seed: `tf.data` with seeded
-        shuffles, behind which there is no `cache` or `repeat`. (On a GPU also call
+        seed, and the data's order hangs on nothing but a seed. Behind a `cache` or
+        `repeat`, and where what is read changes what comes, the epochs that were are read
+        again. Each stage begins with random states of its own. What cannot be known is said
+        in a warning, in the first run and when it is gone on with. (On a GPU also call
         `tf.config.experimental.enable_op_determinism()`.)
 
         Students (and the teacher) made in the scope of a `tf.distribute` strategy are
@@ -170,7 +177,8 @@ class DistillationChain:
         Ctrl-C stops it after the epoch, which is saved; a second one at once.
 
         Args:
-            train_data: A `tf.data.Dataset` (or what else `fit` takes as x) of batches; or
+            train_data: A `tf.data.Dataset` of batches; or a `keras.utils.PyDataset` or
+                arrays, which are shuffled by the chain's seed, as `fit` does; or
                 a function that takes a stage's teacher, None where there is none, and
                 returns new ones, with what `cache_teacher` keeps of it. That of a stage
                 with several teachers is a `keras_kd.teachers.Several`.
@@ -201,7 +209,9 @@ class DistillationChain:
             WorkerError: Another worker is gone, or has failed. Start all of them again.
             KeyboardInterrupt: Ctrl-C was pressed; with a run folder, the epoch is saved.
             ValueError: Labels or shapes do not fit the models, or a stage chooses its epoch
-                by the data of the table, or by none.
+                by the data of the table, or by none; models share what one stage would
+                change in another; data can be gone through once alone; or, with a run
+                folder, training data share a shuffle with those that are measured.
         """
         self._check_data(validation_data, test_data)
         test_data = validation_data if test_data is None else test_data

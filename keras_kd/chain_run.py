@@ -1,19 +1,27 @@
 """Runs a chain, stage by stage, in memory or in a run folder."""
 
 import contextlib
+import logging
 
+from keras_kd import passes, random_state
 from keras_kd import run_dir as run_dirs
 from keras_kd.chain_result import ChainResult, Measuring
 from keras_kd.ctrl_c import CtrlC
+from keras_kd.descriptions import tells_all
 from keras_kd.distribute import Workers, scope_of, strategy_of
 from keras_kd.manifest import TAKEN, Manifest, environment
+from keras_kd.own_objects import check_apart, unmoved
 from keras_kd.precision import in_float32
 from keras_kd.progress import Progress
-from keras_kd.stage_run import StageRun, read_history, skip_epochs
+from keras_kd.stage_run import StageRun, read_history
+
+logger = logging.getLogger(__name__)
 
 
 def run_chain(chain, train_data, validation_data, run_dir, verbose, test_data, settings):
     """`DistillationChain.fit`; arguments, result and errors are its own."""
+    _check_data(chain, train_data, validation_data, test_data, run_dir)
+    check_apart(chain.teacher, chain.stages)
     # Made before the first is trained: what is drawn at random for a stage must not hang on
     # how much of the run is done already.
     workers = _workers_of(chain)
@@ -39,6 +47,31 @@ def run_chain(chain, train_data, validation_data, run_dir, verbose, test_data, s
         # A chief that is still writing is no lost worker.
         workers.wait()
         return result
+
+
+def _check_data(chain, train_data, validation_data, test_data, run_dir):
+    """Refuses data that a chain cannot go through, or a run folder not go on with."""
+    measured = {"validation_data": validation_data, "test_data": test_data}
+    passes.check_repeatable(train_data=train_data, **measured)
+    for stage in chain.stages:
+        with _named(stage):
+            passes.check_repeatable(train_data=stage.train_data)
+            data = train_data if stage.train_data is None else stage.train_data
+            if run_dir is None or not stage.epochs or callable(data):
+                continue
+            if passes.share_state(data, measured.values()):
+                raise ValueError(
+                    "`train_data` and `validation_data` or `test_data` share a shuffle, so "
+                    "that measuring changes what comes next in training, and a run folder "
+                    "could not be gone on with. Shuffle the training data alone: "
+                    "data.shuffle(...) for one, data for the others."
+                )
+    if run_dir is not None and any(map(passes.comes_in_another_order, measured.values())):
+        logger.warning(
+            "Validation or test data come in another order each time. A run that is gone "
+            "on with may differ from one that never stopped in the last digits of what is "
+            "measured, and so in the epoch that a stage chooses."
+        )
 
 
 def _workers_of(chain):
@@ -90,30 +123,46 @@ class _ChainRun:
         self.writes = manifest is not None and manifest.writes
         self.measuring = Measuring(test_data, self.folder, self.writes)
         self.students, self.histories, self.models = {}, {}, []
-        # Epochs of the data that all stages share, in this process.
-        self._epochs_here = 0
+        self.runs = {}
+        # The stages before: on what, how many epochs, and whether in this process.
+        self._passed = []
 
     def fit(self, train_data, validation_data):
         chain = self.chain
+        self._begin()
         if chain.teacher is not None:
             self._given("teacher", chain.teacher)
-        epochs_before = 0
         for stage in chain.stages:
             if stage.epochs == 0:
                 self._given(stage.name, stage.student)
             elif self._is_done(stage.name):
-                self._take_up(stage)
+                self._take_up(stage, train_data)
             else:
-                self._train(stage, train_data, validation_data, epochs_before)
-            if stage.train_data is None:
-                history = self.histories.get(stage.name, {"loss": []})
-                epochs_before += len(history["loss"])
+                self._train(stage, train_data, validation_data)
             self.students[stage.name] = in_float32(stage.student)
         result = ChainResult(self.students, self.histories, self.models)
         if self.writes:
             result.write(self.folder)
             self._export_last()
         return result
+
+    def _begin(self):
+        """Makes each stage begin as in the first process, whatever was trained in this."""
+        for stage in self.chain.stages:
+            if not stage.epochs or self._is_done(stage.name):
+                continue
+            folder = self.folder and self.folder / stage.name
+            if self.writes:
+                folder.mkdir(exist_ok=True)
+            model, _ = self.to_fit[stage.name]
+            run = StageRun(stage, model, folder, self.ctrl_c)
+            with _named(stage):
+                run.keep_start()
+            self.runs[stage.name] = run
+        start = random_state.digest()
+        if self.manifest is not None:
+            start = self.manifest.remember("random_state", start)
+        self._random_start = start
 
     def _is_done(self, name):
         return self.manifest is not None and self.manifest.state(name) == "done"
@@ -127,45 +176,100 @@ class _ChainRun:
         if self.manifest:
             self.manifest.set_done(name, self.measuring.files(name))
 
-    def _take_up(self, stage):
+    def _take_up(self, stage, train_data):
         """Takes a finished stage from the run folder."""
         self.manifest.verify(stage.name)
         folder = self.folder / stage.name
         stage.student.load_weights(folder / "model.keras")
         StageRun(stage, None, folder).remove_checkpoints()
         self.histories[stage.name] = read_history(folder)
+        own = stage.train_data
+        data = passes.in_order(train_data if own is None else own, self._seed_of(stage))
+        epochs = len(self.histories[stage.name]["loss"])
+        self._passed.append((stage, None if callable(data) else data, epochs, False))
         self.models.append(self.measuring.read(stage.name))
         self.progress.show(stage, stage.epochs)
         self.progress.say(f"{stage.name}: done before")
 
-    def _train(self, stage, train_data, validation_data, epochs_before):
+    def _train(self, stage, train_data, validation_data):
         model, teacher = self.to_fit.pop(stage.name)
-        folder = self.folder and self.folder / stage.name
-        if self.writes:
-            folder.mkdir(exist_ok=True)
-        run = StageRun(stage, model, folder, self.ctrl_c)
+        run = self.runs.pop(stage.name)
+        run.begin()
         with _named(stage):
             run.restore()
-        if folder:
+        if self.folder:
             self.manifest.set_state(stage.name, "training")
         try:
             with _named(stage):
-                own = stage.train_data
-                data = train_data if own is None else own
-                shared = own is None and not callable(data)
-                data = data(teacher) if callable(data) else data
-                before = epochs_before - self._epochs_here if shared else 0
-                skip_epochs(data, before + run.epochs_done)
+                data = self._data_of(stage, train_data, teacher)
+                passes.skip_epochs(data, run.epochs_done)
                 callbacks = self.progress.callbacks(stage)
                 verbose = self.progress.keras_verbose
-                run.fit(data, validation_data, callbacks, verbose)
-                if shared:
-                    self._epochs_here = epochs_before + run.epochs_done
+                with unmoved(stage, self.chain.teacher, self.chain.stages):
+                    run.fit(data, validation_data, callbacks, verbose)
+                self._passed.append((stage, data, run.epochs_done, True))
         except (ValueError, FloatingPointError) as error:
-            if folder:
+            if self.folder:
                 self.manifest.set_state(stage.name, "failed", error=str(error))
             raise
         self._finish(stage, run)
+
+    def _data_of(self, stage, train_data, teacher):
+        """What a stage is trained on, as it is when the stages before are over."""
+        own = stage.train_data
+        data = train_data if own is None else own
+        is_made = callable(data)
+        if not is_made:
+            data = passes.in_order(data, self._seed_of(stage))
+            self._pass_again(data)
+        # What a function of data draws, and what `fit` does, hangs on the stage alone.
+        random_state.begin(self._random_start, self._number(stage))
+        if is_made:
+            random_state.begin_data()
+            data = data(teacher)
+            passes.check_repeatable(train_data=data)
+            data = passes.in_order(data, self._seed_of(stage))
+            before = [x for _, x, _, _ in self._passed if x is not None]
+            if self.folder and passes.share_state(data, before):
+                raise ValueError(
+                    "the function `train_data` gave the same data again, or a part of "
+                    "them, whose shuffle stands where the stages before left it, so that "
+                    "a run folder could not be gone on with. Make new data each time, or "
+                    "give the data themselves."
+                )
+        if self.folder:
+            self._say_doubts(stage, data)
+        return data
+
+    def _pass_again(self, data):
+        """Goes through what stages of another process went through before."""
+        for i, (stage, other, epochs, is_here) in enumerate(self._passed):
+            if other is not None and not is_here and passes.share_state(data, [other]):
+                random_state.begin(self._random_start, self._number(stage))
+                passes.skip_epochs(other, epochs, to_end=True)
+                self._passed[i] = (stage, other, epochs, True)
+
+    def _say_doubts(self, stage, data):
+        """Says why the same bits cannot be promised of a run that is gone on with."""
+        found = passes.doubts(data)
+        if not tells_all(stage.describe([])):
+            found.append(
+                "its losses, metrics or optimizer hold objects that cannot be told from "
+                "others, so that to go on with others would not be refused"
+            )
+        for reason in found:
+            logger.warning(
+                "Stage %r: gone on with after a stop, the run may not be the same to the "
+                "last bit: %s.",
+                stage.name,
+                reason,
+            )
+
+    def _number(self, stage):
+        return [x.name for x in self.chain.stages].index(stage.name)
+
+    def _seed_of(self, stage):
+        return [int(self.chain.seed), self._number(stage)]
 
     def _finish(self, stage, run):
         teachers = self.chain.teachers_of(stage)

@@ -3,6 +3,7 @@
 import datetime
 import importlib
 import json
+import logging
 import os
 import platform
 from pathlib import Path
@@ -10,10 +11,16 @@ from pathlib import Path
 import keras_kd
 from keras_kd import run_dir as run_dirs
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 FORMAT = 1
 # What every manifest says, beside its `environment` and its run's description.
-TAKEN = frozenset({"format", "kind"})
+TAKEN = frozenset({"format", "kind", "random_state", "with_code"})
+# Whether functions and classes are told by their code, which earlier versions left out.
+_WITH_CODE = "with_code"
+# What tells them there: see `keras_kd.descriptions`.
+CODE, ATTRIBUTES, UNKNOWN = "code_sha256", "attributes", "not known"
 _PACKAGES = ("keras", "tensorflow", "numpy")
 _KINDS = {"run": "one run", "seeds": "a run over several seeds", "tune": "a search"}
 # What a model has of these changes while the run goes on.
@@ -58,7 +65,7 @@ class Manifest:
         path = Path(folder) / MANIFEST
         if path.is_file():
             manifest = cls(Path(folder), read(folder, "run"), writes)
-            check_same(folder, manifest.content, description)
+            _check_description(folder, manifest.content, description)
             if not writes:
                 return manifest
             run_dirs.remove_unfinished(folder)
@@ -70,12 +77,20 @@ class Manifest:
             )
         folder = run_dirs.create(folder)
         run_dirs.remove_unfinished(folder)
-        manifest = cls(folder, {"format": FORMAT, "kind": "run"} | environment())
+        begun = {"format": FORMAT, "kind": "run", _WITH_CODE: True}
+        manifest = cls(folder, begun | environment())
         manifest.content |= json.loads(json.dumps(description))
         for model in manifest._models():
             model["state"] = "waiting"
         manifest._write()
         return manifest
+
+    def remember(self, name, value):
+        """What was written under a name when the run began; the given value, if nothing."""
+        if name not in self.content:
+            self.content[name] = value
+            self._write()
+        return self.content[name]
 
     def state(self, name):
         """State of a model, "waiting", "training", "done" or "failed"."""
@@ -213,6 +228,37 @@ def _read_or_begin(folder, kind, settings):
         run_dirs.create(folder)
         content = {"format": FORMAT, "kind": kind} | environment()
     return content | settings
+
+
+def _check_description(folder, found, wanted):
+    """As `check_same`, of a run, with no more of it than can be compared."""
+    reason = None
+    python = found.get("versions", {}).get("python", "").split(".")[:2]
+    if _WITH_CODE not in found:
+        reason = "an earlier version of keras_kd began the run"
+    elif python != platform.python_version().split(".")[:2]:
+        reason = "another version of Python began the run"
+    if reason and without_code(wanted) != wanted:
+        logger.warning(
+            "%s: %s, so the code of your functions and classes is not compared. The run is "
+            "gone on with as if they were the same.",
+            folder,
+            reason,
+        )
+        found, wanted = without_code(found), without_code(wanted)
+    check_same(folder, found, wanted)
+
+
+def without_code(description):
+    """A description as manifests of before have it."""
+    if isinstance(description, dict):
+        return {
+            key: without_code(x)
+            for key, x in description.items()
+            if key not in (CODE, ATTRIBUTES, UNKNOWN)
+        }
+    is_list = isinstance(description, list)
+    return list(map(without_code, description)) if is_list else description
 
 
 def check_same(folder, found, wanted):

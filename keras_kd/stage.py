@@ -2,13 +2,13 @@
 
 import dataclasses
 import numbers
-import types
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_kd import checks
+from keras_kd.descriptions import described
 from keras_kd.distiller import Distiller
 from keras_kd.fingerprints import model_fingerprint
 from keras_kd.kinds import OutputKinds
@@ -32,19 +32,22 @@ class Stage:
         name: Unique in the chain; also the stage's folder in a run folder.
         student: The `keras.Model` to train.
         epochs: Passes over the training data, at most, if it may stop early; or 0.
-        distillation_losses: As `Distiller` takes them, or None.
+        distillation_losses: As `Distiller` takes them, or None. Of an object that stands
+            in several stages each trains a copy.
         distillation_loss_weights: As `Distiller` takes them, schedules too; each stage
             counts its steps from 0.
         student_loss_weight: As `Distiller` takes it; defaults to 0.5.
         optimizer, loss, metrics: As `compile` takes them. Default to "adam",
-            cross-entropy of integer labels and logits, and accuracy.
+            cross-entropy of integer labels and logits, and accuracy. An optimizer that
+            another stage has, too, or that has trained before, is copied.
         taught_by: Name of the earlier stage that teaches, or "teacher"; or a list of
             them, each of which teaches with a copy of the losses (see
             `DistillationChain`, `dense`). Defaults to the model before it.
         patience: Stop after so many epochs without a better `monitor`. Defaults to None:
             never.
         restore_best: Whether the student is left as it was after its best epoch, not as
-            after the last one.
+            after the last one. With an optimizer with `use_ema=True` that is the average
+            of its weights, and where a stage chooses its epoch, the average is validated.
         monitor: The validation metric that says which epoch is better: "val_loss", as in
             `keras.callbacks.EarlyStopping`, or another. Less is better if the name ends
             in "loss", else more.
@@ -170,38 +173,18 @@ class Stage:
             "name": self.name,
             "taught_by": taught_by,
             "epochs": int(self.epochs),
-            "losses": list(map(_described, losses)),
-            "loss_weights": _described(weights),
-            "student_loss_weight": _described(self.student_loss_weight),
-            "optimizer": _described(keras.optimizers.get(self.optimizer)),
-            "loss": _described(self.loss),
-            "metrics": _described(self.metrics),
-            "patience": _described(self.patience),
+            "losses": list(map(described, losses)),
+            "loss_weights": described(weights),
+            "student_loss_weight": described(self.student_loss_weight),
+            "optimizer": described(keras.optimizers.get(self.optimizer)),
+            "loss": described(self.loss),
+            "metrics": described(self.metrics),
+            "patience": described(self.patience),
             "restore_best": self.restore_best,
             "monitor": self.monitor,
             "architecture": fingerprint["architecture"],
             "initial_weights": fingerprint["weights"],
         }
-
-
-def _described(value):
-    """A value as JSON: numbers and strings as they are, objects as Keras writes them."""
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    if isinstance(value, (list, tuple)):
-        return list(map(_described, value))
-    if isinstance(value, dict):
-        # Keras numbers the names that it gives.
-        return {str(key): _described(x) for key, x in value.items() if key != "name"}
-    if isinstance(value, types.FunctionType):
-        return {"function": f"{value.__module__}.{value.__qualname__}"}
-    try:
-        config = keras.saving.serialize_keras_object(value)
-        return {"class": config["class_name"], **_described(config["config"])}
-    except (TypeError, KeyError, ValueError, NotImplementedError):
-        return {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
 
 
 class _LabelsAlone(SeveralSteps):

@@ -2,19 +2,24 @@
 
 import csv
 import io
+import logging
 import time
 
 import keras
 import numpy as np
+from keras import tree
 
-from keras_kd import checkpoint
+from keras_kd import checkpoint, passes, random_state
 from keras_kd import run_dir as run_dirs
 from keras_kd.callbacks import StopOnBadLoss
-from keras_kd.distribute import Workers, scope_of
+from keras_kd.distribute import Workers, scope_of, strategy_of
 from keras_kd.precision import in_float32
 from keras_kd.scalars import Scalars
 
+logger = logging.getLogger(__name__)
+
 CHECKPOINT, BEST, LAST_GOOD = "checkpoint.npz", "best.npz", "last_good.keras"
+START = "start.npz"
 
 
 class StageRun:
@@ -39,7 +44,9 @@ class StageRun:
     def __init__(self, stage, model, folder=None, ctrl_c=None):
         self.stage, self.model, self.folder, self.ctrl_c = stage, model, folder, ctrl_c
         self.history, self.seconds = {}, 0.0
-        self._best_weights = None
+        self._best_weights = self._data = None
+        # What the checkpoint holds beside the variables, until an epoch begins.
+        self._restored = None
         self.workers = Workers.of(stage.student)
         self._since = time.perf_counter()
 
@@ -66,15 +73,59 @@ class StageRun:
         scores = -values if monitor.endswith("loss") else values
         return np.where(np.isnan(scores), -np.inf, scores)
 
+    def keep_start(self):
+        """What the stage begins with is that of the run's first process, in each process.
+
+        Random states and losses' layers are made anew in each, by a seed or by none.
+        """
+        if self._writes and not (self.folder / START).is_file():
+            variables = checkpoint.start_of(self.model)
+            checkpoint.save(self.folder / START, variables, {})
+        self.workers.wait()
+        if self.folder:
+            with scope_of(self.model):
+                variables = checkpoint.start_of(self.model)
+                checkpoint.load(self.folder / START, variables)
+        weights = {id(x) for x in self.model.weights}
+        seeds = [x for x in checkpoint.start_of(self.model) if id(x) not in weights]
+        self._seeds = [(x, keras.ops.convert_to_numpy(x)) for x in seeds]
+
+    def begin(self):
+        """Sets what another stage may have moved, and starts the clock."""
+        for variable, value in self._seeds:
+            variable.assign(value)
+        for metric in tree.flatten(self.stage.metrics):
+            # Keras resets those alone that this model has seen a batch with.
+            if isinstance(metric, keras.metrics.Metric) and metric.variables:
+                metric.reset_state()
+        self._since = time.perf_counter()
+
     def restore(self):
         """Goes back to where the checkpoint was written, if there is one."""
         if self.folder and (self.folder / CHECKPOINT).is_file():
+            path = self.folder / CHECKPOINT
             with scope_of(self.model):
                 variables = checkpoint.variables_of(self.model)
-                state = checkpoint.load(self.folder / CHECKPOINT, variables)
+                state, more = checkpoint.load_more(path, variables)
+            self._check_averaged(path, state)
             self.history, self.seconds = state["history"], state["seconds"]
+            self._restored = state, more
             # It may have been killed before it kept them.
             self._keep_if_best()
+
+    def _check_averaged(self, path, state):
+        if self._averages and "averaged" not in state:
+            raise checkpoint.CheckpointError(
+                f"The checkpoint {path} is of an earlier version, which chose and kept the "
+                "best epoch by other weights than the averages that the optimizer "
+                f"(use_ema=True) makes. {checkpoint.repair(path)}"
+            )
+
+    @property
+    def _averages(self):
+        """Whether the student is, in each epoch that may be chosen, an average."""
+        keeps = checkpoint.keeps_averages(self.model.optimizer)
+        return self.stage.chooses_epoch and keeps
 
     def fit(self, train_data, validation_data, callbacks=(), verbose=0):
         """Trains what is left of the stage's epochs.
@@ -85,22 +136,29 @@ class StageRun:
             KeyboardInterrupt: Ctrl-C was pressed; the epoch is saved.
         """
         if not self._is_over():
+            if strategy_of(self.model) is None:
+                train_data = passes.counted(train_data, self.epochs_done)
+            self._data = train_data
             events = self._writes and self.folder / "events"
             with Scalars(events, self.history) as scalars:
                 keep = _KeepEpoch(self, scalars)
+                # Keras validates the weights that the last step left.
+                averages = [_ValidateAverages()] if self._averages else []
                 try:
                     self.model.fit(
                         train_data,
                         validation_data=validation_data,
                         epochs=self.stage.epochs,
                         initial_epoch=self.epochs_done,
-                        callbacks=[StopOnBadLoss(), *callbacks, keep],
+                        callbacks=[StopOnBadLoss(), *averages, *callbacks, keep],
                         verbose=verbose,
-                        # A tf.data.Dataset shuffles itself; Keras warns if told to.
+                        # What does not shuffle itself, `passes.in_order` has shuffled.
                         shuffle=False,
                     )
                 except FloatingPointError as error:
                     raise FloatingPointError(f"{error} {self._keep_last_good()}") from error
+            # As before another epoch: what comes next may be another stage.
+            passes.begin_epoch(train_data, self.epochs_done)
         else:
             # `fit` does this at its end, which it may not have reached.
             optimizer = self.model.optimizer
@@ -121,6 +179,32 @@ class StageRun:
         waited = patience and done and done - self.best_epoch >= patience
         return done >= self.stage.epochs or bool(waited)
 
+    def begin_epoch(self, epoch):
+        """Sets all that is random to where the last epoch left it."""
+        passes.begin_epoch(self._data, epoch)
+        if self._restored is None:
+            return
+        (state, more), self._restored = self._restored, None
+        if not more:
+            logger.warning(
+                "Stage %r: an earlier version wrote the checkpoint, without the state of "
+                "keras.random, random and numpy.random. What draws by these goes on "
+                "otherwise than in a run that never stopped.",
+                self.stage.name,
+            )
+            return
+        with scope_of(self.model):
+            for i, variable in enumerate(checkpoint.seeds_of(self.model)):
+                variable.assign(more[f"{i:05}"])
+        if state["data"] != passes.digest(self._data):
+            raise ValueError(
+                "the training data are not as they were after epoch "
+                f"{epoch}: what they do hangs on more than their seed and the number of "
+                "epochs, so the training cannot go on as if it had never stopped. "
+                f"{checkpoint.repair(self.folder / CHECKPOINT)}"
+            )
+        random_state.set_states(more)
+
     def end_epoch(self, logs):
         """Takes an epoch's metrics, and keeps all that the next epoch needs."""
         checkpoint.check_finite(self.model)
@@ -130,12 +214,23 @@ class StageRun:
         self.seconds += now - self._since
         self._since = now
         if self._writes:
-            state = {"history": self.history, "seconds": self.seconds}
+            state = {
+                "history": self.history,
+                "seconds": self.seconds,
+                "averaged": self._averages,
+                "data": passes.digest(self._data),
+            }
             path = self.folder / CHECKPOINT
-            checkpoint.save(path, checkpoint.variables_of(self.model), state)
+            variables = checkpoint.variables_of(self.model)
+            checkpoint.save(path, variables, state, self._random_states())
             self.write_history()
         self._keep_if_best()
         self.model.stop_training = self._is_over()
+
+    def _random_states(self):
+        seeds = enumerate(checkpoint.seeds_of(self.model))
+        arrays = {f"{i:05}": keras.ops.convert_to_numpy(x) for i, x in seeds}
+        return random_state.get_states() | arrays
 
     def write_history(self):
         """Writes `history.csv`: a row an epoch, as `keras.callbacks.CSVLogger` does."""
@@ -148,17 +243,20 @@ class StageRun:
         run_dirs.write_text(self.folder / "history.csv", text.getvalue())
 
     def remove_checkpoints(self):
-        for name in (CHECKPOINT, BEST) if self._writes else ():
+        for name in (START, CHECKPOINT, BEST) if self._writes else ():
             (self.folder / name).unlink(missing_ok=True)
 
     def _keep_if_best(self):
         if not self.stage.restore_best or self.best_epoch != self.epochs_done:
             return
+        weights = self.stage.student.weights
+        if self._averages:
+            averages = checkpoint.averages_of(self.model.optimizer)
+            weights = [averages.get(id(x), x) for x in weights]
         if self._writes:
-            state = {"epoch": self.epochs_done}
-            checkpoint.save(self.folder / BEST, self.stage.student.weights, state)
+            checkpoint.save(self.folder / BEST, weights, {"epoch": self.epochs_done})
         elif self.folder is None:
-            self._best_weights = self.stage.student.get_weights()
+            self._best_weights = list(map(keras.ops.convert_to_numpy, weights))
 
     def _restore_best(self):
         if self.folder:
@@ -176,14 +274,39 @@ class StageRun:
         if self._writes:
             variables = checkpoint.variables_of(self.model)
             checkpoint.load(self.folder / CHECKPOINT, variables)
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
             run_dirs.save_model(in_float32(self.stage.student), path)
         return f"The student as it was after epoch {self.epochs_done} is in {path}."
+
+
+class _ValidateAverages(keras.callbacks.Callback):
+    """Puts the optimizer's averages in the weights' place while they are validated.
+
+    Keras's `SwapEMAWeights` adds and subtracts, which rounds the weights that go on.
+    """
+
+    def on_test_begin(self, logs=None):
+        averages = checkpoint.averages_of(self.model.optimizer)
+        self._weights = [
+            (x, keras.ops.convert_to_numpy(x))
+            for x in self.model.trainable_variables
+            if id(x) in averages
+        ]
+        for variable, _ in self._weights:
+            variable.assign(averages[id(variable)])
+
+    def on_test_end(self, logs=None):
+        for variable, value in self._weights:
+            variable.assign(value)
 
 
 class _KeepEpoch(keras.callbacks.Callback):
     def __init__(self, run, scalars):
         super().__init__()
         self._run, self._scalars = run, scalars
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._run.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         logs = _one_value_each(logs)
@@ -202,25 +325,6 @@ def _one_value_each(logs):
         names = [f"{name}_{i}" for i in range(value.size)] if value.ndim else [name]
         values |= zip(names, value.ravel().tolist(), strict=True)
     return values
-
-
-def skip_epochs(dataset, epochs):
-    """Makes a `tf.data.Dataset` go on as if `fit` had gone through it so many epochs.
-
-    Its shuffles and views advance when an iteration begins; only that is repeated. Other
-    data have no such state, or none that could be known.
-    """
-    import tensorflow as tf
-
-    if not isinstance(dataset, tf.data.Dataset):
-        return
-    # Keras's `fit` begins an iteration at the end of an epoch, too, and then throws it
-    # away, where it knows the number of batches. (test_chain_run sees if that changes.)
-    thrown_away = int(dataset.cardinality()) >= 0
-    for _ in range(epochs):
-        next(iter(dataset), None)
-        if thrown_away:
-            iter(dataset)
 
 
 def read_history(folder):

@@ -10,7 +10,8 @@ from keras_kd import data, recipe_data
 from keras_kd import run_dir as run_dirs
 from keras_kd.recipe import AS_JSON, StageRecipe, make_chain
 from keras_kd.recipe_run import TEACHER_OUTPUTS, give_data
-from keras_kd.stage_run import BEST, CHECKPOINT, StageRun, skip_epochs
+from keras_kd.passes import skip_epochs
+from keras_kd.stage_run import BEST, CHECKPOINT, StageRun
 
 # The run of the stages that no trial varies, in the folder of a search.
 BEFORE = "before"

@@ -346,3 +346,111 @@ def test_a_line_a_stage_where_the_root_logger_is_for_warnings(make_chain, data, 
         root.removeHandler(handler)
     lines = capsys.readouterr().out.splitlines()
     assert [x.partition(":")[0] for x in lines] == ["first", "student"]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def killed_after(monkeypatch, epochs, fit):
+    """Runs `fit`, which dies after so many epochs of the whole chain."""
+    left, end_epoch = [epochs], StageRun.end_epoch
+
+    def dying(run, *args):
+        end_epoch(run, *args)
+        left[0] -= 1
+        if not left[0]:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageRun, "end_epoch", dying)
+        with pytest.raises(Killed):
+            fit()
+
+
+@pytest.mark.parametrize("kind", ["one shuffle", "PyDataset"])
+def test_what_two_stages_share_is_as_if_the_run_never_stopped(
+    make_model, vectors, data, tmp_path, monkeypatch, kind
+):
+    """One data set, a frozen layer with a random state, one loss, one optimizer."""
+
+    class Own(keras.utils.PyDataset):
+        order = np.arange(64)
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            rows = self.order[16 * index : 16 * index + 16]
+            return tuple(x[rows] for x in vectors)
+
+        def on_epoch_end(self):
+            self.order = np.random.permutation(64)
+
+    def fit(folder):
+        keras.utils.set_random_seed(0)
+        dropout = keras.layers.Dropout(0.5)
+        models = [
+            keras.Sequential([keras.Input((4,)), dense, dropout, keras.layers.Dense(3)])
+            for dense in (keras.layers.Dense(x, name="hidden") for x in (8, 6, 4))
+        ]
+        shuffled = tf.data.Dataset.from_tensor_slices(vectors).shuffle(64, seed=1)
+        parts = [Own()] * 2
+        if kind == "one shuffle":
+            parts = [shuffled.batch(16), shuffled.batch(32)]
+        loss, optimizer = losses.FitNet(taps=("hidden", "hidden")), keras.optimizers.Adam()
+        stages = [
+            Stage(name, model, 2, loss, optimizer=optimizer, train_data=part)
+            for name, model, part in zip(("a", "b"), models[1:], parts, strict=True)
+        ]
+        chain = DistillationChain(models[0], stages)
+        return chain.fit(None, data, run_dir=folder, verbose=0)
+
+    whole = fit(tmp_path / "whole")
+    for epochs in (1, 2):
+        killed_after(monkeypatch, epochs, lambda: fit(tmp_path / "run"))
+    again = fit(tmp_path / "run")
+    assert again.histories == whole.histories
+    for name in whole.students:
+        for a, b in zip(whole.students[name].weights, again.students[name].weights):
+            np.testing.assert_array_equal(a, b)
+    left = {x.name for x in (tmp_path / "run").rglob("*.npz")}
+    assert not left
+
+
+def test_data_that_a_run_folder_could_not_go_on_with(make_chain, data, tmp_path):
+    shuffled = data.unbatch().shuffle(64, seed=1)
+    with pytest.raises(ValueError, match="share a shuffle"):
+        make_chain().fit(shuffled.batch(16), shuffled.batch(8), tmp_path, verbose=0)
+    generator = (x for x in data)
+    with pytest.raises(ValueError, match="`train_data` can be gone through once"):
+        make_chain().fit(generator, data, tmp_path, verbose=0)
+    with pytest.raises(ValueError, match="`test_data` can be gone through once"):
+        make_chain().fit(data, None, tmp_path, verbose=0, test_data=generator)
+    with pytest.raises(ValueError, match="Stage 'student': `train_data` .* once"):
+        make_chain(train_data=generator).fit(data, data, tmp_path, verbose=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_function_that_gives_the_same_data_again(make_chain, data, tmp_path):
+    shuffled = data.shuffle(4, seed=1)
+    with pytest.raises(ValueError, match="Stage 'student': the function `train_data` gave"):
+        make_chain().fit(lambda _: shuffled, data, tmp_path, verbose=0)
+
+
+def test_what_may_be_otherwise_is_said_in_each_run(make_chain, data, tmp_path, caplog):
+    def seen(x, y):
+        x.set_shape((None, 4))
+        return x, y
+
+    random = data.map(lambda x, y: (tf.numpy_function(lambda x: x, [x], tf.float32), y))
+    for _ in range(2):
+        caplog.clear()
+        if not (tmp_path / "run").exists():
+            with pytest.raises(KeyboardInterrupt):
+                given = pressing(random.map(seen), 1, times=1)
+                make_chain().fit(given, data, run_dir=tmp_path / "run", verbose=0)
+        else:
+            make_chain().fit(random.map(seen), data, run_dir=tmp_path / "run", verbose=0)
+        assert "Stage 'first': gone on with after a stop" in caplog.text
+        assert "Python functions make its data" in caplog.text

@@ -1,5 +1,6 @@
 """The manifest of a run folder: whose it is, and how far the run is."""
 
+import copy
 import json
 import os
 from pathlib import Path
@@ -269,3 +270,30 @@ def test_a_folder_that_another_worker_does_not_see(folder, description):
     with pytest.raises(RunError, match="must see the same run folder"):
         Manifest.open(folder, description, writes=False)
     assert not folder.exists()
+
+
+def test_a_manifest_of_before_has_no_code_to_compare(tmp_path, caplog):
+    """What it says is compared, and that more would be is said."""
+    stage = {"name": "s", "loss": {"function": "mine.loss", "code_sha256": "a"}}
+    wanted = {"teacher": None, "stages": [stage]}
+    Manifest.open(tmp_path, wanted)
+    other = copy.deepcopy(wanted)
+    other["stages"][0]["loss"]["code_sha256"] = "b"
+    with pytest.raises(RunError, match="loss > code_sha256: 'a' in the run, 'b' now"):
+        Manifest.open(tmp_path, other)
+    path = tmp_path / "manifest.json"
+    content = json.loads(path.read_text())
+    assert content.pop("with_code") and content["stages"][0]["loss"].pop("code_sha256")
+    path.write_text(json.dumps(content))
+    Manifest.open(tmp_path, wanted)
+    assert "is not compared" in caplog.text
+    stage["loss"]["function"] = "mine.other"
+    with pytest.raises(RunError, match="loss > function"):
+        Manifest.open(tmp_path, wanted)
+
+
+def test_what_a_run_began_with_is_remembered(tmp_path):
+    manifest = Manifest.open(tmp_path, {"teacher": None, "stages": []})
+    assert manifest.remember("random_state", "a") == "a"
+    again = Manifest.open(tmp_path, {"teacher": None, "stages": []})
+    assert again.remember("random_state", "b") == "a"

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd import Stage
+from keras_kd import Stage, checkpoint
 from keras_kd.ctrl_c import CtrlC
-from keras_kd.stage_run import StageRun, read_history, skip_epochs
+from keras_kd.passes import skip_epochs
+from keras_kd.stage_run import StageRun, read_history
 
 
 @pytest.fixture
@@ -371,3 +372,140 @@ def test_a_history_with_nan_comes_back(new_run, tmp_path):
     for found in (again.history, read_history(tmp_path / "s")):
         assert json.dumps(found["val_loss"]) == "[NaN, 0.1]"
         assert found["loss"] == [1.0, 1.0]
+
+
+RATE, MOMENTUM = 0.5, 0.75
+AVERAGING = {
+    "sgd": lambda: keras.optimizers.SGD(RATE, use_ema=True, ema_momentum=MOMENTUM),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(RATE, use_ema=True, ema_momentum=MOMENTUM)
+    ),
+}
+
+
+def averages_by_hand(student, x, y, epochs):
+    """The average of the weights after each epoch, by NumPy alone.
+
+    A linear model of class logits, trained on all examples at once.
+    """
+    kernel, bias = (a.astype("float64") for a in student.get_weights())
+    one_hot, mean, found = np.eye(bias.size)[y], None, []
+
+    def probs(kernel, bias):
+        logits = x.astype("float64") @ kernel + bias
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    for _ in range(epochs):
+        off = (probs(kernel, bias) - one_hot) / len(x)
+        kernel, bias = kernel - RATE * x.T @ off, bias - RATE * off.sum(axis=0)
+        now = [kernel, bias]
+        # Keras's average begins with the weights of the first step.
+        pairs = zip(now if mean is None else mean, now, strict=True)
+        mean = [MOMENTUM * a + (1 - MOMENTUM) * b for a, b in pairs]
+        found.append(mean)
+    return found
+
+
+@pytest.mark.parametrize("optimizer", AVERAGING)
+@pytest.mark.parametrize("how", ["memory", "folder", "killed"])
+def test_the_best_epoch_of_averages_is_an_average(vectors, tmp_path, optimizer, how):
+    """The validation metrics are the averages', and so is what the stage ends with."""
+    x, y = vectors
+    # What is validated has other labels, so that the best epoch is none of the last.
+    held_out = tf.data.Dataset.from_tensor_slices((x, np.roll(y, 5))).batch(64)
+    train_data = tf.data.Dataset.from_tensor_slices((x, y)).batch(64)
+
+    def new():
+        keras.utils.set_random_seed(0)
+        student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        given = {"optimizer": AVERAGING[optimizer](), "restore_best": True}
+        stage = Stage("s", student, 6, **given)
+        folder = None if how == "memory" else tmp_path
+        return StageRun(stage, stage.model_to_fit(None), folder)
+
+    run = new()
+    wanted = averages_by_hand(run.stage.student, x, y, 6)
+    held_out_losses = [held_out_loss(mean, x, np.roll(y, 5)) for mean in wanted]
+    if how == "killed":
+        with pytest.raises(Killed):
+            run.fit(train_data, held_out, [KillAfter(2)])
+        run = new()
+        run.restore()
+    run.fit(train_data, held_out)
+    np.testing.assert_allclose(run.history["val_loss"], held_out_losses, rtol=1e-5)
+    assert run.best_epoch == np.argmin(held_out_losses) + 1
+    best = wanted[run.best_epoch - 1]
+    for a, b in zip(run.stage.student.get_weights(), best, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def held_out_loss(weights, x, y):
+    kernel, bias = weights
+    logits = x.astype("float64") @ kernel + bias
+    log_sum = np.log(np.exp(logits).sum(axis=1))
+    return np.mean(log_sum - logits[np.arange(len(y)), y])
+
+
+def test_a_checkpoint_of_before_without_averages_is_refused(new_run, tmp_path):
+    arguments = {
+        "folder": tmp_path / "s",
+        "restore_best": True,
+        "optimizer": lambda: keras.optimizers.SGD(0.1, use_ema=True),
+    }
+    run = new_run(**arguments)
+    state = {"history": {"loss": [1.0], "val_loss": [1.0]}, "seconds": 1.0}
+    path = tmp_path / "s" / "checkpoint.npz"
+    checkpoint.save(path, checkpoint.variables_of(run.model), state)
+    with pytest.raises(ValueError, match="of an earlier version.*use_ema=True"):
+        new_run(**arguments).restore()
+
+
+def test_a_checkpoint_of_before_goes_on_and_says_what_it_lacks(
+    new_run, new_data, tmp_path, caplog
+):
+    """It has the variables alone, and history and seconds."""
+    whole = new_run()
+    whole.fit(*new_data())
+    run, _ = new_run(tmp_path / "s"), None
+    with pytest.raises(Killed):
+        run.fit(*new_data(), [KillAfter(1)])
+    path = tmp_path / "s" / "checkpoint.npz"
+    state = {"history": run.history, "seconds": run.seconds}
+    checkpoint.save(path, checkpoint.variables_of(run.model), state)
+    again, (train_data, held_out) = new_run(tmp_path / "s"), new_data()
+    again.restore()
+    skip_epochs(train_data, 1)
+    again.fit(train_data, held_out)
+    assert weights(again) == weights(whole)
+    assert "an earlier version wrote the checkpoint" in caplog.text
+
+
+def test_what_is_drawn_without_a_generator_goes_on(new_data, tmp_path):
+    """By Keras, Python and NumPy; and by a layer that is the teacher's, too."""
+
+    class Noise(keras.layers.Layer):
+        def call(self, x, training=None):
+            shape = keras.ops.shape(x)
+            return x + keras.random.normal(shape) if training else x
+
+    def fit(folder, moments):
+        for moment in (*moments, None):
+            keras.utils.set_random_seed(0)
+            dropout = keras.layers.Dropout(0.5)
+            teacher, student = (
+                keras.Sequential([keras.Input((4,)), dropout, Noise(), dense])
+                for dense in (keras.layers.Dense(3), keras.layers.Dense(3))
+            )
+            stage = Stage("s", student, 3, "kd")
+            run = StageRun(stage, stage.model_to_fit(teacher), folder)
+            run.restore()
+            train_data, held_out = new_data()
+            skip_epochs(train_data, run.epochs_done)
+            if moment is None:
+                run.fit(train_data, held_out)
+                return run
+            with pytest.raises(Killed):
+                run.fit(train_data, held_out, [KillAfter(moment)])
+
+    assert weights(fit(tmp_path, (1, 2))) == weights(fit(None, ()))

@@ -1,0 +1,81 @@
+"""What is drawn without a generator of its own: Keras's, Python's and NumPy's state."""
+
+import hashlib
+import random
+
+import keras
+import numpy as np
+
+# What TensorFlow says of the global seed where none was set.
+_NO_SEED = 87654321
+
+
+def get_states():
+    """The global random states, a dict of arrays."""
+    version, words, gauss = random.getstate()
+    del version
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "keras": keras.ops.convert_to_numpy(_global_generator().state),
+        "python": np.array(words, "uint32"),
+        "python_gauss": np.array(np.nan if gauss is None else gauss, "float64"),
+        "numpy": keys,
+        "numpy_more": np.array([position, has_gauss, cached], "float64"),
+    }
+
+
+def set_states(states):
+    """Sets the global random states to what `get_states` gave."""
+    _global_generator().state.assign(states["keras"])
+    gauss = float(states["python_gauss"])
+    words = tuple(map(int, states["python"]))
+    random.setstate((3, words, None if np.isnan(gauss) else gauss))
+    position, has_gauss, cached = map(float, states["numpy_more"])
+    np.random.set_state(
+        ("MT19937", states["numpy"], int(position), int(has_gauss), cached)
+    )
+
+
+def digest():
+    """SHA-256 of the global random states."""
+    found = hashlib.sha256()
+    for name, array in sorted(get_states().items()):
+        found.update(name.encode() + array.tobytes())
+    return found.hexdigest()
+
+
+def begin(start, number):
+    """Seeds all of them for one stage, by nothing but where the run began.
+
+    What a stage draws must not hang on which stages before it were trained in this process.
+
+    Args:
+        start: As `digest` gave it when the run began.
+        number: The stage's.
+    """
+    content = hashlib.sha256(f"{start} {number}".encode()).digest()
+    seed = int.from_bytes(content[:4], "big")
+    # Made here for the first time, it draws its seed from Python's.
+    state = _global_generator().state
+    random.seed(seed)
+    np.random.seed(seed)
+    state.assign(keras.ops.cast([seed % 2**31, 0], state.dtype))
+
+
+def begin_data():
+    """Makes the next data set without a seed of its own the same, whatever was made before.
+
+    TensorFlow counts such seeds on from its global seed, if one was set; that stays.
+    """
+    import tensorflow as tf
+
+    seed, _ = tf.compat.v1.random.get_seed(1)
+    if seed != _NO_SEED:
+        tf.random.set_seed(seed)
+
+
+def _global_generator():
+    # Keras's public functions draw from it, but do not give it.
+    from keras.src.random.seed_generator import global_seed_generator
+
+    return global_seed_generator()
