@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_kd import checks
 from keras_kd import losses as losses_module
+from keras_kd.batch import inputs_of
 from keras_kd.scheduled import ScheduledModel
 from keras_kd.several_steps import SeveralSteps
 from keras_kd.terms import Outputs, make_term
@@ -181,6 +182,7 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         self.optimizer.build(self.trainable_variables)
 
     def call(self, inputs, training=None):
+        inputs = inputs_of(inputs)
         return [x(inputs, training=training) for x in self.students.values()]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kd.batch import inputs_of
 from keras_kd.distiller import Distiller
 from keras_kd.fingerprints import model_fingerprint
 from keras_kd.several_steps import SeveralSteps
@@ -211,4 +212,4 @@ class _LabelsAlone(SeveralSteps):
         self.built = student.built
 
     def call(self, inputs, training=None):
-        return self.student(inputs, training=training)
+        return self.student(inputs_of(inputs), training=training)
