@@ -8,7 +8,9 @@ and metrics read it), so x becomes a dict:
      y, sample_weight)
 
 with one of the last two keys or both. They carry the package's name, so a model whose own
-inputs are a dict is safe. Teacher outputs kept in part (`TopK`) become dense logits again
+inputs are a dict is safe. Teacher outputs stand under a key that says whose they are
+(`keras_kd.whose_answers`): a part of the structure, not of the tensors, it goes wherever
+they go, and costs nothing. Teacher outputs kept in part (`TopK`) become dense logits again
 when they are taken out.
 """
 
@@ -22,6 +24,7 @@ _INDEX = "keras_kd.index"
 _PACKED = [{_INPUTS, _OUTPUTS}, {_INPUTS, _INDEX}, {_INPUTS, _OUTPUTS, _INDEX}]
 _TOP_K = "keras_kd.top_k_of_"
 _LIST = "keras_kd.list"
+_OF = "of "
 
 
 class TopK(NamedTuple):
@@ -56,20 +59,23 @@ class TopK(NamedTuple):
         return ops.reshape(logits, shape)
 
 
-def encode(own, taps):
+def encode(own, taps, of=None):
     """Teacher outputs in the form that travels: nested dicts and tuples of tensors.
 
     Args:
         own: The teacher's own outputs: a tensor, a `TopK`, or lists, tuples or dicts of
             them. None if they were not kept.
         taps: dict of layer name to that layer's outputs.
+        of: Whose they are, as `keras_kd.fingerprints.teacher_id` says it. None says
+            nothing, and a `Distiller` does not take them.
 
     Returns:
         What `pack` takes. Tensors are left as they are, so whole columns of a cache can be
         encoded once and their rows gathered afterwards.
     """
     encoded = {} if own is None else {"own": _encode(own)}
-    return encoded | ({"taps": _encode(taps)} if taps else {})
+    encoded |= {"taps": _encode(taps)} if taps else {}
+    return encoded if of is None else {f"{_OF}{of}": encoded}
 
 
 def pack(x, teacher_outputs=None, index=None):
@@ -94,6 +100,19 @@ def index_of(x):
     return x.get(_INDEX) if _is_packed(x) else None
 
 
+def teacher_of(x):
+    """Whose outputs x carries, or a dataset's structure of it.
+
+    Returns:
+        What `encode` was given as `of`, "" where it was not told, and None where x carries
+        no teacher outputs.
+    """
+    if not _is_packed(x) or _OUTPUTS not in x:
+        return None
+    key, *more = x[_OUTPUTS]
+    return key.removeprefix(_OF) if not more and key.startswith(_OF) else ""
+
+
 def unpack(x):
     """Takes the teacher's outputs out of x again.
 
@@ -108,7 +127,10 @@ def unpack(x):
     """
     if not _is_packed(x) or _OUTPUTS not in x:
         return inputs_of(x), None
-    parts = {name: _decode(part) for name, part in x[_OUTPUTS].items()}
+    outputs = x[_OUTPUTS]
+    if teacher_of(x):
+        (outputs,) = outputs.values()
+    parts = {name: _decode(part) for name, part in outputs.items()}
     return x[_INPUTS], (parts.get("own"), parts.get("taps", {}))
 
 

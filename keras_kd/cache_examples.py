@@ -20,7 +20,7 @@ class ArrayExamples:
 
     Args:
         data: x, (x, y) or (x, y, sample_weight) of NumPy arrays, each (examples, ...), or
-            of tuples and dicts of them.
+            of tuples and dicts of them; y may be None.
 
     Attributes:
         count: How many examples there are.
@@ -38,6 +38,7 @@ class ArrayExamples:
                 f"Received: {type(data).__name__}."
             )
         x, *labels = keras.utils.unpack_x_y_sample_weight(data)
+        self._given = [part is not None for part in labels]
         labels = tuple(part for part in labels if part is not None)
         # tf.data would stack the arrays of a list.
         parts = tree.lists_to_tuples((x, labels))
@@ -83,7 +84,7 @@ class ArrayExamples:
             if augment is not None:
                 inputs = augment(inputs, indices, rows // count, seed)
             packed = batches.pack(inputs, *_rows(outputs, rows), index=indices)
-            return keras.utils.pack_x_y_sample_weight(packed, *_rows(labels, indices))
+            return _element(packed, _rows(labels, indices), self._given)
 
         return ExamplesDataset(rows_in_turn(views, count), gather)
 
@@ -105,10 +106,12 @@ class StreamedExamples:
 
     def __init__(self, dataset):
         _check_dataset(dataset)
-        self._dataset = dataset
+        parts = _split(dataset.element_spec)
+        self._given = [not _is_none(spec) for spec in parts[1:]]
+        self._dataset = dataset if all(self._given) else dataset.map(_without_none)
         cardinality = int(dataset.cardinality())
         self.count = cardinality if cardinality >= 0 else None
-        specs = nest.flatten(_split(dataset.element_spec)[0])
+        specs = nest.flatten(parts[0])
         self.shapes = [
             None if spec.shape.rank is None else tuple(spec.shape) for spec in specs
         ]
@@ -128,15 +131,15 @@ class StreamedExamples:
         if not read:
             raise ValueError("`dataset` is empty.")
         whole = nest.map_structure(lambda *parts: np.concatenate(parts), *read)
-        return ArrayExamples(whole)
+        x, *labels = _split(whole)
+        return ArrayExamples(_element(x, labels, self._given))
 
     def with_index(self):
         """The examples with their numbers, a tf.data.Dataset."""
 
         def add(index, example):
             x, *labels = _split(example)
-            packed = batches.pack(x, index=index)
-            return keras.utils.pack_x_y_sample_weight(packed, *labels)
+            return _element(batches.pack(x, index=index), labels, self._given)
 
         return self._dataset.enumerate().map(add, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -160,7 +163,7 @@ class StreamedExamples:
             if augment is not None:
                 inputs = augment(inputs, indices, tf.fill(tf.shape(indices), view), seed)
             packed = batches.pack(inputs, outputs, index=indices)
-            return keras.utils.pack_x_y_sample_weight(packed, *labels)
+            return _element(packed, labels, self._given)
 
         def of_view(view):
             chunks = tf.data.Dataset.zip(
@@ -205,6 +208,31 @@ def _split(element):
     return element if isinstance(element, tuple) else (element,)
 
 
+def _element(x, labels, given):
+    """x, y and sample weight as one element.
+
+    Args:
+        x: Of one example, or of several.
+        labels: Those of y and sample weight that there are.
+        given: Whether there is y, and whether there is a sample weight.
+    """
+    labels = iter(labels)
+    labels = [next(labels) if is_given else None for is_given in given]
+    if labels[1:] and labels[0] is None and labels[1] is not None:
+        # Keras's function leaves both out where there is no y.
+        return x, *labels
+    return keras.utils.pack_x_y_sample_weight(x, *labels)
+
+
+def _is_none(spec):
+    # TensorFlow keeps the class to itself.
+    return type(spec).__name__ == "NoneTensorSpec"
+
+
+def _without_none(*parts):
+    return tuple(part for part in parts if part is not None)
+
+
 def _assert_same(fingerprint, cached):
     tf.debugging.assert_equal(
         fingerprint,
@@ -223,7 +251,8 @@ def _check_dataset(dataset):
             "`dataset` must give single examples x, (x, y) or (x, y, sample_weight). "
             f"Received: elements {spec}."
         )
-    if not all(isinstance(x, tf.TensorSpec) for x in nest.flatten(spec)):
+    given = [parts[0], *(part for part in parts[1:] if not _is_none(part))]
+    if not all(isinstance(x, tf.TensorSpec) for x in nest.flatten(given)):
         raise ValueError(
             "`dataset` must give dense tensors, each of one shape in all examples; pad "
             f"labels of any length. Received: elements {spec}."

@@ -9,11 +9,13 @@ from keras_kd.chain_result import ChainResult, Measuring
 from keras_kd.ctrl_c import CtrlC
 from keras_kd.descriptions import tells_all
 from keras_kd.distribute import Workers, scope_of, strategy_of
+from keras_kd.fingerprints import teacher_id
 from keras_kd.manifest import TAKEN, Manifest, environment
 from keras_kd.own_objects import check_apart, unmoved
 from keras_kd.precision import in_float32
 from keras_kd.progress import Progress
 from keras_kd.stage_run import StageRun, read_history
+from keras_kd.whose_answers import refusal, whose_answers
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +131,7 @@ class _ChainRun:
 
     def fit(self, train_data, validation_data):
         chain = self.chain
+        self._check_answers(train_data)
         self._begin()
         if chain.teacher is not None:
             self._given("teacher", chain.teacher)
@@ -163,6 +166,30 @@ class _ChainRun:
         if self.manifest is not None:
             start = self.manifest.remember("random_state", start)
         self._random_start = start
+
+    def _check_answers(self, train_data):
+        """Refuses data with cached answers of others than a stage's teachers, at once.
+
+        A teacher that an earlier run trained is looked at when its stage begins.
+        """
+        epochs = {stage.name: stage.epochs for stage in self.chain.stages}
+        known = {}
+        for stage in self.chain.stages:
+            data = train_data if stage.train_data is None else stage.train_data
+            of = None if callable(data) else whose_answers(data)
+            teachers = self.chain.teachers_of(stage)
+            is_taught = teachers and stage.student_loss_weight != 1
+            if of is None or not is_taught or self._is_done(stage.name):
+                continue
+            trained = [name for name in teachers if epochs.get(name)]
+            if all(map(self._is_done, trained)) and trained:
+                continue
+            teacher = self.to_fit[stage.name][1]
+            if id(teacher) not in known and not trained:
+                known[id(teacher)] = teacher_id(teacher)
+            if trained or of != known[id(teacher)]:
+                with _named(stage):
+                    raise refusal(of, ", ".join(teachers), known.get(id(teacher)))
 
     def _is_done(self, name):
         return self.manifest is not None and self.manifest.state(name) == "done"

@@ -13,10 +13,11 @@ from keras_kd.several_steps import SeveralSteps
 from keras_kd.taps import Taps
 from keras_kd.terms import Outputs, make_term
 from keras_kd.train_step import OneStep, loss_terms, tensorflow_train_step
+from keras_kd.whose_answers import KnowsItsTeacher
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class Distiller(ScheduledModel, SeveralSteps):
+class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
     """Trains a student under a frozen teacher with Keras's own `compile` and `fit`.
 
         total = student_loss_weight * student_loss
@@ -214,10 +215,10 @@ class Distiller(ScheduledModel, SeveralSteps):
         """As `keras.Model.fit`, after a look at the teacher and at data in memory.
 
         Raises:
-            ValueError: `compile` was not called; the teacher's weights, or its answers to
-                the first examples, are not finite; labels are outside the student's
-                classes; validation has no loss to judge by; or there was not one batch to
-                train on. Examples and labels are looked at where they are NumPy arrays.
+            ValueError: `compile` was not called; the teacher's weights or first answers are
+                not finite; `x` carries another's; labels are outside the student's classes,
+                or missing beside weights; validation has no loss to judge by; or there was
+                no batch. Arrays are looked at.
         """
         self._assert_compile_called("fit")
         if not self.validation_distillation:
@@ -251,11 +252,11 @@ class Distiller(ScheduledModel, SeveralSteps):
         distillation loss has a weight.
 
         Raises:
-            ValueError: What was kept lacks an output that a loss compares.
+            ValueError: What was kept is another's, or lacks what a loss compares.
         """
         if self.student_loss_weight == 1:
             return Outputs(None, {})
-        x, kept = batch.unpack(x)
+        x, kept = self.unpack_own(x)
         if kept is not None:
             needed = {name for term in self._terms for name in term.teacher.names}
             return checks.check_kept(Outputs(*kept), needed)

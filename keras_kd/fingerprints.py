@@ -5,7 +5,6 @@ import json
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import tree
 
 import keras_kd
@@ -58,6 +57,57 @@ def weights_fingerprint(model):
     return digest.hexdigest()
 
 
+def teacher_id(teacher):
+    """A word that tells one teacher's answers from another's.
+
+    It is made of architecture and weights, and of the constants of a SavedModel. The names
+    of layers do not count, and neither does the precision that a layer computes in: a
+    teacher that was run under "mixed_bfloat16" is the same in float32.
+
+    Args:
+        teacher: A built `keras.Model`, of any kind.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    architecture = _without_precision(_without_names(_architecture(teacher)))
+    layers = teacher._flatten_layers()
+    parts = [
+        architecture,
+        weights_fingerprint(teacher),
+        # What a layer was adapted to, where that is no weight.
+        [x.get_vocabulary() for x in layers if isinstance(x, keras.layers.IntegerLookup)],
+        [_constants(x) for x in layers if isinstance(x, keras.layers.TFSMLayer)],
+    ]
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _without_precision(config):
+    if isinstance(config, dict):
+        # A SavedModel's folder may lie elsewhere; its constants tell it.
+        dropped = ("dtype", "filepath")
+        return {k: _without_precision(x) for k, x in config.items() if k not in dropped}
+    return list(map(_without_precision, config)) if isinstance(config, list) else config
+
+
+def _constants(layer):
+    """Digests of what a SavedModel's graph computes with, in an order of their own."""
+    endpoint = layer.call_endpoint_fn
+    parts = []
+    for function in getattr(endpoint, "concrete_functions", [endpoint]):
+        # Those from outside the graph; variables are among the weights.
+        captured = [x for x in function.captured_inputs if x.dtype.name != "resource"]
+        parts += [x.numpy().tobytes() for x in captured]
+        graph = function.graph.as_graph_def()
+        inner = [node for x in graph.library.function for node in x.node_def]
+        for node in [*graph.node, *inner]:
+            value = node.attr["value"].tensor if node.op == "Const" else None
+            data = value.SerializeToString(deterministic=True) if value else b""
+            parts.append(node.op.encode() + data)
+    return sorted(hashlib.sha256(x).hexdigest() for x in parts)
+
+
 def _sha256(config):
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
@@ -81,7 +131,8 @@ def _without_names(config, numbers=None, key=None):
 def _architecture(teacher):
     try:
         config = keras.saving.serialize_keras_object(teacher)
-    except NotImplementedError:  # Keras's word for a model without a configuration.
+    # Keras's words for a model without a configuration.
+    except (NotImplementedError, TypeError):
         config = {"class": f"{type(teacher).__module__}.{type(teacher).__qualname__}"}
     return _with_effect(config)
 
@@ -157,6 +208,9 @@ def cache_settings(teacher, first_batch, outputs, augment, views, seed, **argume
 
 
 def _augment_fingerprint(augment, first_batch, views, seed):
+    # The cache's alone; a chain is told by its models on every backend.
+    import tensorflow as tf
+
     sample = tree.map_structure(lambda array: tf.constant(array[:_SAMPLE]), first_batch)
     count = len(tree.flatten(sample)[0])
     fingerprint = ExamplesFingerprint()

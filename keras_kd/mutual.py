@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_kd import checks
 from keras_kd import losses as losses_module
+from keras_kd.batch import inputs_of
 from keras_kd.kinds import KINDS, OutputKinds
 from keras_kd.scheduled import ScheduledModel
 from keras_kd.several_steps import SeveralSteps
@@ -213,6 +214,7 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
                 "`students` of a MutualDistiller cannot be changed. Make a new one of the "
                 f"models. Received: students={dict(self.students)!r}."
             )
+        inputs = inputs_of(inputs)
         return [x(inputs, training=training) for x in self._order]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_kd.answers import Answers
+from keras_kd.batch import inputs_of
 from keras_kd.checks import check_one_of
 from keras_kd.kinds import ends_in_softmax, log_probabilities
 from keras_kd.losses.ops import kl_divergence, log_softmax
@@ -135,7 +136,8 @@ def predict(model, dataset, outputs=None, name=None):
     parts, count, all_sum_to_one = [], 0, True
     for batch in dataset:
         inputs, labels = _check_batch(batch)
-        values = _check_outputs(model.predict_on_batch(inputs), labels, name, count)
+        values = model.predict_on_batch(inputs_of(inputs))
+        values = _check_outputs(values, labels, name, count)
         _check_labels(labels, values.shape[1], name, count)
         if kind == "probabilities":
             _check_probabilities(values, name, count)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_kd import checks
+from keras_kd.batch import inputs_of
 from keras_kd.descriptions import described
 from keras_kd.distiller import Distiller
 from keras_kd.fingerprints import model_fingerprint
@@ -205,4 +206,4 @@ class _LabelsAlone(SeveralSteps):
         checks.check_label_loss(loss, self.student, self.kinds)
 
     def call(self, inputs, training=None):
-        return self.student(inputs, training=training)
+        return self.student(inputs_of(inputs), training=training)

@@ -8,11 +8,14 @@ import tensorflow as tf
 from keras import tree
 
 from keras_kd.batch import TopK, encode
+from keras_kd.fingerprints import teacher_id
 from keras_kd.taps import Taps
 
 # Log-probability of a dropped class: no mass in float32 at temperatures up to 100, and
 # still a number in float16.
 _DROPPED = -1e4
+# By so much of the largest the answers to the same may differ.
+_SAME_ANSWER = 0.01
 # How far a row of a softmax in bfloat16 may be from summing to 1.
 _ROUNDING = 0.02
 
@@ -35,12 +38,14 @@ class TeacherAnswers:
             each array that is kept.
 
     Raises:
-        ValueError: A name is no layer, or the outputs cannot be kept in this way.
+        ValueError: A name is no layer, the outputs cannot be kept in this way, or the
+            teacher answers the first examples differently each time, or in other company.
     """
 
     def __init__(
         self, teacher, names, *, dtype, top_k, rest, augment, seed, first_batch
     ):
+        self._teacher, self._id = teacher, teacher_id(teacher)
         taps = Taps(teacher, names)
         wanted = ["own"] * (None in names) + ["taps"] * bool(names - {None})
 
@@ -59,6 +64,7 @@ class TeacherAnswers:
             k = top_k if path[0] == "own" else None
             self._kept.append(_how_to_keep(name, values, dtype, k, rest))
         arrays = self(first_batch, first=0, view=0)
+        self._check_repeatable(first_batch)
         names = [x for kept in self._kept for x in kept.array_names()]
         self.outputs = [
             {"name": name, "shape": list(array.shape[1:]), "dtype": array.dtype.name}
@@ -99,13 +105,50 @@ class TeacherAnswers:
         arrays = iter(arrays)
         parts = [kept.restored(arrays) for kept in self._kept]
         structure = tree.pack_sequence_as(self._structure, parts)
-        return encode(structure.get("own"), structure.get("taps", {}))
+        return encode(structure.get("own"), structure.get("taps", {}), of=self._id)
+
+    def check_teacher(self):
+        """Refuses a teacher whose weights are others than at first; a ValueError."""
+        if teacher_id(self._teacher) != self._id:
+            raise ValueError(
+                f"`teacher` {self._teacher.name!r} changed its weights while it answered, "
+                "so it is not the one that answered. Is a layer called with training=True?"
+            )
 
     def _run(self, inputs, first, view):
         count = len(tree.flatten(inputs)[0])
         indices = tf.range(first, first + count, dtype=tf.int64)
         views = tf.fill([count], tf.constant(view, tf.int64))
         return self._answer(tree.map_structure(tf.constant, inputs), indices, views)
+
+    def _check_repeatable(self, first_batch):
+        """Refuses a teacher whose answer to an example hangs on chance, or on others."""
+        if self._differs(self._run(first_batch, first=0, view=0), slice(None)):
+            raise ValueError(
+                f"`teacher` {self._teacher.name!r} answers the first examples differently "
+                "when asked again, so no answer can be kept. Is a layer, Dropout for one, "
+                "called with training=True?"
+            )
+        count = len(tree.flatten(first_batch)[0])
+        # Of the same size, as a teacher may take no other.
+        repeated = tree.map_structure(lambda x: np.repeat(x[:1], count, 0), first_batch)
+        zeros = tf.zeros([count], tf.int64)
+        inputs = tree.map_structure(tf.constant, repeated)
+        if self._differs(self._answer(inputs, zeros, zeros), slice(1)):
+            raise ValueError(
+                f"`teacher` {self._teacher.name!r} answers an example differently beside "
+                "other examples, so no answer can be kept. Is a layer, BatchNormalization "
+                "for one, called with training=True?"
+            )
+
+    def _differs(self, answers, rows):
+        """Whether rows of the answers to the first batch are others now."""
+        for before, now in zip(*map(tree.flatten, (self._structure, answers)), strict=True):
+            before, now = (tf.cast(x, tf.float32).numpy() for x in (before, now))
+            size = np.abs(before).max(initial=0)
+            if np.abs(before[rows] - now[rows]).max(initial=0) > _SAME_ANSWER * size:
+                return True
+        return False
 
 
 @dataclasses.dataclass(frozen=True)

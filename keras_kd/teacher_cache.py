@@ -11,6 +11,7 @@ from keras_kd.cache_examples import ArrayExamples, StreamedExamples
 from keras_kd.cache_filling import CachedAnswers, all_answers
 from keras_kd.distribute import Workers
 from keras_kd.fingerprints import cache_settings
+from keras_kd.fixed_augment import fix_augment
 from keras_kd.teacher_answers import TeacherAnswers
 from keras_kd.teachers import Several
 
@@ -37,7 +38,8 @@ def cache_teacher(
 
     The teacher runs in inference mode and in its own precision (load it under
     "mixed_bfloat16" for that). `keras_kd.Distiller` then reads the outputs from the batch
-    and does not run it again.
+    and does not run it again. The data know whose answers they carry, and no Distiller of
+    another teacher takes them.
 
     With a `path` the outputs are kept in that folder: NumPy files, a manifest, checksums.
     A later call reuses them if teacher, examples, their order and the arguments are the
@@ -49,10 +51,11 @@ def cache_teacher(
     Args:
         teacher: A built `keras.Model`.
         dataset: Single examples, before `shuffle` and `batch`, in a fixed order: x, (x, y)
-            or (x, y, sample_weight). Either NumPy arrays (examples, ...) in a tuple, or a
-            finite tf.data.Dataset. Arrays are held in memory, and so are their outputs;
-            that is the fastest. A tf.data.Dataset is read into memory without a `path`;
-            with one it is streamed, so that memory does not grow with its length.
+            or (x, y, sample_weight), where y may be None. Either NumPy arrays
+            (examples, ...) in a tuple, or a finite tf.data.Dataset. Arrays are held in
+            memory, and so are their outputs; that is the fastest. A tf.data.Dataset is
+            read into memory without a `path`; with one it is streamed, so that memory does
+            not grow with its length.
         path: Folder to keep the outputs in. Defaults to None: in memory only.
         outputs: List of the names of the teacher's layers whose outputs are kept, as the
             distillation losses tap them ("backbone/block3" in nested models); None in the
@@ -60,7 +63,8 @@ def cache_teacher(
             `keras_kd.teachers.Several`.
         views: K, how many augmented views of each example the teacher sees. The e-th
             iteration over the returned dataset, which is the e-th epoch, gives view
-            e mod K, from 0 (Shen & Xing 2022 replay a teacher's answers like this).
+            e mod K, from 0 (Shen & Xing 2022 replay a teacher's answers like this). What
+            is made of it, by `take` and `skip` for one, counts its own iterations.
         dtype: "float16" or "float32", of the outputs kept. Probabilities (rows that sum
             to 1) are always kept in float32, as float16 has none below 6e-8.
         top_k: Of each row of the teacher's own outputs, logits (..., classes), keep only
@@ -74,8 +78,9 @@ def cache_teacher(
             finite) and leaves the k to the softmax to sum to 1.
         augment: `augment(inputs, indices, view, seed)` makes a view of a batch, in
             TensorFlow: `inputs` x (batch, ...), `indices` int64 (batch,) the examples'
-            numbers in `dataset`, `view` int64 (batch,). A pure function of these, so that
-            the student sees the pixels that the teacher saw. Needed for `views` > 1.
+            numbers in `dataset`, `view` int64 (batch,). A pure function of these, each
+            row's result of that row, so that the student sees the pixels that the teacher
+            saw; it is looked at on the first examples. Needed for `views` > 1.
         seed: Integer, passed to `augment`.
         batch_size: How many examples the teacher sees at once, rounded down to a power of
             two.
@@ -89,8 +94,9 @@ def cache_teacher(
     Raises:
         CacheError: What is in `path` is damaged, or of another teacher, other examples or
             other arguments. A `ValueError`.
-        ValueError: An argument cannot be used, or an output is NaN, infinite or too large
-            for float16; it names the example.
+        ValueError: An argument cannot be used; `augment` or `teacher` makes something else
+            of the same examples when called again; or an output is NaN, infinite or too
+            large for float16; it names the example.
         OSError: The disk is full. Whole shards are kept, and the next call goes on.
 
     Reference:
@@ -115,20 +121,22 @@ def cache_teacher(
     # Batches must not lie across two shards, so sizes are powers of two.
     batch_size = 2 ** (batch_size.bit_length() - 1)
     first_batch = _first_batch(examples, batch_size)
+    fixed = augment and fix_augment(augment, first_batch, views, seed)
     answers = TeacherAnswers(
         teacher,
         names,
         dtype=dtype,
         top_k=top_k,
         rest=rest,
-        augment=augment,
+        augment=fixed,
         seed=seed,
         first_batch=first_batch,
     )
     with tqdm(total=examples.count, unit=" examples", disable=not verbose) as progress:
         if path is None:
             arrays = all_answers(answers, examples, views, batch_size, progress)
-            return examples.join(answers.to_batch(arrays), views, augment, seed)
+            answers.check_teacher()
+            return examples.join(answers.to_batch(arrays), views, fixed, seed)
         settings = cache_settings(
             teacher,
             first_batch,
@@ -143,11 +151,12 @@ def cache_teacher(
         cached = CachedAnswers(path, answers, examples, settings, views, batch_size)
         _fill(cached, Workers.of(teacher), progress)
     cached.check_answers(first_batch)
+    answers.check_teacher()
     if isinstance(examples, ArrayExamples):
         outputs = answers.to_batch(cached.read_all())
-        return examples.join(outputs, views, augment, seed)
+        return examples.join(outputs, views, fixed, seed)
     cached.verify()
-    return examples.join(cached.read_view, views, augment, seed, cached.count)
+    return examples.join(cached.read_view, views, fixed, seed, cached.count)
 
 
 def _fill(cached, workers, progress):

@@ -36,6 +36,25 @@ def test_numbers_of_examples_come_out_beside_inputs_and_outputs(outputs):
     assert kept is None if outputs is None else np.array_equal(kept[0], outputs)
 
 
+def test_outputs_say_whose_they_are():
+    x, one = np.zeros((6, 2), "float32"), np.ones((6, 3), "float32")
+    packed = batch.pack(x, batch.encode(one, {"hidden": one}, of="0a"))
+    dataset = tf.data.Dataset.from_tensor_slices(packed).batch(6)
+    assert batch.teacher_of(dataset.element_spec) == "0a"
+    (read,) = dataset
+    assert batch.teacher_of(read) == "0a"
+    np.testing.assert_array_equal(batch.unpack(read)[1][0], one)
+    assert list(batch.unpack(read)[1][1]) == ["hidden"]
+    for whose, other in (
+        ("", batch.pack(x, batch.encode(one, {}))),
+        ("", batch.pack(x, batch.encode(one, {"of": one}))),
+        (None, batch.pack(x, index=np.arange(6))),
+        (None, x),
+        (None, {"of 0a": x}),
+    ):
+        assert batch.teacher_of(other) == whose
+
+
 def test_outputs_keep_their_structure():
     one = np.ones((6, 3), "float32")
     _, (own, taps) = round_trip([one, {"a": one, "b": (one, one)}], {})

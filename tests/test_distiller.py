@@ -240,8 +240,9 @@ def test_cached_outputs_teach_as_the_teacher_does(
 
 def test_a_student_is_built_by_cached_batches(make_model, vectors):
     student = keras.Sequential([keras.layers.Dense(3)])
-    cached = cache_teacher(make_model(), vectors, verbose=0).batch(16)
-    distiller = compiled(make_model(), student)
+    teacher = make_model()
+    cached = cache_teacher(teacher, vectors, verbose=0).batch(16)
+    distiller = compiled(teacher, student)
     distiller.fit(cached, verbose=0, shuffle=False)
     assert student.weights[0].shape == (4, 3)
 

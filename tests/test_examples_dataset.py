@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.examples_dataset import ExamplesDataset, views_in_turn
+from keras_kd.examples_dataset import ExamplesDataset, rows_in_turn, views_in_turn
 
 COUNT = 50
 
@@ -97,6 +97,66 @@ def test_keras_fits_on_it(examples):
     assert len(history.history["loss"]) == 2
 
 
+def counted(make):
+    """Two datasets of one whose examples are the numbers of views, and what they see."""
+
+    def gather(rows):
+        return rows // COUNT, rows % COUNT
+
+    examples = ExamplesDataset(rows_in_turn(3, COUNT), gather)
+    rows = examples.map(lambda view, number: (view, number))
+    return [make(dataset) for dataset in (examples, rows)]
+
+
+SPLITS = {
+    "take and skip": lambda ds: (ds.take(9).batch(5), ds.skip(9).batch(5)),
+    "of batches": lambda ds: (ds.batch(5).take(2), ds.batch(5).skip(2)),
+    "shards": lambda ds: (ds.shard(2, 0).batch(5), ds.shard(2, 1).batch(5)),
+    "mapped": lambda ds: (
+        ds.map(lambda *x: x).batch(5).take(3),
+        ds.filter(lambda *x: True).batch(5).prefetch(1),
+    ),
+    "shuffled": lambda ds: (
+        ds.shuffle(COUNT, seed=1).batch(5).take(2),
+        ds.shuffle(COUNT).take(20).batch(5),
+    ),
+    "joined": lambda ds: (
+        ds.take(9).concatenate(ds.skip(20)).batch(5),
+        ds.batch(5).apply(lambda x: x.take(2)),
+    ),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_what_is_made_of_a_dataset_counts_its_own_iterations(split):
+    for parts in counted(SPLITS[split]):
+        for epoch in range(4):
+            for part in parts:
+                assert {int(v) for views, _ in part for v in views} == {epoch % 3}
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_parts_of_a_shuffled_dataset_have_no_example_in_common(seed):
+    def split(dataset):
+        shuffled = dataset.shuffle(COUNT, seed, reshuffle_each_iteration=False)
+        return shuffled.take(20), shuffled.skip(20)
+
+    for parts in counted(split):
+        for _ in range(2):
+            seen = [int(number) for part in parts for _, number in part]
+            assert sorted(seen) == list(range(COUNT)) != seen
+
+
+def test_an_order_without_a_seed_follows_the_global_one(examples):
+    def orders():
+        keras.utils.set_random_seed(4)
+        (first, _) = counted(lambda ds: ds.shuffle(COUNT).batch(COUNT))
+        return [next(iter(first))[1].numpy().tolist() for _ in range(2)]
+
+    first = orders()
+    assert first == orders() and first[0] != first[1]
+
+
 @pytest.mark.parametrize("views", [1, 3])
 def test_views_take_turns(views):
     def make_dataset(view):
@@ -109,5 +169,5 @@ def test_views_take_turns(views):
     seen = [sorted(next(shuffled.as_numpy_iterator())) for _ in range(4)]
     assert seen == [[10 * (e % views), 10 * (e % views) + 1] for e in range(4)]
     rounds = list(dataset.repeat(2).as_numpy_iterator())
-    first, second = 4 % views, 5 % views
-    assert rounds == [10 * first, 10 * first + 1, 10 * second, 10 * second + 1]
+    second = 10 * (1 % views)
+    assert rounds == [0, 1, second, second + 1]

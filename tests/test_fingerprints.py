@@ -9,7 +9,9 @@ from keras_kd.fingerprints import (
     cache_settings,
     model_fingerprint,
     teacher_fingerprint,
+    teacher_id,
 )
+from keras_kd.teachers import Ensemble, Several, from_saved_model
 
 
 @pytest.fixture
@@ -125,6 +127,77 @@ def test_a_layer_may_be_called_as_what_it_does():
 
     assert architecture(named("relu", "relu")) == architecture(named("tanh", "relu"))
     assert architecture(named("relu", "relu")) != architecture(named("tanh", "tanh"))
+
+
+def same_again(teacher, folder, how):
+    if how == "loaded":
+        teacher.save(folder / "teacher.keras")
+        return keras.models.load_model(folder / "teacher.keras")
+    if how == "frozen":
+        teacher.compile("adam", "mse")
+        teacher.trainable = False
+        return teacher
+    again = keras.models.clone_model(
+        teacher,
+        clone_function=lambda layer: layer.from_config(
+            layer.get_config() | {"dtype": how, "name": f"other_{layer.name}"}
+        ),
+    )
+    again.set_weights(teacher.get_weights())
+    return again
+
+
+@pytest.mark.parametrize("how", ["loaded", "frozen", "float32", "mixed_bfloat16"])
+def test_the_same_teacher_has_the_same_id(teacher, tmp_path, how):
+    before = teacher_id(teacher)
+    assert teacher_id(same_again(teacher, tmp_path, how)) == before
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda first, second: first,
+        lambda first, second: second,
+        lambda first, second: Ensemble([first, second]),
+        lambda first, second: Ensemble([second, first]),
+        lambda first, second: Ensemble([first, second], temperature=2.0),
+        lambda first, second: Several({"a": first, "b": second}),
+        lambda first, second: keras.Sequential([*first.layers, keras.layers.Softmax()]),
+    ],
+)
+def test_each_teacher_has_an_id_of_its_own(make, make_model):
+    models = make_model(), make_model()
+    others = [models[0], models[1], Ensemble(models), keras.models.clone_model(models[0])]
+    found = teacher_id(make(*models))
+    assert teacher_id(make(*models)) == found
+    assert [teacher_id(x) for x in others].count(found) <= 1
+
+
+def test_a_saved_model_is_told_by_its_constants(teacher, make_model, tmp_path):
+    def constant(model, path):
+        import tensorflow as tf
+
+        kernel, bias = (tf.constant(x.numpy()) for x in model.weights[:2])
+        module = tf.Module()
+        spec = tf.TensorSpec([None, 4])
+        call = tf.function(lambda x: {"y": x @ kernel + bias}, input_signature=[spec])
+        tf.saved_model.save(module, str(path), {"serving_default": call})
+        return str(path)
+
+    one, same = (constant(teacher, tmp_path / name) for name in "ab")
+    other = constant(make_model(), tmp_path / "c")
+    ids = [teacher_id(from_saved_model(path)) for path in (one, one, same, other)]
+    assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
+def test_what_a_lookup_was_adapted_to_counts():
+    def lookup(vocabulary):
+        layers = [keras.layers.IntegerLookup(output_mode="multi_hot")]
+        layers[0].adapt(vocabulary)
+        model = keras.Sequential([keras.Input((2,), dtype="int64"), *layers])
+        return teacher_id(model)
+
+    assert lookup([1, 2, 3]) == lookup([1, 2, 3]) != lookup([4, 5, 6])
 
 
 def test_the_size_of_batches_does_not_matter():

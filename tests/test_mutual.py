@@ -190,6 +190,13 @@ def test_a_student_stays_a_plain_model(students, vectors, tmp_path):
     assert type(keras.saving.load_model(tmp_path / "small.keras")) is keras.Sequential
 
 
+def test_a_teachers_cached_answers_are_left_alone(make_model, students, vectors):
+    data = kd.cache_teacher(make_model(), vectors, verbose=0).batch(32)
+    before = compiled(students).evaluate(*vectors, verbose=0, return_dict=True)
+    found = compiled(students).evaluate(data, verbose=0, return_dict=True)
+    assert found == pytest.approx(before, rel=1e-5)
+
+
 def test_labels_are_needed(students, vectors):
     with pytest.raises(ValueError, match="Mutual learning needs labels"):
         compiled(students, metrics=()).fit(vectors[0], verbose=0)

@@ -173,3 +173,46 @@ def test_augment_sees_each_example_number_and_view():
     )
     (array,) = answers(ZERO, first=7, view=3)
     np.testing.assert_array_equal(array, [[1307], [1308]])
+
+
+class Always(keras.layers.Layer):
+    """Calls a layer in training mode, whatever the mode is."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, x):
+        return self.layer(x, training=True)
+
+
+@pytest.mark.parametrize(
+    "layer, reason",
+    [
+        (keras.layers.Dropout(0.5), "differently when asked again"),
+        (keras.layers.GaussianNoise(0.5), "differently when asked again"),
+        (keras.layers.BatchNormalization(), "beside other examples"),
+        (keras.layers.Softmax(axis=0), "beside other examples"),
+    ],
+)
+def test_answers_that_hang_on_chance_or_company_are_refused(vectors, layer, reason):
+    inputs = keras.Input((4,))
+    is_free = isinstance(layer, keras.layers.Softmax)
+    outputs = layer(inputs) if is_free else Always(layer)(inputs)
+    with pytest.raises(ValueError, match=f"`teacher` 'mine' answers .*{reason}"):
+        ask(keras.Model(inputs, outputs, name="mine"), vectors[0])
+
+
+def test_a_teacher_that_changes_as_it_answers_is_refused(make_model, vectors):
+    teacher = make_model(name="mine")
+    answers = TeacherAnswers(teacher, {None}, first_batch=vectors[0], **DEFAULTS)
+    answers.check_teacher()
+    teacher.layers[-1].bias.assign([0.0, 0.0, 1.0])
+    with pytest.raises(ValueError, match="`teacher` 'mine' changed its weights"):
+        answers.check_teacher()
+
+
+def test_a_teacher_of_a_fixed_batch_size_is_taken(vectors):
+    inputs = keras.Input(batch_shape=(64, 4))
+    own, _ = ask(keras.Model(inputs, 2 * inputs), vectors[0])
+    np.testing.assert_allclose(own, 2 * vectors[0], rtol=1e-3)

@@ -180,6 +180,50 @@ def test_other_labels_need_no_other_cache(teacher, vectors, tmp_path, calls):
     np.testing.assert_array_equal(next(iter(dataset.batch(64)))[1], y + 1)
 
 
+def without_labels(x, weights):
+    return slices(x, weights).map(lambda x, w: (x, None, w))
+
+
+@WAYS
+@pytest.mark.parametrize("kind", ["arrays", "stream"])
+def test_weights_without_labels_weigh_the_distillation(
+    teacher, make_model, vectors, tmp_path, kind, on_disk
+):
+    x, _ = vectors
+    weights = np.where(np.arange(64) < 32, 0.0, 1.0).astype("float32")
+    student = make_model()
+
+    def loss(data):
+        distiller = keras_kd.Distiller(teacher, student, "kd", student_loss_weight=0.0)
+        distiller.compile(keras.optimizers.SGD(0.0))
+        history = distiller.fit(data.batch(64), shuffle=False, verbose=0).history
+        return history["distillation_loss"]
+
+    data = (x, None, weights) if kind == "arrays" else without_labels(x, weights)
+    dataset = cache(teacher, data, tmp_path if on_disk else None, dtype="float32")
+    assert len(dataset.element_spec) == 3
+    found = loss(dataset)
+    np.testing.assert_allclose(found, loss(without_labels(x, weights)), rtol=1e-5)
+    # Keras divides by the number of examples, whatever they weigh.
+    alone = loss(slices(x[32:]))
+    np.testing.assert_allclose(found, np.divide(alone, 2), rtol=1e-5)
+    assert loss(keras_kd.with_index(data)) == pytest.approx(found, rel=1e-5)
+
+
+def test_parts_that_are_none_are_left_out(teacher, vectors, tmp_path):
+    x, y = vectors
+    for data in ((x, y, None), slices(x, y).map(lambda x, y: (x, y, None))):
+        dataset = cache(teacher, data)
+        np.testing.assert_array_equal(next(iter(dataset.batch(64)))[1], y)
+    for data in ((x, None), slices(x).map(lambda x: (x, None, None))):
+        assert isinstance(cache(teacher, data).element_spec, dict)
+        assert isinstance(keras_kd.with_index(data).element_spec, dict)
+    with pytest.raises(ValueError, match="numbers as x.* Received: float32, object"):
+        cache(teacher, ({"a": x, "b": None}, y))
+    with pytest.raises(ValueError, match="one row for each example"):
+        cache(teacher, (x, (y, None)))
+
+
 def changed(x, what):
     x = x.copy()
     if what == "one example":
