@@ -12,7 +12,7 @@ from keras_kd.scheduled import ScheduledModel
 from keras_kd.several_steps import SeveralSteps
 from keras_kd.taps import Taps
 from keras_kd.terms import Outputs, make_term
-from keras_kd.train_step import OneStep, loss_terms, tensorflow_train_step
+from keras_kd.train_step import OneStep, check_trains, loss_terms, tensorflow_train_step
 from keras_kd.whose_answers import KnowsItsTeacher
 
 
@@ -208,6 +208,8 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
                 "`loss`, the student's loss on the labels, is needed because "
                 f"student_loss_weight={self.student_loss_weight}. Received: loss=None."
             )
+        # Of no metrics Keras makes an object, too, that wants labels.
+        metrics = metrics or None
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
         checks.check_label_loss(loss, self.student, self.student_kinds)
 
@@ -360,6 +362,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
 
     def train_step(self, *args, **kwargs):
         if keras.backend.backend() != "tensorflow":
+            check_trains(self)
             return super().train_step(*args, **kwargs)
         return tensorflow_train_step(self, *args, **kwargs)
 

@@ -61,7 +61,8 @@ def in_order(data, seed):
     """Data that `fit` would shuffle, shuffled by a seed, so that they can be gone on with.
 
     Args:
-        data: What `fit` takes as x. A `tf.data.Dataset` shuffles itself, or does not.
+        data: What `fit` takes as x; of arrays x, (x, y) or (x, y, sample_weight). A
+            `tf.data.Dataset` shuffles itself, or does not.
         seed: list of integers.
 
     Returns:
@@ -75,8 +76,8 @@ def in_order(data, seed):
     if arrays and all(isinstance(x, np.ndarray) for x in arrays):
         import tensorflow as tf
 
-        # One part alone: `fit` takes them as x.
-        examples = tf.data.Dataset.from_tensor_slices((data,))
+        parts = data if isinstance(data, tuple) else (data,)
+        examples = tf.data.Dataset.from_tensor_slices(parts)
         number = int(np.random.default_rng(seed).integers(2**31))
         return examples.shuffle(len(arrays[0]), seed=number).batch(_BATCH_SIZE)
     return data

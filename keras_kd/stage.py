@@ -147,7 +147,9 @@ class Stage:
                 self.distillation_loss_weights,
                 student_loss_weight=0.5 if weight is None else weight,
             )
-        metrics = list(self.metrics)
+        # Keras takes no tuple.
+        is_tuple = isinstance(self.metrics, tuple)
+        metrics = list(self.metrics) if is_tuple else self.metrics
         model.compile(optimizer=self.optimizer, loss=self.loss, metrics=metrics)
         return model
 

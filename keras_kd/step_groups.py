@@ -1,6 +1,7 @@
 """A group of batches in one compiled call of TensorFlow, and an answer for each of them."""
 
 import collections
+import functools
 
 import keras
 from keras import tree
@@ -77,7 +78,10 @@ class Groups:
         self._step = tf.function(
             as_it_is(step_function), reduce_retracing=True, jit_compile=model.jit_compile
         )
-        self._group = tf.function(as_it_is(self._train), reduce_retracing=True)
+        # TensorFlow counts the tracings of all models' functions of one code together, and
+        # would warn; a partial has none.
+        train = functools.partial(self._train)
+        self._group = tf.function(train, reduce_retracing=True, autograph=False)
 
     def __call__(self, iterator):
         import tensorflow as tf

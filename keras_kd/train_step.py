@@ -72,6 +72,23 @@ def loss_terms(
     }
 
 
+def check_trains(distiller):
+    """What a step trains, of a Distiller whose student has its weights.
+
+    Raises:
+        ValueError: There is nothing: the student is frozen as a whole, and no loss has
+            layers to train.
+    """
+    trainable_weights = distiller.trainable_weights
+    if not trainable_weights:
+        raise ValueError(
+            "There is nothing to train: all layers of `student` "
+            f"{distiller.student.name!r} are frozen. Set `trainable` to True for those "
+            "that are to learn."
+        )
+    return trainable_weights
+
+
 def tensorflow_train_step(distiller, data):
     """One step on one batch: teacher outside the tape, student forward once.
 
@@ -96,13 +113,7 @@ def tensorflow_train_step(distiller, data):
         scaled_loss = distiller.optimizer.scale_loss(loss)
     batch_size = ops.shape(keras.tree.flatten(y_pred)[0])[0]
     distiller._loss_tracker.update_state(unscaled(loss), sample_weight=batch_size)
-    trainable_weights = distiller.trainable_weights
-    if not trainable_weights:
-        raise ValueError(
-            "There is nothing to train: all layers of `student` "
-            f"{distiller.student.name!r} are frozen. Set `trainable` to True for those "
-            "that are to learn."
-        )
+    trainable_weights = check_trains(distiller)
     gradients = tape.gradient(scaled_loss, trainable_weights)
     # Those of no example may be NaN, whatever is made of the loss.
     gradients = [g if g is None else zero_if_empty(g, batch_size) for g in gradients]

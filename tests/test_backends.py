@@ -82,3 +82,8 @@ def test_a_loss_with_a_memory_remembers_and_resumes(other):
 
 def test_the_teacher_is_unchanged(other):
     assert other["teacher_unchanged"]
+
+
+def test_a_student_that_is_frozen_as_a_whole_is_refused(tensorflow, other):
+    assert tensorflow["frozen"].startswith("There is nothing to train: all layers of `stud")
+    assert other["frozen"] == tensorflow["frozen"]

@@ -337,3 +337,33 @@ def test_macs_that_are_unknown_are_said_to_be(vectors, train_data):
     assert result.models[0].macs is None and "| unknown |" in " ".join(
         result.table().split()
     )
+
+
+@pytest.mark.parametrize("metrics", [(), [], None])
+def test_a_stage_without_labels(vectors, train_data, make_model, metrics):
+    import tensorflow as tf
+
+    unlabelled = tf.data.Dataset.from_tensor_slices(vectors[0]).batch(16)
+    student = make_model()
+    arguments = {"student_loss_weight": 0.0, "metrics": metrics}
+    stage = Stage("student", student, 2, "kd", **arguments)
+    before = student.get_weights()
+    result = DistillationChain(make_model(), [stage]).fit(unlabelled, train_data, verbose=0)
+    assert "accuracy" not in result.histories["student"]
+    changed = zip(before, student.get_weights(), strict=True)
+    assert all(np.any(a != b) for a, b in changed)
+
+
+def test_labelled_arrays_are_examples_labels_and_weights(vectors, train_data, make_model):
+    """The student, of whom weights of 0 let nothing be learned, is as it was."""
+    x, y = vectors
+    ones, zeros = np.ones(len(x)), np.zeros(len(x))
+    for weights, moves in ((), True), ((ones,), True), ((zeros,), False):
+        student = make_model()
+        before = student.get_weights()
+        stage = Stage("student", student, 1)
+        chain = DistillationChain(None, [stage])
+        result = chain.fit((x, y, *weights), train_data, verbose=0)
+        moved = np.any(before[0] != student.get_weights()[0])
+        assert moved == moves
+        assert len(result.histories["student"]["accuracy"]) == 1

@@ -127,6 +127,17 @@ def remember(teacher, student, folder):
     }
 
 
+def frozen(teacher, student):
+    """What is said to a student that has nothing to train."""
+    student.trainable = False
+    distiller = kd.Distiller(teacher, student, "kd", student_loss_weight=0.0)
+    distiller.compile("sgd")
+    try:
+        distiller.fit(make_data()[0], verbose=0)
+    except ValueError as error:
+        return str(error)
+
+
 def main(folder):
     x, y, _ = make_data()
     teacher = make_model(seed=1, units=16)
@@ -145,6 +156,7 @@ def main(folder):
         "files_come_back": come_back(distiller, teacher, folder),
     }
     told["memory"] = remember(teacher, student, folder)
+    told["frozen"] = frozen(teacher, student)
     told["teacher_unchanged"] = as_bytes(teacher) == before
     print(json.dumps(told))
 
