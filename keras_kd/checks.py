@@ -48,9 +48,9 @@ def check_models(teacher, student):
     if moved:
         raise ValueError(
             "`student` shares layers with `teacher` whose state training changes: moving "
-            "statistics, seeds of Dropout and the like. So the teacher would change. Give "
-            "the student layers of its own, or set trainable of a BatchNormalization to "
-            f"False. Shared: {', '.join(moved)}."
+            "statistics and the like. So the teacher would change. Give the student layers "
+            "of its own, or set trainable of a BatchNormalization to False. "
+            f"Shared: {', '.join(moved)}."
         )
     # Models without symbolic inputs are checked by their first batch.
     teacher_shapes = _input_shapes(teacher)
@@ -75,8 +75,9 @@ def _check_taught(who, variables, teacher):
 
 def _moved_in_training(student, other):
     """Paths of what the two models share and a pass of the student in training changes."""
-    own = {id(v) for v in student.variables}
-    shared = [v for v in other.variables if id(v) in own]
+    own = {id(v) for v in student.weights}
+    # Not the seeds of Dropout and the like: no answer hangs on them.
+    shared = [v for v in other.weights if id(v) in own]
     if not shared:
         return []
     inputs = probe_inputs(other, batch_size=2) if student.built else None
@@ -101,7 +102,6 @@ def _states(model):
         )
         if not is_frozen and not isinstance(layer, keras.layers.Normalization):
             states |= {id(v) for v in layer._non_trainable_variables}
-            states |= {id(seeds.state) for seeds in layer._seed_generators}
     return states
 
 
@@ -128,7 +128,7 @@ def check_peers(first, second):
     if moved:
         raise ValueError(
             f"The `students` {first.name!r} and {second.name!r} share state that training "
-            f"changes, such as moving statistics or seeds: {', '.join(set(moved))}. Give "
+            f"changes, such as moving statistics: {', '.join(set(moved))}. Give "
             "each layers of its own."
         )
     shapes, others = _input_shapes(first), _input_shapes(second)
@@ -340,7 +340,9 @@ def check_label_loss(loss, student, kinds):
     if negative is None or kinds.is_said(None):
         return
     if isinstance(loss, dict):
-        loss = [loss.get(name) for name in student.output_names]
+        # Of a subclassed model Keras flattens a dict by its sorted keys.
+        names = getattr(student, "output_names", sorted(loss))
+        loss = [loss.get(name) for name in names]
     each = loss if isinstance(loss, (list, tuple)) else [loss]
     found = [found] * len(negative) if isinstance(found, str) else found
     if len(each) != len(negative):

@@ -226,6 +226,9 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         if not self.validation_distillation:
             checks.check_loss_in_validation(self.loss, args, kwargs)
         checks.check_finite(self.teacher)
+        if self.student.built:
+            # On JAX an error within the step would leave no weights behind.
+            check_trains(self)
         shape = getattr(self.student, "output_shape", None)
         num_classes = shape[-1] if isinstance(shape, tuple) else None
         checks.check_labels(y, self.loss, num_classes)
@@ -362,7 +365,6 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
 
     def train_step(self, *args, **kwargs):
         if keras.backend.backend() != "tensorflow":
-            check_trains(self)
             return super().train_step(*args, **kwargs)
         return tensorflow_train_step(self, *args, **kwargs)
 

@@ -92,13 +92,13 @@ def frozen(layer):
 
 MOVED = {
     "statistics": shared_norm,
-    "dropout": lambda: keras.layers.Dropout(0.5),
-    "noise": lambda: keras.layers.GaussianNoise(1.0),
     "spectral": lambda: frozen(keras.layers.SpectralNormalization(keras.layers.Dense(4))),
     "own": Draws,
     "own, frozen": lambda: frozen(Draws()),
 }
 STILL = {
+    "dropout": lambda: keras.layers.Dropout(0.5),
+    "noise": lambda: keras.layers.GaussianNoise(1.0),
     "frozen statistics": lambda: frozen(shared_norm()),
     "adapted": adapted,
     "no dropout": lambda: keras.layers.Dropout(0.0),

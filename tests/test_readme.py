@@ -181,6 +181,7 @@ def test_python_runs_to_its_end(path, heading, number, code, named):
         assert np.mean(made["answers"] == labels) > 0.9
 
 
+@ignore_shuffle
 def test_the_callbacks_of_an_example_train(named):
     """An example that makes a callback and gives it to no one has shown little."""
     code = "\n".join(x[3] for x in PYTHON)
