@@ -1,39 +1,62 @@
 """Knowledge distillation, Keras-native."""
 
 import importlib
-
-from keras_kd import callbacks as callbacks
-from keras_kd import losses as losses
-from keras_kd import teachers as teachers
-from keras_kd import testing as testing
-from keras_kd.generations import born_again as born_again
-from keras_kd.chain import DistillationChain as DistillationChain
-from keras_kd.stage import Stage as Stage
-from keras_kd.distiller import Distiller as Distiller
-from keras_kd.loading import load_distiller as load_distiller
-from keras_kd.mutual import MutualDistiller as MutualDistiller
-from keras_kd.teacher_free import TeacherFreeLoss as TeacherFreeLoss
+import sys
+from pathlib import Path
 
 __version__ = "0.1.0"
 
+# Each public name, once, and the module that it is in, or that it is.
+_PUBLIC = {
+    "CacheError": "cache.files",
+    "DistillationChain": "chain.chain",
+    "Distiller": "training.distiller",
+    "MutualDistiller": "training.mutual",
+    "Stage": "chain.stage",
+    "TeacherFreeLoss": "training.teacher_free",
+    "augment": "data.augmentation",
+    "born_again": "chain.generations",
+    "cache_teacher": "cache.cache",
+    "callbacks": "training.callbacks",
+    "export": "exporters.export",
+    "load_distiller": "training.loading",
+    "losses": "losses",
+    "planner": "recipes.planner",
+    "quantization_aware": "exporters.fake_quantization",
+    "teachers": "teachers",
+    "testing": "testing",
+    "with_index": "cache.index",
+}
 # TensorFlow is loaded for these alone, so that a Distiller on another backend needs none.
 _LATER = {
-    "cache_teacher": "keras_kd.teacher_cache",
-    "CacheError": "keras_kd.cache_files",
-    "with_index": "keras_kd.example_index",
-    "augment": "keras_kd.data.augment",
-    "planner": "keras_kd.planner",
-    "export": "keras_kd.exporters",
-    "quantization_aware": "keras_kd.fake_quantization",
+    "CacheError",
+    "augment",
+    "cache_teacher",
+    "export",
+    "planner",
+    "quantization_aware",
+    "with_index",
 }
 
 
 def __getattr__(name):
-    if name not in _LATER:
+    if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(_LATER[name])
+    module = importlib.import_module(f"{__name__}.{_PUBLIC[name]}")
     return getattr(module, name, module)
 
 
 def __dir__():
-    return [*globals(), *_LATER]
+    return ["__version__", *_PUBLIC]
+
+
+def register():
+    """Loads what Keras must know to read our files: every class that it saves by name."""
+    for name in _PUBLIC.keys() - _LATER:
+        getattr(sys.modules[__name__], name)
+
+
+# Whoever imports the package may load a file next. Only the command line, which answers
+# --help before Keras is there, registers later.
+if Path(sys.argv[0]).stem != "keras-kd":
+    register()

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 from keras import tree
 
-from keras_kd import edge_checks, loss_calls
-from keras_kd import loss_checks as checks
+from keras_kd.losses import contract as checks
+from keras_kd.losses import edge_checks, loss_calls
 from keras_kd.losses.base import AdoptedLoss, PerExampleLoss, as_distillation_loss
 from keras_kd.losses.features import FeatureLoss
 
@@ -142,7 +142,7 @@ class Check:
     """One check of one loss; called, it returns None or raises AssertionError.
 
     Attributes:
-        function: One of `keras_kd.loss_checks` or `edge_checks`, of (loss, batch).
+        function: One of `keras_kd.losses.contract` or `edge_checks`, of (loss, batch).
         loss: A `DistillationLoss`, adopted where it was a foreign object.
         batch: The arguments of `compute_loss` by name, NumPy arrays of 9 examples.
     """

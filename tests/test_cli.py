@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from keras_kd import data, losses, recipe, zoo
+from keras_kd import data, losses
 from keras_kd.cli import main
-from tests.sample_run import make_run
+from keras_kd.recipes import recipe, zoo
+from tests.runs.sample_run import make_run
 
 KD_ARGUMENTS = "temperature=4.0, form='kl', taps=None"
 KERAS_KD = Path(sys.executable).with_name("keras-kd")
@@ -148,7 +149,7 @@ def test_ctrl_c_says_how_to_go_on(write_recipe, sample_data, tmp_path, monkeypat
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt("stopped after epoch 3, which is saved")
 
-    monkeypatch.setattr("keras_kd.recipe_run.run", stopped)
+    monkeypatch.setattr("keras_kd.recipes.run.run", stopped)
     folder = tmp_path / "run"
     result = invoke("run", write_recipe(), "--run-dir", folder)
     assert result.exit_code == 130

@@ -15,12 +15,15 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 import keras_kd as kd
-from keras_kd import data, recipe, recipe_run, zoo
+from keras_kd import data
 from keras_kd.cli import main
-from keras_kd.report import write_report
-from keras_kd.tune_recipe import TunedRecipe
-from tests.sample_run import make_run
-from tests.test_report import undrawn  # noqa: F401
+from keras_kd.recipes import recipe
+from keras_kd.recipes import run as recipe_run
+from keras_kd.recipes import zoo
+from keras_kd.report.write import write_report
+from keras_kd.tuning.recipe import TunedRecipe
+from tests.report.test_write import undrawn  # noqa: F401
+from tests.runs.sample_run import make_run
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("models/**/README.md"))]

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_kd import loss_checks, testing
-from keras_kd.losses import DistillationLoss, PerExampleLoss, SoftTargets
+from keras_kd import testing
+from keras_kd.losses import DistillationLoss, PerExampleLoss, SoftTargets, contract
 from keras_kd.testing import check_distillation_loss, distillation_loss_checks
 
 
@@ -406,7 +406,7 @@ def test_losses_of_keras_ignore_weights(loss, names):
 
 def test_the_default_of_keras_is_not_invariant_to_shifts():
     other = distillation_loss_checks(LOGITS())[0]
-    check = testing.Check(loss_checks.check_shift_invariance, other.loss, other.batch)
+    check = testing.Check(contract.check_shift_invariance, other.loss, other.batch)
     with pytest.raises(AssertionError, match=r"\(teacher_outputs \+ 50\) and"):
         check()
 

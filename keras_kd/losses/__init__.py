@@ -10,7 +10,9 @@ from keras_kd.losses._at import attention_transfer as attention_transfer
 from keras_kd.losses._cc import CorrelationCongruence as CorrelationCongruence
 from keras_kd.losses._cc import correlation_congruence as correlation_congruence
 from keras_kd.losses._crd import ContrastiveRepresentation as ContrastiveRepresentation
-from keras_kd.losses._crd import contrastive_representation as contrastive_representation
+from keras_kd.losses._crd import (
+    contrastive_representation as contrastive_representation,
+)
 from keras_kd.losses._dist import DIST as DIST
 from keras_kd.losses._dist import dist as dist
 from keras_kd.losses._dkd import DKD as DKD

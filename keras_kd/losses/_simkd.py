@@ -7,7 +7,6 @@ Classifier", 2022.
 import keras
 from keras import ops
 
-from keras_kd.copies import copy_model
 from keras_kd.losses import graphs
 from keras_kd.losses.features import (
     FeatureLoss,
@@ -18,6 +17,7 @@ from keras_kd.losses.features import (
     of_one_size,
     same_size,
 )
+from keras_kd.models.copies import copy_model
 
 
 def simkd(teacher_features, student_features):

@@ -1,0 +1,1 @@
+"""Experiments as data: recipes, and the models they name."""

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.data.augment import Deform
+from keras_kd.data.augmentation import Deform
 from keras_kd.data.views import stored_views
 
 

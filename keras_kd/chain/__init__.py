@@ -1,0 +1,1 @@
+"""Stages, each distilled student the next one's teacher."""

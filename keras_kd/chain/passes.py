@@ -1,0 +1,348 @@
+"""Training data of a chain: what goes through them again, and how often they were seen."""
+
+import hashlib
+import math
+import random
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_kd.chain.descriptions import is_of_a_library
+
+# Transformations that begin what is before them when they begin themselves.
+_BEGIN_TOGETHER = frozenset(
+    f"{x}Dataset"
+    for x in (
+        "_Batch", "_ParallelBatch", "_PaddedBatch", "_Rebatch", "_LegacyRebatch",
+        "_Unbatch", "_Map", "_ParallelMap", "_Filter", "_Prefetch", "_Options", "_Take",
+        "_Skip", "_Shard", "_AssertCardinality", "_Zip", "_Shuffle", "Examples",
+    )
+)  # fmt: skip
+# Examples a step where the data are arrays, as in Keras.
+_BATCH_SIZE = 32
+# A larger array of a PyDataset is taken for its examples, which stay as they are.
+_LARGEST = 2**20
+
+
+def check_repeatable(**data):
+    """Refuses data that can be gone through once alone, or never to their end.
+
+    Args:
+        **data: By the argument's name; None is left out.
+
+    Raises:
+        ValueError: A generator or another iterator, or an endless `tf.data.Dataset`.
+    """
+    for name, value in data.items():
+        problem = None
+        if hasattr(value, "__next__"):
+            problem = (
+                "can be gone through once, and a chain does so in each epoch and for each "
+                "model. Give tf.data.Dataset.from_generator(function, ...), which begins "
+                "anew each time, or a keras.utils.PyDataset"
+            )
+        elif _is_endless(value):
+            problem = (
+                "has no end, so an epoch would have none. Leave `repeat` out, or end it "
+                "with take(steps)"
+            )
+        if problem:
+            raise ValueError(f"`{name}` {problem}. Received: {value!r}.")
+
+
+def _is_endless(data):
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    return _is_dataset(data) and int(data.cardinality()) == -1
+
+
+def in_order(data, seed):
+    """Data that `fit` would shuffle, shuffled by a seed, so that they can be gone on with.
+
+    Args:
+        data: What `fit` takes as x; of arrays x, (x, y) or (x, y, sample_weight). A
+            `tf.data.Dataset` shuffles itself, or does not.
+        seed: list of integers.
+
+    Returns:
+        Arrays as batches of 32, as Keras makes them, in another order each epoch; a
+        `keras.utils.PyDataset` whose batches are in another order each epoch, as far as
+        their number is known; other data as they are.
+    """
+    if isinstance(data, keras.utils.PyDataset):
+        return ShuffledBatches(data, seed)
+    arrays = tree.flatten(data)
+    if arrays and all(isinstance(x, np.ndarray) for x in arrays):
+        import tensorflow as tf
+
+        parts = data if isinstance(data, tuple) else (data,)
+        examples = tf.data.Dataset.from_tensor_slices(parts)
+        number = int(np.random.default_rng(seed).integers(2**31))
+        return examples.shuffle(len(arrays[0]), seed=number).batch(_BATCH_SIZE)
+    return data
+
+
+class ShuffledBatches(keras.utils.PyDataset):
+    """A PyDataset whose batches are in another order each epoch, by nothing but a seed.
+
+    Attributes:
+        epoch: The one whose order is next, from 0.
+    """
+
+    def __init__(self, data, seed):
+        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
+        self.data, self.epoch, self._seed = data, 0, seed
+        self._order = None
+
+    @property
+    def num_batches(self):
+        return self.data.num_batches
+
+    def __getitem__(self, index):
+        return self.data[index if self._order is None else int(self._order[index])]
+
+    def on_epoch_begin(self):
+        self.data.on_epoch_begin()
+        if self.num_batches is not None:
+            rng = np.random.default_rng([*self._seed, self.epoch])
+            self._order = rng.permutation(self.num_batches)
+
+    def on_epoch_end(self):
+        self.data.on_epoch_end()
+
+
+def counted(dataset, epochs):
+    """Data whose number of batches is not known, so that an epoch is always as long.
+
+    Keras begins an iteration more, or not, as it gets to know that number.
+
+    Args:
+        dataset: What `fit` takes; other data, and data sets of known length, stay as
+            they are.
+        epochs: How many were gone through before.
+
+    Returns:
+        The data set, counting in `begun` how often an iteration over it has begun.
+    """
+    if not _is_dataset(dataset) or int(dataset.cardinality()) >= 0:
+        return dataset
+    import tensorflow as tf
+
+    class Counted(tf.data.Dataset):
+        begun = _begun_in(epochs)
+
+        def __init__(self):
+            super().__init__(dataset._variant_tensor)
+
+        @property
+        def element_spec(self):
+            return dataset.element_spec
+
+        def _inputs(self):
+            return [dataset]
+
+        def __iter__(self):
+            self.begun += 1
+            return super().__iter__()
+
+    return Counted()
+
+
+def begin_epoch(data, epoch):
+    """Makes data ready for an epoch, as they would be if all before had been gone through.
+
+    Args:
+        data: What `in_order` or `counted` gave.
+        epoch: Counted from 0.
+    """
+    if isinstance(data, ShuffledBatches):
+        data.epoch = epoch
+    while getattr(data, "begun", math.inf) < _begun_in(epoch):
+        iter(data)
+
+
+def _begun_in(epochs):
+    """How many iterations Keras's `fit` begins over a data set in so many epochs.
+
+    On TensorFlow it begins one at the end of an epoch, too, and throws it away. (The tests
+    see if that changes.)
+    """
+    return epochs * (2 if keras.backend.backend() == "tensorflow" else 1)
+
+
+def skip_epochs(data, epochs, to_end=False):
+    """Makes data go on as if `fit` had gone through them so many epochs.
+
+    Shuffles and views of a `tf.data.Dataset` advance when an iteration begins, so that only
+    is repeated, unless what was read changes what comes: then all of it is read. Of a
+    `PyDataset` `on_epoch_begin` and `on_epoch_end` are called. Other data have no such
+    state, or none that could be known.
+
+    Args:
+        data: What `in_order` gave, or a `tf.data.Dataset`.
+        epochs: How many.
+        to_end: Whether that `fit` was over; else another one goes on with the next epoch.
+    """
+    if isinstance(data, keras.utils.PyDataset):
+        _call_hooks(data, epochs, to_end)
+    if not _is_dataset(data):
+        return
+    _, at_once = _state_of(data)
+    for _ in range(epochs):
+        iteration = iter(data)
+        if at_once:
+            next(iteration, None)
+        else:
+            for _ in iteration:
+                pass
+        for _ in range(_begun_in(1) - 1):
+            iter(data)
+
+
+def _call_hooks(data, epochs, to_end):
+    if epochs == 0:
+        return
+    # Keras ends an epoch before the first; the `fit` that goes on does that itself.
+    data.on_epoch_end()
+    for epoch in range(epochs):
+        begin_epoch(data, epoch)
+        data.on_epoch_begin()
+        if to_end or epoch < epochs - 1:
+            data.on_epoch_end()
+
+
+def share_state(data, others):
+    """Whether going through one changes in which order the others come next."""
+    own = _stateful(data)
+    return any(own & _stateful(x) for x in others)
+
+
+def doubts(data):
+    """Why training on the data might not go on as if it had never stopped: sentences."""
+    if isinstance(data, ShuffledBatches):
+        return [
+            "its PyDataset is gone on with in the same order, but the same bits need that "
+            "a batch hangs on its number alone, and on what on_epoch_begin and "
+            "on_epoch_end do by a seed"
+        ]
+    if not _is_dataset(data):
+        return [f"what a {type(data).__name__} gives next cannot be known"]
+    found = set()
+    for node in _walk(data):
+        seeds = (getattr(node, "_seed", None), getattr(node, "_seed2", None))
+        if type(node).__name__ == "_ShuffleDataset" and not any(map(_number, seeds)):
+            found.add("its data are shuffled without a seed; give shuffle(..., seed=...)")
+        if getattr(node, "_deterministic", None) == "false":
+            found.add("its data come in any order (deterministic=False)")
+        kinds = _operations(node)
+        if kinds & {"PyFunc", "EagerPyFunc"}:
+            found.add(
+                "Python functions make its data (from_generator, numpy_function), which "
+                "must give the same each time"
+            )
+        if "Unseeded" in kinds:
+            found.add("its data are changed at random without a seed")
+    if _is_dataset(data) and data.options().deterministic is False:
+        found.add("its data come in any order (deterministic=False)")
+    return sorted(found)
+
+
+def digest(data):
+    """SHA-256 of what a `PyDataset` may change in its hooks; None of other data.
+
+    Args:
+        data: What `in_order` gave.
+    """
+    if not isinstance(data, ShuffledBatches) or not _stateful(data):
+        return None
+    found = hashlib.sha256()
+    for name, value in sorted(vars(data.data).items()):
+        if isinstance(value, np.random.Generator):
+            value = value.bit_generator.state
+        elif isinstance(value, (random.Random, np.random.RandomState)):
+            value = getattr(value, "getstate", getattr(value, "get_state", None))()
+        elif isinstance(value, np.ndarray) and value.size <= _LARGEST:
+            value = value.tobytes()
+        elif not isinstance(value, (bool, int, float, str, list, tuple)):
+            continue
+        elif isinstance(value, (list, tuple)) and len(value) > _LARGEST:
+            continue
+        found.update(f"{name} {value!r}".encode())
+    return found.hexdigest()
+
+
+def comes_in_another_order(data):
+    """Whether data, as far as is known, are not the same each time."""
+    return bool(_stateful(data))
+
+
+def _stateful(data):
+    """Ids of what in the data has a state of its own."""
+    if isinstance(data, ShuffledBatches):
+        data = data.data
+    if isinstance(data, keras.utils.PyDataset):
+        hooks = (type(data).on_epoch_begin, type(data).on_epoch_end)
+        return set() if all(map(is_of_a_library, hooks)) else {id(data)}
+    return {id(x) for x in _walk(data) if _has_state(x)} if _is_dataset(data) else set()
+
+
+def _state_of(dataset):
+    """Whether a data set has a state, and if an iteration's beginning alone changes it."""
+    below = [_state_of(x) for x in dataset._inputs()]
+    has_state = _has_state(dataset)
+    at_once = all(x for _, x in below)
+    name = type(dataset).__name__
+    if any(x for x, _ in below) and name not in (*_BEGIN_TOGETHER, "Counted"):
+        at_once = False
+    if has_state and name not in ("_ShuffleDataset", "_FlatMapDataset"):
+        at_once = False
+    if _operations(dataset) - {"AssignAddVariableOp", "Unseeded"}:
+        at_once = False
+    return has_state or any(x for x, _ in below), at_once
+
+
+def _has_state(node):
+    if type(node).__name__ == "_ShuffleDataset":
+        return getattr(node, "_reshuffle_each_iteration", True) is not False
+    return bool(_operations(node) - {"Unseeded"})
+
+
+def _operations(node):
+    """Kinds of operations in a data set's functions that give something else each time."""
+    found = set()
+    for function in node._functions():
+        graph = getattr(getattr(function, "function", None), "graph", None)
+        if graph is None:
+            continue
+        definition = graph.as_graph_def()
+        inner = [x.node_def for x in definition.library.function]
+        for part in [definition.node, *inner]:
+            found |= {x for x in map(_kind, part) if x}
+    return found
+
+
+def _kind(node):
+    changing = ("PyFunc", "EagerPyFunc", "AssignVariableOp", "AssignAddVariableOp")
+    if node.op in changing or node.op.startswith("ShuffleDataset"):
+        return node.op
+    is_random = "Random" in node.op and not node.op.startswith("Stateless")
+    if is_random and {"seed", "seed2"} <= set(node.attr):
+        return None if node.attr["seed"].i or node.attr["seed2"].i else "Unseeded"
+    return None
+
+
+def _walk(dataset):
+    yield dataset
+    for inner in dataset._inputs():
+        yield from _walk(inner)
+
+
+def _number(value):
+    return 0 if value is None else int(value)
+
+
+def _is_dataset(data):
+    import tensorflow as tf
+
+    return isinstance(data, tf.data.Dataset)

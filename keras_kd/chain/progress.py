@@ -1,0 +1,105 @@
+"""How far a chain is: a bar on a terminal, else a line a stage."""
+
+import logging
+import sys
+
+import keras
+from tqdm import tqdm
+
+from keras_kd.evaluation.profile import profile
+from keras_kd.training.precision import in_float32
+
+logger = logging.getLogger("keras_kd")
+
+
+class Progress:
+    """Shows a chain's progress while its block runs.
+
+    On a terminal it is a bar with the time left of the whole chain: an epoch of a stage
+    counts as many units as its student has multiply-accumulates, which is about what it
+    takes; if those of one are unknown, all epochs count alike. Elsewhere each stage is a
+    line, when it is done. Lines go to the logger "keras_kd", or are printed where nothing
+    listens to what it informs of.
+
+    Args:
+        stages: A list of `keras_kd.Stage`.
+        verbose: "auto"; 0 shows nothing; 1 and 2 are Keras's own bars and lines, beside a
+            line a stage.
+    """
+
+    def __init__(self, stages, verbose):
+        if verbose not in ("auto", 0, 1, 2):
+            raise ValueError(
+                f"`verbose` must be 'auto', 0, 1 or 2. Received: verbose={verbose!r}."
+            )
+        self._stages, self._verbose = stages, verbose
+        self._bar, self._done = None, 0.0
+
+    @property
+    def keras_verbose(self):
+        """The `verbose` for `fit`."""
+        return 0 if self._verbose == "auto" else self._verbose
+
+    def __enter__(self):
+        if self._verbose == "auto" and sys.stderr.isatty():
+            students = {x.name: in_float32(x.student) for x in self._stages}
+            self._units = {name: profile(x).macs for name, x in students.items()}
+            if None in self._units.values():
+                self._units = dict.fromkeys(students, 1)
+            total = sum(x.epochs * self._units[x.name] for x in self._stages)
+            form = "{desc}{percentage:3.0f} %|{bar}| {remaining} left"
+            self._bar = tqdm(total=total, bar_format=form)
+        return self
+
+    def __exit__(self, *error):
+        if self._bar is not None:
+            self._bar.close()
+
+    def callbacks(self, stage):
+        """What `fit` needs to move the bar."""
+        return [] if self._bar is None else [_Epochs(self, stage)]
+
+    def show(self, stage, epochs):
+        """Moves the bar to so many epochs of a stage, a fraction too."""
+        if self._bar is None:
+            return
+        before = 0
+        for earlier in self._stages[: self._stages.index(stage)]:
+            before += earlier.epochs * self._units[earlier.name]
+        number = min(int(epochs) + 1, stage.epochs)
+        self._bar.set_description(
+            f"{stage.name}, epoch {number}/{stage.epochs}", refresh=False
+        )
+        self._bar.n = before + epochs * self._units[stage.name]
+        self._bar.update(0)
+
+    def say(self, line):
+        """Shows a line, above the bar if there is one."""
+        if self._verbose == 0:
+            return
+        # Another library may have set up the root logger, for warnings alone.
+        if logger.hasHandlers() and logger.isEnabledFor(logging.INFO):
+            logger.info(line)
+        else:
+            tqdm.write(line)
+
+
+class _Epochs(keras.callbacks.Callback):
+    # So that the bar does not slow the training down; see several_steps.py.
+    looks_at_batches = False
+
+    def __init__(self, progress, stage):
+        super().__init__()
+        self._progress, self._stage = progress, stage
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+        self._progress.show(self._stage, epoch)
+
+    def on_train_batch_end(self, batch, logs=None):
+        # Not known in the first epoch of data of unknown length.
+        if steps := self.params.get("steps"):
+            self._progress.show(self._stage, self._epoch + (batch + 1) / steps)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._progress.show(self._stage, epoch + 1)

@@ -1,0 +1,333 @@
+"""Runs a chain, stage by stage, in memory or in a run folder."""
+
+import contextlib
+import logging
+
+from keras_kd import files as run_dirs
+from keras_kd.chain import passes, random_state
+from keras_kd.chain.ctrl_c import CtrlC
+from keras_kd.chain.descriptions import tells_all
+from keras_kd.chain.own_objects import check_apart, unmoved
+from keras_kd.chain.progress import Progress
+from keras_kd.chain.result import ChainResult, Measuring
+from keras_kd.chain.stage_run import StageRun, read_history
+from keras_kd.distribution.distribute import Workers, scope_of, strategy_of
+from keras_kd.models.fingerprints import teacher_id
+from keras_kd.runs.manifest import TAKEN, Manifest, environment
+from keras_kd.training.precision import in_float32
+from keras_kd.training.whose_answers import refusal, whose_answers
+
+logger = logging.getLogger(__name__)
+
+
+def run_chain(chain, train_data, validation_data, run_dir, verbose, test_data, settings):
+    """`DistillationChain.fit`; arguments, result and errors are its own."""
+    _check_data(chain, train_data, validation_data, test_data, run_dir)
+    check_apart(chain.teacher, chain.stages)
+    # Made before the first is trained: what is drawn at random for a stage must not hang on
+    # how much of the run is done already.
+    workers = _workers_of(chain)
+    to_fit = {x.name: _model_to_fit(chain, x) for x in chain.stages if x.epochs}
+    with contextlib.ExitStack() as stack:
+        verbose = verbose if workers.is_chief else 0
+        progress = stack.enter_context(Progress(chain.stages, verbose))
+        manifest, ctrl_c = None, None
+        if run_dir is not None:
+            description = _describe(chain, settings or {})
+
+            def open_manifest():
+                if workers.is_chief:
+                    stack.enter_context(run_dirs.locked(run_dirs.make(run_dir)))
+                return Manifest.open(run_dir, description, writes=workers.is_chief)
+
+            manifest = workers.after_chief(open_manifest)
+            # Nobody changes what it says before all have read it.
+            workers.wait()
+            ctrl_c = stack.enter_context(CtrlC())
+        run = _ChainRun(chain, to_fit, manifest, progress, ctrl_c, test_data)
+        result = run.fit(train_data, validation_data)
+        # A chief that is still writing is no lost worker.
+        workers.wait()
+        return result
+
+
+def _check_data(chain, train_data, validation_data, test_data, run_dir):
+    """Refuses data that a chain cannot go through, or a run folder not go on with."""
+    measured = {"validation_data": validation_data, "test_data": test_data}
+    passes.check_repeatable(train_data=train_data, **measured)
+    for stage in chain.stages:
+        with _named(stage):
+            passes.check_repeatable(train_data=stage.train_data)
+            data = train_data if stage.train_data is None else stage.train_data
+            if run_dir is None or not stage.epochs or callable(data):
+                continue
+            if passes.share_state(data, measured.values()):
+                raise ValueError(
+                    "`train_data` and `validation_data` or `test_data` share a shuffle, so "
+                    "that measuring changes what comes next in training, and a run folder "
+                    "could not be gone on with. Shuffle the training data alone: "
+                    "data.shuffle(...) for one, data for the others."
+                )
+    if run_dir is not None and any(map(passes.comes_in_another_order, measured.values())):
+        logger.warning(
+            "Validation or test data come in another order each time. A run that is gone "
+            "on with may differ from one that never stopped in the last digits of what is "
+            "measured, and so in the epoch that a stage chooses."
+        )
+
+
+def _workers_of(chain):
+    """The processes that train a chain's students, all in one strategy's scope or in none.
+
+    Raises:
+        ValueError: One student was made in another scope than the others.
+    """
+    strategies = {id(strategy_of(x.student)) for x in chain.stages}
+    if len(strategies) > 1:
+        raise ValueError(
+            "All students of a chain must be made in the scope of the same strategy, or "
+            f"none of them. Received: {len(strategies)} different ones."
+        )
+    return Workers.of(chain.stages[0].student)
+
+
+def _describe(chain, settings):
+    description = chain.describe()
+    taken = sorted(settings.keys() & (description.keys() | environment().keys() | TAKEN))
+    if taken:
+        raise ValueError(
+            "`settings` must have names that the manifest does not use itself. Received: "
+            f"{', '.join(taken)}."
+        )
+    return description | settings
+
+
+def _model_to_fit(chain, stage):
+    with _named(stage), scope_of(stage.student):
+        as_taught, teacher = chain.as_taught(stage)
+        return as_taught.model_to_fit(teacher), teacher
+
+
+@contextlib.contextmanager
+def _named(stage):
+    """Begins the message of an error with the stage's name."""
+    try:
+        yield
+    except (ValueError, FloatingPointError) as error:
+        raise type(error)(f"Stage {stage.name!r}: {error}") from error
+
+
+class _ChainRun:
+    def __init__(self, chain, to_fit, manifest, progress, ctrl_c, test_data):
+        self.chain, self.to_fit, self.manifest = chain, to_fit, manifest
+        self.progress, self.ctrl_c = progress, ctrl_c
+        self.folder = manifest and manifest.folder
+        self.writes = manifest is not None and manifest.writes
+        self.measuring = Measuring(test_data, self.folder, self.writes)
+        self.students, self.histories, self.models = {}, {}, []
+        self.runs = {}
+        # The stages before: on what, how many epochs, and whether in this process.
+        self._passed = []
+
+    def fit(self, train_data, validation_data):
+        chain = self.chain
+        self._check_answers(train_data)
+        self._begin()
+        if chain.teacher is not None:
+            self._given("teacher", chain.teacher)
+        for stage in chain.stages:
+            if stage.epochs == 0:
+                self._given(stage.name, stage.student)
+            elif self._is_done(stage.name):
+                self._take_up(stage, train_data)
+            else:
+                self._train(stage, train_data, validation_data)
+            self.students[stage.name] = in_float32(stage.student)
+        result = ChainResult(self.students, self.histories, self.models)
+        if self.writes:
+            result.write(self.folder)
+            self._export_last()
+        return result
+
+    def _begin(self):
+        """Makes each stage begin as in the first process, whatever was trained in this."""
+        for stage in self.chain.stages:
+            if not stage.epochs or self._is_done(stage.name):
+                continue
+            folder = self.folder and self.folder / stage.name
+            if self.writes:
+                folder.mkdir(exist_ok=True)
+            model, _ = self.to_fit[stage.name]
+            run = StageRun(stage, model, folder, self.ctrl_c)
+            with _named(stage):
+                run.keep_start()
+            self.runs[stage.name] = run
+        start = random_state.digest()
+        if self.manifest is not None:
+            start = self.manifest.remember("random_state", start)
+        self._random_start = start
+
+    def _check_answers(self, train_data):
+        """Refuses data with cached answers of others than a stage's teachers, at once.
+
+        A teacher that an earlier run trained is looked at when its stage begins.
+        """
+        epochs = {stage.name: stage.epochs for stage in self.chain.stages}
+        known = {}
+        for stage in self.chain.stages:
+            data = train_data if stage.train_data is None else stage.train_data
+            of = None if callable(data) else whose_answers(data)
+            teachers = self.chain.teachers_of(stage)
+            is_taught = teachers and stage.student_loss_weight != 1
+            if of is None or not is_taught or self._is_done(stage.name):
+                continue
+            trained = [name for name in teachers if epochs.get(name)]
+            if all(map(self._is_done, trained)) and trained:
+                continue
+            teacher = self.to_fit[stage.name][1]
+            if id(teacher) not in known and not trained:
+                known[id(teacher)] = teacher_id(teacher)
+            if trained or of != known[id(teacher)]:
+                with _named(stage):
+                    raise refusal(of, ", ".join(teachers), known.get(id(teacher)))
+
+    def _is_done(self, name):
+        return self.manifest is not None and self.manifest.state(name) == "done"
+
+    def _given(self, name, model):
+        if self._is_done(name):
+            self.manifest.verify(name)
+            self.models.append(self.measuring.read(name))
+            return
+        self.models.append(self.measuring.measure(in_float32(model), name, "given"))
+        if self.manifest:
+            self.manifest.set_done(name, self.measuring.files(name))
+
+    def _take_up(self, stage, train_data):
+        """Takes a finished stage from the run folder."""
+        self.manifest.verify(stage.name)
+        folder = self.folder / stage.name
+        stage.student.load_weights(folder / "model.keras")
+        StageRun(stage, None, folder).remove_checkpoints()
+        self.histories[stage.name] = read_history(folder)
+        own = stage.train_data
+        data = passes.in_order(train_data if own is None else own, self._seed_of(stage))
+        epochs = len(self.histories[stage.name]["loss"])
+        self._passed.append((stage, None if callable(data) else data, epochs, False))
+        self.models.append(self.measuring.read(stage.name))
+        self.progress.show(stage, stage.epochs)
+        self.progress.say(f"{stage.name}: done before")
+
+    def _train(self, stage, train_data, validation_data):
+        model, teacher = self.to_fit.pop(stage.name)
+        run = self.runs.pop(stage.name)
+        run.begin()
+        with _named(stage):
+            run.restore()
+        if self.folder:
+            self.manifest.set_state(stage.name, "training")
+        try:
+            with _named(stage):
+                data = self._data_of(stage, train_data, teacher)
+                passes.skip_epochs(data, run.epochs_done)
+                callbacks = self.progress.callbacks(stage)
+                verbose = self.progress.keras_verbose
+                with unmoved(stage, self.chain.teacher, self.chain.stages):
+                    run.fit(data, validation_data, callbacks, verbose)
+                self._passed.append((stage, data, run.epochs_done, True))
+        except (ValueError, FloatingPointError) as error:
+            if self.folder:
+                self.manifest.set_state(stage.name, "failed", error=str(error))
+            raise
+        self._finish(stage, run)
+
+    def _data_of(self, stage, train_data, teacher):
+        """What a stage is trained on, as it is when the stages before are over."""
+        own = stage.train_data
+        data = train_data if own is None else own
+        is_made = callable(data)
+        if not is_made:
+            data = passes.in_order(data, self._seed_of(stage))
+            self._pass_again(data)
+        # What a function of data draws, and what `fit` does, hangs on the stage alone.
+        random_state.begin(self._random_start, self._number(stage))
+        if is_made:
+            random_state.begin_data()
+            data = data(teacher)
+            passes.check_repeatable(train_data=data)
+            data = passes.in_order(data, self._seed_of(stage))
+            before = [x for _, x, _, _ in self._passed if x is not None]
+            if self.folder and passes.share_state(data, before):
+                raise ValueError(
+                    "the function `train_data` gave the same data again, or a part of "
+                    "them, whose shuffle stands where the stages before left it, so that "
+                    "a run folder could not be gone on with. Make new data each time, or "
+                    "give the data themselves."
+                )
+        if self.folder:
+            self._say_doubts(stage, data)
+        return data
+
+    def _pass_again(self, data):
+        """Goes through what stages of another process went through before."""
+        for i, (stage, other, epochs, is_here) in enumerate(self._passed):
+            if other is not None and not is_here and passes.share_state(data, [other]):
+                random_state.begin(self._random_start, self._number(stage))
+                passes.skip_epochs(other, epochs, to_end=True)
+                self._passed[i] = (stage, other, epochs, True)
+
+    def _say_doubts(self, stage, data):
+        """Says why the same bits cannot be promised of a run that is gone on with."""
+        found = passes.doubts(data)
+        if not tells_all(stage.describe([])):
+            found.append(
+                "its losses, metrics or optimizer hold objects that cannot be told from "
+                "others, so that to go on with others would not be refused"
+            )
+        for reason in found:
+            logger.warning(
+                "Stage %r: gone on with after a stop, the run may not be the same to the "
+                "last bit: %s.",
+                stage.name,
+                reason,
+            )
+
+    def _number(self, stage):
+        return [x.name for x in self.chain.stages].index(stage.name)
+
+    def _seed_of(self, stage):
+        return [int(self.chain.seed), self._number(stage)]
+
+    def _finish(self, stage, run):
+        teachers = self.chain.teachers_of(stage)
+        taught_by = ", ".join(teachers) or "labels"
+        result = self.measuring.measure(
+            in_float32(stage.student),
+            stage.name,
+            taught_by,
+            teachers,
+            seconds=run.seconds,
+            epochs=run.epochs_done,
+            best_epoch=run.best_epoch,
+        )
+        if self.folder:
+            if self.writes:
+                run.write_history()
+            files = [*self.measuring.files(stage.name), "history.csv"]
+            self.manifest.set_done(stage.name, files)
+            run.remove_checkpoints()
+        self.models.append(result)
+        self.histories[stage.name] = run.history
+        epochs = f"{run.epochs_done} epoch{'s'[: run.epochs_done > 1]}"
+        self.progress.say(
+            f"{stage.name}: taught by {taught_by}, {epochs} in {run.seconds:.0f} s, "
+            f"{100 * result.accuracy:.2f} % right"
+        )
+
+    def _export_last(self):
+        """Writes the last distilled student as SavedModel."""
+        distilled = [x for x in self.chain.stages if x.distillation_losses is not None]
+        if distilled:
+            path = self.folder / distilled[-1].name / "saved_model"
+            if not path.is_dir():
+                run_dirs.export_saved_model(self.students[distilled[-1].name], path)

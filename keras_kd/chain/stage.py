@@ -1,0 +1,211 @@
+"""One stage of a chain: a student, and how it is trained."""
+
+import dataclasses
+import numbers
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kd.chain.descriptions import described
+from keras_kd.models.fingerprints import model_fingerprint
+from keras_kd.training import checks
+from keras_kd.training.batch import inputs_of
+from keras_kd.training.distiller import Distiller
+from keras_kd.training.kinds import OutputKinds
+from keras_kd.training.several_steps import SeveralSteps
+
+
+def _default_loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@dataclasses.dataclass
+class Stage:
+    """One model to train within a `DistillationChain`.
+
+    With `distillation_losses` the student is taught by the model before it and becomes
+    the next teacher. Without, it is trained on the labels alone, as a teacher or a
+    baseline for comparison, and teaches no one but a stage that names it. With `epochs=0`
+    the model is given: it is not trained, and is the next teacher.
+
+    Args:
+        name: Unique in the chain; also the stage's folder in a run folder.
+        student: The `keras.Model` to train.
+        epochs: Passes over the training data, at most, if it may stop early; or 0.
+        distillation_losses: As `Distiller` takes them, or None. Of an object that stands
+            in several stages each trains a copy.
+        distillation_loss_weights: As `Distiller` takes them, schedules too; each stage
+            counts its steps from 0.
+        student_loss_weight: As `Distiller` takes it; defaults to 0.5.
+        optimizer, loss, metrics: As `compile` takes them. Default to "adam",
+            cross-entropy of integer labels and logits, and accuracy. An optimizer that
+            another stage has, too, or that has trained before, is copied.
+        taught_by: Name of the earlier stage that teaches, or "teacher"; or a list of
+            them, each of which teaches with a copy of the losses (see
+            `DistillationChain`, `dense`). Defaults to the model before it.
+        patience: Stop after so many epochs without a better `monitor`. Defaults to None:
+            never.
+        restore_best: Whether the student is left as it was after its best epoch, not as
+            after the last one. With an optimizer with `use_ema=True` that is the average
+            of its weights, and where a stage chooses its epoch, the average is validated.
+        monitor: The validation metric that says which epoch is better: "val_loss", as in
+            `keras.callbacks.EarlyStopping`, or another. Less is better if the name ends
+            in "loss", else more.
+        train_data: What this stage is trained on, as `DistillationChain.fit` takes it.
+            Defaults to None: what the others are trained on.
+
+    Raises:
+        ValueError: An argument is not what is described here, or would have no effect.
+    """
+
+    name: str
+    student: keras.Model
+    epochs: int
+    distillation_losses: Any = None
+    distillation_loss_weights: Any = None
+    student_loss_weight: Any = None
+    optimizer: Any = "adam"
+    loss: Any = dataclasses.field(default_factory=_default_loss)
+    metrics: Any = ("accuracy",)
+    taught_by: str | list | None = None
+    patience: int | None = None
+    restore_best: bool = False
+    monitor: str = "val_loss"
+    train_data: Any = None
+
+    def __post_init__(self):
+        is_name = isinstance(self.name, str) and self.name not in ("", ".", "..")
+        if not is_name or any(x in self.name for x in "/\\"):
+            raise ValueError(
+                "`name` must be a non-empty string that can name a folder. "
+                f"Received: name={self.name!r}."
+            )
+        if not isinstance(self.student, keras.Model):
+            raise ValueError(
+                f"Stage {self.name!r}: `student` must be a keras.Model. "
+                f"Received: {self.student!r}."
+            )
+        self._check_integer("epochs", 0)
+        if self.patience is not None:
+            self._check_integer("patience", 1)
+        self._check_effect()
+
+    def _check_integer(self, argument, least):
+        value = getattr(self, argument)
+        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not is_integer or value < least:
+            raise ValueError(
+                f"Stage {self.name!r}: `{argument}` must be an integer >= {least}. "
+                f"Received: {argument}={value!r}."
+            )
+
+    def _check_effect(self):
+        """Refuses arguments that would have no effect."""
+        without = {
+            "has no distillation losses, so it is trained on labels alone": (
+                self.distillation_losses is None,
+                ("distillation_loss_weights", "student_loss_weight", "taught_by"),
+            ),
+            "has epochs=0, so its model is not trained": (
+                self.epochs == 0,
+                ("distillation_losses", "patience", "restore_best", "train_data"),
+            ),
+            "neither stops early nor restores its best epoch": (
+                not self.chooses_epoch,
+                ("monitor",),
+            ),
+        }
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for reason, (applies, arguments) in without.items():
+            if not applies:
+                continue
+            # NumPy compares an array with None element by element.
+            given = [x for x in arguments if np.any(getattr(self, x) != defaults[x])]
+            if given:
+                names = ", ".join(f"`{x}`" for x in given)
+                raise ValueError(
+                    f"Stage {self.name!r} {reason}, and {names} would have no effect. "
+                    "Leave that out, or change the other."
+                )
+
+    @property
+    def chooses_epoch(self):
+        """Whether validation data decide with which epoch's weights the stage ends."""
+        return self.patience is not None or self.restore_best
+
+    def model_to_fit(self, teacher):
+        """The compiled model whose `fit` trains the student."""
+        if self.distillation_losses is None:
+            model = _LabelsAlone(self.student)
+        else:
+            weight = self.student_loss_weight
+            model = Distiller(
+                teacher,
+                self.student,
+                self.distillation_losses,
+                self.distillation_loss_weights,
+                student_loss_weight=0.5 if weight is None else weight,
+            )
+        # Keras takes no tuple.
+        is_tuple = isinstance(self.metrics, tuple)
+        metrics = list(self.metrics) if is_tuple else self.metrics
+        model.compile(optimizer=self.optimizer, loss=self.loss, metrics=metrics)
+        return model
+
+    def describe(self, taught_by):
+        """What makes the stage what it is, a dict of JSON values, for a run's manifest.
+
+        Args:
+            taught_by: Names of the models that teach it.
+
+        Raises:
+            ValueError: The student has no weights yet, to be told by and restored into.
+        """
+        if not self.student.built:
+            raise ValueError(
+                f"Stage {self.name!r}: with a run folder `student` must have its weights: "
+                "call it on a batch first. Received: the unbuilt model "
+                f"{self.student.name!r}."
+            )
+        fingerprint = model_fingerprint(self.student)
+        losses = self.distillation_losses or []
+        losses = losses if isinstance(losses, (list, tuple)) else [losses]
+        weights = self.distillation_loss_weights
+        return {
+            "name": self.name,
+            "taught_by": taught_by,
+            "epochs": int(self.epochs),
+            "losses": list(map(described, losses)),
+            "loss_weights": described(weights),
+            "student_loss_weight": described(self.student_loss_weight),
+            "optimizer": described(keras.optimizers.get(self.optimizer)),
+            "loss": described(self.loss),
+            "metrics": described(self.metrics),
+            "patience": described(self.patience),
+            "restore_best": self.restore_best,
+            "monitor": self.monitor,
+            "architecture": fingerprint["architecture"],
+            "initial_weights": fingerprint["weights"],
+        }
+
+
+class _LabelsAlone(SeveralSteps):
+    """Holds the student's optimizer, so that the student stays a plain model."""
+
+    def __init__(self, student):
+        # Inputs reach the student as they are, and it casts them itself.
+        policy = student.dtype_policy
+        super().__init__(name="labels_alone", dtype=policy, autocast=False)
+        self.student = student
+        self.built = student.built
+        self.kinds = OutputKinds("student", student)
+        self.kinds.need([None], compared=False)
+        self.kinds.look()
+
+    def compile(self, optimizer="adam", loss=None, *args, **kwargs):
+        super().compile(optimizer, loss, *args, **kwargs)
+        checks.check_label_loss(loss, self.student, self.kinds)
+
+    def call(self, inputs, training=None):
+        return self.student(inputs_of(inputs), training=training)

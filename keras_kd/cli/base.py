@@ -1,0 +1,83 @@
+"""What all commands share: the group, options, the log."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+import click
+
+import keras_kd
+from keras_kd.cli.quiet import without_remarks
+
+
+class Command(click.Command):
+    """Loads Keras once its arguments are read, so that --help answers before that."""
+
+    def invoke(self, ctx):
+        with without_remarks():
+            keras_kd.register()
+            _look_for_devices()
+        return super().invoke(ctx)
+
+
+def _look_for_devices():
+    """What TensorFlow would say of devices and of its own deprecated parts is held back."""
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Starts no device: a cluster is joined before that.
+        tf.config.list_physical_devices()
+        tf.get_logger().setLevel("ERROR")
+
+
+class Group(click.Group):
+    """Shows an expected error as one message, without a traceback."""
+
+    command_class = Command
+    # Of groups in the group.
+    group_class = type
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, FloatingPointError, ImportError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+data_dir = click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="TFDS data folder. [default: TFDS's own, ~/tensorflow_datasets]",
+)
+
+
+# Each command imports what it needs, so that --help answers at once.
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="keras_kd")
+def main():
+    """Knowledge distillation for Keras models."""
+
+
+@contextlib.contextmanager
+def shown_log():
+    """Shows what the library logs while the block runs; above the bar if there is one."""
+    from tqdm import tqdm
+
+    class Handler(logging.Handler):
+        def emit(self, record):
+            tqdm.write(self.format(record))
+
+    # Not the root logger, which others log to and may show, too.
+    logger, handler = logging.getLogger("keras_kd"), Handler()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = True

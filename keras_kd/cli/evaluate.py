@@ -1,0 +1,33 @@
+"""keras-kd evaluate: a model on test data."""
+
+import functools
+
+import click
+
+from keras_kd.cli.base import data_dir, main
+
+
+@main.command()
+@click.argument("model")
+@click.option("--dataset", default="mnist", show_default=True)
+@click.option("--teacher", help="A model to compare MODEL with, as MODEL is given.")
+@data_dir
+def evaluate(model, dataset, teacher, data_dir):
+    """Measure a MODEL on a data set's test images.
+
+    MODEL is a .keras file, or a shipped model's name, for instance mnist/student.
+    """
+    from keras_kd import data
+    from keras_kd.evaluation.evaluate import Evaluation
+    from keras_kd.evaluation.predictions import predict
+    from keras_kd.recipes.recipe import load_model
+
+    loaded, loaded_teacher = load_model(model), teacher and load_model(teacher)
+    # Standard output holds the measurements alone.
+    data.prepare(dataset, data_dir, announce=functools.partial(click.echo, err=True))
+    test = data.batches(*data.load_arrays(dataset, "test", data_dir), batch_size=1000)
+    predictions, fidelity = predict(loaded, test, name=model), None
+    if teacher:
+        fidelity = predictions.fidelity(predict(loaded_teacher, test, name=teacher))
+    measured = Evaluation.of(predictions.answers(), fidelity)
+    click.echo(f"{measured.summary()}\n\n{measured.table()}")

@@ -1,0 +1,115 @@
+"""keras-kd export: a file for a device."""
+
+from pathlib import Path
+
+import click
+
+from keras_kd.cli.base import data_dir, main, shown_log
+
+
+@main.command()
+@click.argument("model", required=False)
+@click.option("--format", help="saved_model, litert or onnx.")
+@click.option("--quantization", help="Of litert: float16, dynamic or int8.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The new file or folder. [default: the model's name, here or in its run folder]",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A run folder; MODEL is the name of a stage in it.",
+)
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Every model of the run, in every format; then measure the files in turn.",
+)
+@click.option("--batch-size", type=int, help="Of the file. [default: free]")
+@click.option(
+    "--preprocessing",
+    is_flag=True,
+    help="Into the file: uint8 images in, scaled to [0, 1] for MODEL; probabilities out.",
+)
+@click.option("--tolerance", type=float, help="Allowed difference / outputs' range.")
+@click.option("--min-agreement", type=float, help="Least fraction of equal classes.")
+@click.option("--overwrite", is_flag=True, help="Replace what an export left before.")
+@click.option("--dataset", default="mnist", show_default=True)
+@data_dir
+def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **arguments):
+    """Write a MODEL as a file for a device, and prove it on a data set's test images.
+
+    MODEL is a .keras file, or a shipped model's name, for instance mnist/student. int8 is
+    calibrated on the first 1,000 training images. With --all and --run-dir alone the files
+    of a run's models are written, but for those that are there, and measured together;
+    keras-kd report then shows the table.
+    """
+    import keras
+
+    from keras_kd import data
+    from keras_kd.exporters import checks
+    from keras_kd.exporters import export as exporters
+    from keras_kd.files import inside
+    from keras_kd.recipes.recipe import load_model
+
+    if every:
+        given = {"MODEL": model, "--out": out, "--preprocessing": preprocessing}
+        given |= {f"--{k.replace('_', '-')}": v for k, v in arguments.items()}
+        return _export_all(run_dir, given, dataset, data_dir)
+    for name, value in {"MODEL": model, "--format": arguments["format"]}.items():
+        if value is None:
+            raise click.UsageError(f"{name} is missing; or give --all with --run-dir.")
+    source = inside(run_dir, model) / "model.keras" if run_dir else model
+    format, quantization = arguments["format"], arguments["quantization"]
+    if out is None:
+        name = exporters.file_name(model, format, quantization)
+        out = inside(run_dir, model) / name if run_dir else Path(name)
+    # Before the data are prepared, which may take a while.
+    checks.check_target(out, format, arguments["overwrite"])
+    loaded = load_model(source)
+    data.prepare(dataset, data_dir)
+    images, labels = data.load_arrays(dataset, "test", data_dir)
+    if quantization == "int8":
+        arguments["calibration"] = data.load_arrays(dataset, "train", data_dir)[0][:1000]
+    if preprocessing:
+        arguments["preprocessing"] = keras.layers.Rescaling(1 / 255)
+    elif quantization == "int8":
+        arguments["calibration"] = data.scale(arguments["calibration"])
+    examples = (images if preprocessing else data.scale(images), labels)
+    exported = exporters.export(loaded, out, examples=examples, **arguments)
+    click.echo(f"{exported}\nWritten to {out}, the proof to {exporters.proof_path(out)}")
+
+
+def _export_all(run_dir, given, dataset, data_dir):
+    from keras_kd import data
+    from keras_kd.exporters.run_exports import export_run
+    from keras_kd.report.devices import conditions, device_table
+    from keras_kd.runs import reader
+
+    overwrite = given.pop("--overwrite")
+    idle = [name for name, value in given.items() if value not in (None, False)]
+    if run_dir is None or idle:
+        raise click.UsageError(
+            f"--all goes with --run-dir, not with {' and '.join(idle) or 'a model file'}."
+        )
+    data.prepare(dataset, data_dir)
+    images, labels = data.load_arrays(dataset, "test", data_dir)
+    calibration = data.load_arrays(dataset, "train", data_dir)[0][:1000]
+    with shown_log():
+        exports = export_run(
+            run_dir,
+            (data.scale(images), labels),
+            data.scale(calibration),
+            overwrite=overwrite,
+        )
+    run = next(iter(reader.read(run_dir).runs.values()))
+    click.echo(f"\n{device_table(run, exports.files).as_markdown()}\n")
+    click.echo("\n".join(conditions(run, exports)))
+    click.echo(f"\nWritten to {run.path / reader.EXPORTS}")
+    if exports.refused:
+        raise click.ClickException(
+            f"{len(exports.refused)} of {len(exports.refused) + len(exports.files)} files "
+            "were not written, for the reasons above; the others were, and measured."
+        )

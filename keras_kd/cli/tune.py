@@ -1,0 +1,39 @@
+"""keras-kd tune: a search over a recipe."""
+
+from pathlib import Path
+
+import click
+
+from keras_kd.cli.base import data_dir, main, shown_log
+
+
+@main.command()
+@click.argument("recipe")
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    help="A folder for the trials and the outcome. [default: runs/RECIPE]",
+)
+@data_dir
+def tune(recipe, run_dir, data_dir):
+    """Search over a RECIPE with a table [tune], and write the best one.
+
+    Given again it goes on with what is in its folder. With the KERASTUNER_ variables of the
+    environment it is the chief of several processes, or one of its workers.
+    """
+    from keras_kd.recipes import recipe as recipes
+    from keras_kd.tuning.recipe import TunedRecipe
+    from keras_kd.tuning.tune import tune as search
+
+    loaded = recipes.load(recipe, TunedRecipe)
+    name = Path(recipe).stem
+    run_dir = run_dir or Path("runs") / name
+    click.echo(f"Folder: {run_dir}")
+    try:
+        with shown_log():
+            table = search(loaded, run_dir, data_dir, name=name)
+    except KeyboardInterrupt as stop:
+        click.echo("\nStopped. To go on, give the same command.", err=True)
+        raise SystemExit(130) from stop
+    if table is not None:
+        click.echo(f"\n{table}\n\nTo run the best: keras-kd run {run_dir / 'best.toml'}")

@@ -1,0 +1,186 @@
+"""What an export refuses before it converts anything."""
+
+import difflib
+
+import keras
+import numpy as np
+
+from keras_kd.exporters import proof
+from keras_kd.exporters.runtimes import FORMATS
+from keras_kd.models.sameness import answers_differ, is_mixed
+
+QUANTIZATIONS = ("float16", "dynamic", "int8")
+
+
+def check_one_of(name, value, choices):
+    """Refuses what is not one of these strings, with the nearest of them."""
+    if value in choices:
+        return
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    raise ValueError(
+        f"`{name}` must be one of {', '.join(map(repr, choices))}. Received: "
+        f"{name}={value!r}{f'; did you mean {near[0]!r}?' if near else '.'}"
+    )
+
+
+def check_target(path, format, overwrite):
+    """Refuses a path that does not fit the format, or that is taken."""
+    check_one_of("format", format, list(FORMATS))
+    suffix, _ = FORMATS[format]
+    others = [x for x, _ in FORMATS.values() if x and x != suffix]
+    if (suffix and path.suffix != suffix) or path.suffix in [*others, ".keras", ".h5"]:
+        wanted = f"end in {suffix!r}" if suffix else "name a folder"
+        raise ValueError(
+            f"`path` must {wanted} for format={format!r}. Received: path={str(path)!r}."
+        )
+    if not path.exists():
+        return
+    # A folder of other things must never be removed for having been named.
+    is_ours = path.is_file() if suffix else (path / "saved_model.pb").is_file()
+    if not is_ours:
+        raise FileExistsError(
+            f"{path} exists and is no {'SavedModel' if not suffix else 'file'}, so it is "
+            "not replaced. Choose another path."
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"{path} exists. Nothing was changed: choose another path, or replace it with "
+            "overwrite=True (--overwrite)."
+        )
+
+
+def check_quantization(format, quantization, calibration):
+    """Refuses a quantisation that the format does not have, and idle calibration."""
+    if quantization is not None:
+        check_one_of("quantization", quantization, QUANTIZATIONS)
+        if format != "litert":
+            raise ValueError(
+                "`quantization` goes with format='litert'. Received: "
+                f"quantization={quantization!r}, format={format!r}."
+            )
+    if (quantization == "int8") != (calibration is not None):
+        raise ValueError(
+            "`calibration`, real training inputs, goes with quantization='int8', which "
+            f"needs it. Received: quantization={quantization!r}, "
+            f"calibration={'None' if calibration is None else 'given'}."
+        )
+
+
+def check_batch_size(batch_size):
+    """Refuses what is neither None nor an integer >= 1."""
+    is_integer = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (is_integer and batch_size >= 1):
+        raise ValueError(
+            "`batch_size` must be an integer >= 1, or None for a free batch. Received: "
+            f"batch_size={batch_size!r}."
+        )
+
+
+def limits(quantization, tolerance, min_agreement):
+    """(tolerance, min_agreement): those given, else the quantisation's."""
+    defaults = proof.TOLERANCES[quantization]
+    given = {"tolerance": tolerance, "min_agreement": min_agreement}
+    for name, value in given.items():
+        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
+            raise ValueError(
+                f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}."
+            )
+    return tuple(
+        float(default if value is None else value)
+        for default, value in zip(defaults, given.values(), strict=True)
+    )
+
+
+def check_model(model):
+    """The model, if it is one that can be exported and proved."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            "`model` must be a keras.Model, or a Distiller. Received: "
+            f"{model!r} of type {type(model).__name__}."
+        )
+    if not model.built:
+        raise ValueError(
+            "`model` has no weights yet: call it on a batch or load its weights first. "
+            f"Received: the unbuilt model {model.name!r}."
+        )
+    inputs = getattr(model, "inputs", None) or [None]
+    outputs = getattr(model, "outputs", None) or [None]
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(
+            "`model` must have one input and one output. Received: the model "
+            f"{model.name!r} with {len(inputs)} and {len(outputs)}."
+        )
+    if outputs != [None] and (len(outputs[0].shape) < 2 or outputs[0].shape[-1] == 1):
+        raise ValueError(
+            "`model` must give (batch, ..., num_classes), at least 2 classes. Received: "
+            f"the model {model.name!r} with outputs {tuple(outputs[0].shape)}."
+        )
+    return model
+
+
+def check_inputs(model, first, preprocessing):
+    """Refuses examples that the file could not take; `first` is their first batch."""
+    if None in first.shape[1:] or first.ndim < 2:
+        raise ValueError(
+            f"`examples` must be inputs of shape (n, ...). Received: shape {first.shape}."
+        )
+    if preprocessing is not None:
+        if not isinstance(preprocessing, keras.layers.Layer):
+            raise ValueError(
+                "`preprocessing` must be a Keras layer, for instance "
+                f"keras.layers.Rescaling(1 / 255). Received: {preprocessing!r}."
+            )
+        if first.dtype != np.uint8:
+            raise ValueError(
+                "`examples` must be images as uint8 in [0, 255] where preprocessing is "
+                f"in the file. Received: {first.dtype}."
+            )
+        first = preprocessing(first[:1])
+    wanted = _input_shape(model)
+    fits = wanted is None or (
+        len(wanted) == len(first.shape)
+        and all(x in (None, y) for x, y in zip(wanted[1:], first.shape[1:], strict=True))
+    )
+    if not fits:
+        raise ValueError(
+            f"`examples` must be inputs of the model {model.name!r}, of shape "
+            f"{('n', *wanted[1:])}. Received: shape {('n', *first.shape[1:])}"
+            f"{' after preprocessing' if preprocessing is not None else ''}."
+        )
+
+
+def check_float32(model, trained, first, preprocessing):
+    """Refuses a float32 copy that does not answer as the model that was trained.
+
+    The file is proved against the copy; here the copy is, on the first examples.
+    """
+    if not is_mixed(trained) or is_mixed(model):
+        return
+    inputs = first if preprocessing is None else preprocessing(first)
+    if answers_differ(model, trained, rounded=True, inputs=inputs):
+        raise ValueError(
+            f"The model {trained.name!r} was trained in mixed precision, and is exported "
+            "in float32; on the first examples it answers otherwise in float32, by more "
+            "than mixed precision rounds. Its inputs or features may be too large for "
+            "the half precision; give the layers that take them dtype='float32', and "
+            "train again."
+        )
+
+
+def random_examples(model, preprocessing):
+    """As many random inputs as a proof needs, for a model that says what it takes."""
+    shape = _input_shape(model)
+    is_float = shape and keras.backend.is_float_dtype(model.inputs[0].dtype)
+    if shape is None or None in shape[1:] or not is_float:
+        raise ValueError(
+            "`examples` must be given: which inputs the model takes cannot be told from "
+            f"the model {model.name!r}."
+        )
+    generator = np.random.default_rng(0)
+    numbers = generator.random((proof.LEAST_EXAMPLES, *shape[1:]), "float32")
+    return numbers if preprocessing is None else (256 * numbers).astype("uint8")
+
+
+def _input_shape(model):
+    inputs = getattr(model, "inputs", None)
+    return tuple(inputs[0].shape) if inputs else None

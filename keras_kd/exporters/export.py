@@ -1,0 +1,270 @@
+"""A trained model as a file for a device, proved to answer as the Keras model does."""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+import keras
+
+from keras_kd import files
+from keras_kd.exporters import checks, proof
+from keras_kd.exporters.fake_quantization import without_fake_quantization
+from keras_kd.exporters.file_profile import file_sizes
+from keras_kd.exporters.runtimes import FORMATS, need_runtimes, open_file
+from keras_kd.training.precision import in_float32
+
+_KERAS_NAMES = {"saved_model": "tf_saved_model", "litert": "litert", "onnx": "onnx"}
+_PACKAGES = {
+    "saved_model": ("tensorflow",),
+    "litert": ("tensorflow", "ai-edge-litert"),
+    "onnx": ("tensorflow", "tf2onnx", "onnxruntime"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """What an export left; its fields are those of the file's `.export.json`.
+
+    Attributes:
+        file: Name of the file or folder.
+        format, quantization, batch_size: As `export` took them.
+        input_shape, input_dtype: What the file takes; the batch is None where it is free.
+        gives: "the model's outputs", or "probabilities" where preprocessing is in it.
+        parameters: Number of the model's weights.
+        file_bytes, gzip_bytes: Size, as it is and gzipped; see `file_sizes`.
+        real_examples: Whether the examples were given, not random numbers.
+        calibration_examples: How many the quantisation was calibrated on.
+        proof: A `keras_kd.exporters.proof.Proof`, as a dict.
+        tolerance, min_agreement: What it had to keep to.
+        versions: dict of each package that made or ran the file to its version.
+    """
+
+    file: str
+    format: str
+    quantization: str | None
+    batch_size: int | None
+    input_shape: tuple
+    input_dtype: str
+    gives: str
+    parameters: int
+    file_bytes: int
+    gzip_bytes: int
+    real_examples: bool
+    calibration_examples: int
+    proof: dict
+    tolerance: float
+    min_agreement: float
+    versions: dict
+
+    def __str__(self):
+        found = self.proof
+        lines = [
+            f"bytes                {self.file_bytes:,}, gzipped {self.gzip_bytes:,}",
+            f"examples             {found['examples']:,}",
+            f"largest difference   {found['largest_difference']:.3g}, of outputs that "
+            f"range over {found['output_range']:.3g}",
+            f"same largest output  {100 * found['agreement']:.2f} %",
+        ]
+        if found["file_accuracy"] is not None:
+            lines.append(
+                f"accuracy             {100 * found['file_accuracy']:.2f} %, the Keras "
+                f"model's {100 * found['keras_accuracy']:.2f} %"
+            )
+        return "\n".join(lines)
+
+
+def export(
+    model,
+    path,
+    format,
+    *,
+    quantization=None,
+    calibration=None,
+    examples=None,
+    batch_size=None,
+    preprocessing=None,
+    tolerance=None,
+    min_agreement=None,
+    overwrite=False,
+):
+    """Writes a model as a SavedModel, LiteRT or ONNX file, and proves it.
+
+    Keras's exporter makes the file. Its own runtime then runs it on the examples, beside
+    the Keras model. If their outputs differ by more than the tolerance no file is left;
+    else a second one, its name with ".export.json" after it, says what was found.
+
+    Args:
+        model: A built `keras.Model` with one input and one output
+            (batch, ..., num_classes). Of a Distiller, its student is exported; what was
+            trained in mixed precision is exported in float32, and a `quantization_aware`
+            model as the plain one.
+        path: Ends in ".tflite" for LiteRT, in ".onnx" for ONNX; a folder for a SavedModel.
+        format: "saved_model", "litert" or "onnx".
+        quantization: Of LiteRT alone. None is float32; "float16", weights in float16;
+            "dynamic", weights in int8, activations too while the file runs; "int8",
+            everything in int8, inputs and outputs included.
+        calibration: Real training inputs for "int8", in any form that `examples` takes;
+            some hundreds are enough.
+        examples: At least 1,000 real inputs, better with labels: an array (n, ...), a
+            tuple (inputs, labels of (n,)), or batches of one or the other, such as a
+            `tf.data.Dataset`. The file takes inputs of their shape. By default random
+            numbers in [0, 1), or bytes for preprocessing: a weaker proof.
+        batch_size: The file's, at least 1; None leaves it free.
+        preprocessing: A Keras layer from images, uint8 in [0, 255], to the model's
+            inputs, for instance `keras.layers.Rescaling(1 / 255)`. The file then takes
+            such images and gives probabilities, and `examples` and `calibration` are
+            such images.
+        tolerance: The largest difference of an output that is allowed, as a fraction of
+            the range of the Keras model's outputs. Defaults to the format's in
+            `keras_kd.exporters.proof.TOLERANCES`.
+        min_agreement: The least fraction of examples, in [0, 1], on which both must have
+            the same largest output. Defaults as `tolerance` does.
+        overwrite: Whether a file, or a SavedModel, of that name is replaced.
+
+    Returns:
+        An `Exported`.
+
+    Raises:
+        FileExistsError: There is something at `path`.
+        ImportError: A runtime is not installed.
+        ValueError: An argument is not what is described here, or the file's answers are
+            beyond the tolerance. In every case nothing is written.
+
+    Example:
+
+    ```python
+    kd.export(
+        student,
+        "student.tflite",
+        "litert",
+        quantization="int8",
+        calibration=train_images[:500],
+        examples=(test_images, test_labels),
+    )
+    ```
+    """
+    path = Path(path)
+    checks.check_target(path, format, overwrite)
+    checks.check_quantization(format, quantization, calibration)
+    checks.check_batch_size(batch_size)
+    limits = checks.limits(quantization, tolerance, min_agreement)
+    need_runtimes(format)
+    # As StudentCheckpoint does: of a Distiller, what ships is its student.
+    trained = checks.check_model(getattr(model, "student", model))
+    model = without_fake_quantization(in_float32(trained))
+    given = checks.random_examples(model, preprocessing) if examples is None else examples
+    first, batches = proof.first_and_all(given)
+    checks.check_inputs(model, first, preprocessing)
+    checks.check_float32(model, trained, first, preprocessing)
+    whole = _whole(model, first, preprocessing, as_float=quantization == "int8")
+    signature = keras.InputSpec(
+        shape=(batch_size, *first.shape[1:]), dtype=whole.inputs[0].dtype
+    )
+    options, calibrated = _converter_options(
+        quantization, calibration, signature, as_bytes=preprocessing is not None
+    )
+    facts = {
+        "file": path.name,
+        "format": format,
+        "quantization": quantization,
+        "batch_size": batch_size,
+        "gives": "the model's outputs" if preprocessing is None else "probabilities",
+        "parameters": model.count_params(),
+        "real_examples": examples is not None,
+        "calibration_examples": calibrated,
+    }
+    # Both are written before either gets its name.
+    with (
+        files.renamed_when_done(proof_path(path)) as proof_file,
+        files.renamed_when_done(path) as temporary,
+    ):
+        whole.export(
+            temporary,
+            format=_KERAS_NAMES[format],
+            verbose=False,
+            input_signature=[signature],
+            **options,
+        )
+        loaded = open_file(temporary)
+        proved = proof.prove(whole, loaded.predict, batches)
+        proof.check(proved, path, *limits)
+        exported = _exported(facts, temporary, loaded, proved, limits)
+        proof_file.write_text(json.dumps(dataclasses.asdict(exported), indent=2) + "\n")
+        _make_way(path)
+    return exported
+
+
+def _exported(facts, path, loaded, proved, limits):
+    file_bytes, gzip_bytes = file_sizes(path)
+    packages = ("keras", *_PACKAGES[facts["format"]])
+    return Exported(
+        **facts,
+        input_shape=loaded.shape,
+        input_dtype=loaded.dtype.name,
+        file_bytes=file_bytes,
+        gzip_bytes=gzip_bytes,
+        proof=dataclasses.asdict(proved),
+        tolerance=limits[0],
+        min_agreement=limits[1],
+        versions={name: importlib.metadata.version(name) for name in packages},
+    )
+
+
+def _converter_options(quantization, calibration, signature, as_bytes):
+    if quantization is None:
+        return {}, 0
+    # TensorFlow is loaded here alone.
+    from keras_kd.exporters.quantization import converter_options
+
+    return converter_options(quantization, calibration, signature, as_bytes)
+
+
+def file_name(name, format, quantization=None):
+    """What an exported model is called: "student", for instance, "student-int8.tflite".
+
+    Args:
+        name: The model's name or path; of ".../student/model.keras" it is the folder's.
+        format, quantization: As `export` takes them.
+    """
+    checks.check_one_of("format", format, list(FORMATS))
+    path = Path(name)
+    stem = path.parent.name if path.name == "model.keras" else path.stem
+    if format == "saved_model":
+        return f"{stem}_saved_model"
+    kind = "" if quantization is None else f"-{quantization}"
+    return f"{stem}{kind}{FORMATS[format][0]}"
+
+
+def proof_path(path):
+    """Where the proof of an exported file lies: beside it."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.export.json")
+
+
+def _whole(model, first, preprocessing, as_float):
+    """The Keras model that the file is to be: with preprocessing, to probabilities."""
+    if preprocessing is None:
+        if getattr(model, "inputs", None):
+            return model
+        return keras.Sequential([keras.Input(first.shape[1:]), model], name=model.name)
+    # The converter itself makes bytes of an input in float: no operation on floats is left.
+    image = keras.Input(first.shape[1:], dtype="float32" if as_float else "uint8")
+    logits = model(preprocessing(image))
+    answers = model.predict_on_batch(preprocessing(first))
+    if proof.are_probabilities(answers):
+        return keras.Model(image, logits, name=model.name)
+    return keras.Model(image, keras.layers.Softmax()(logits), name=model.name)
+
+
+def _make_way(path):
+    """Removes what an export to `path` replaces; a file is replaced in one step."""
+    # An older proof must not lie beside the new file, should the next step be the last.
+    proof_path(path).unlink(missing_ok=True)
+    if path.is_dir():
+        old = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
+        os.replace(path, old)
+        shutil.rmtree(old)

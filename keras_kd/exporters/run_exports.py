@@ -1,0 +1,122 @@
+"""Every model of a run as a file in every format, proved, and measured side by side."""
+
+import dataclasses
+import logging
+
+from keras_kd import files as run_dirs
+from keras_kd.exporters import export, file_profile, runtimes
+from keras_kd.runs import manifest, reader
+from keras_kd.runs.schema import DeviceFile, Exports, RefusedFile
+from keras_kd.training.loading import load_keras_file
+
+logger = logging.getLogger(__name__)
+
+# (format, quantization), as `export` takes them.
+KINDS = (
+    ("saved_model", None),
+    ("litert", None),
+    ("litert", "float16"),
+    ("litert", "dynamic"),
+    ("litert", "int8"),
+    ("onnx", None),
+)
+
+
+def export_run(run_dir, examples, calibration, *, overwrite=False, **measuring):
+    """Exports the finished models of a run in every format, and measures the files.
+
+    Each lies in its model's folder, its proof beside it; see `export`. One that is there
+    already is kept, so that a call that was stopped goes on with the same one. The files
+    are then timed in turn, and the run folder's exports.json says what was found, which
+    `keras-kd report` shows. A model may fail in a format: exports.json gives the reason.
+
+    Args:
+        run_dir: The folder of a run; of one over several seeds, the first seed is taken.
+        examples, calibration: As `export` takes them, inputs of the models; not an
+            iterator, as each file needs them again.
+        overwrite: Whether all files are made anew.
+        **measuring: `threads` and others of
+        `keras_kd.exporters.file_profile.profile_files`.
+
+    Returns:
+        A `keras_kd.runs.schema.Exports`.
+
+    Raises:
+        BlockingIOError: The run is going on.
+        FileExistsError: A file that is in the way has no proof, or another file's.
+        ImportError: A runtime is not installed.
+        ValueError: No model is finished or can be exported; a file is damaged.
+    """
+    for format in runtimes.FORMATS:
+        runtimes.need_runtimes(format)
+    run = next(iter(reader.read(run_dir).runs.values()))
+    models = [model for model in run.models if model.done]
+    if not models:
+        raise ValueError(f"No model of {run.path} is finished; there is nothing to export.")
+    files, refused = [], []
+    with run_dirs.locked(run.path):
+        for model in models:
+            given = {"examples": examples, "overwrite": overwrite}
+            _export_model(model, given, calibration, files, refused)
+        if not files:
+            raise ValueError(f"No file was written. {refused[0].file}: {refused[0].reason}")
+        paths = [run.path / x.model / x.export.file for x in files]
+        profiles = file_profile.profile_files(paths, **measuring)
+        exports = _described(files, profiles, refused)
+        run_dirs.write_text(
+            run.path / reader.EXPORTS, exports.model_dump_json(indent=2) + "\n"
+        )
+    return exports
+
+
+def _export_model(model, given, calibration, files, refused):
+    """Adds a model's `DeviceFile`s and `RefusedFile`s, and writes what is not there."""
+    loaded = None
+    for format, quantization in KINDS:
+        path = model.folder / export.file_name(model.name, format, quantization)
+        arguments = given | {"format": format, "quantization": quantization}
+        if quantization == "int8":
+            arguments["calibration"] = calibration
+        if path.exists() and not given["overwrite"]:
+            logger.info("%s: there already", path.name)
+        else:
+            loaded = loaded or load_keras_file(model.file("model.keras"))
+            try:
+                export.export(loaded, path, **arguments)
+            except ValueError as error:
+                logger.warning("%s: %s", path.name, error)
+                reason = str(error)
+                refused.append(RefusedFile(model=model.name, file=path.name, reason=reason))
+                continue
+            logger.info("%s: written", path.name)
+        entry = _entry(path, format, quantization)
+        files.append(DeviceFile(model=model.name, export=entry))
+
+
+def _entry(path, format, quantization):
+    """What the proof beside a file says, if it is this file's."""
+    proof = export.proof_path(path)
+    entry = reader.read_export(proof) if proof.is_file() else None
+    wanted = (format, quantization, file_profile.file_sizes(path)[0])
+    if entry and (entry.format, entry.quantization, entry.file_bytes) == wanted:
+        return entry
+    raise FileExistsError(
+        f"{path} exists, but {proof.name} beside it is "
+        f"{'not of this file' if entry else 'missing'}. Nothing was changed: move the file "
+        "away, or have all files made anew with overwrite=True (--overwrite)."
+    )
+
+
+def _described(files, profiles, refused):
+    now = manifest.environment()
+    measured = [
+        x.model_dump() | {"profile": dataclasses.asdict(profile)}
+        for x, profile in zip(files, profiles, strict=True)
+    ]
+    return Exports(
+        format=1,
+        created=now["created"],
+        machine=now["machine"],
+        files=measured,
+        refused=refused,
+    )

@@ -1,0 +1,1 @@
+"""What is done to any `keras.Model`: copied, compared, probed, tapped, told apart."""

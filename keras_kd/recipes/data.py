@@ -1,0 +1,175 @@
+"""The data of a recipe: which images its stages are trained on, and how they see them."""
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from keras_kd import data
+from keras_kd.cache.cache import cache_teacher
+from keras_kd.data.views import stored_views
+from keras_kd.models.fingerprints import teacher_fingerprint
+
+
+def hold_out(arrays, count):
+    """Training arrays, and those of the last `count` examples, or None.
+
+    Raises:
+        ValueError: `count` leaves nothing to train on.
+    """
+    if count == 0:
+        return arrays, None
+    examples = len(arrays[0])
+    if count >= examples:
+        raise ValueError(
+            f"validation_examples must be less than the {examples:,} training images. "
+            f"Received: {count}."
+        )
+    return [x[:-count] for x in arrays], [x[-count:] for x in arrays]
+
+
+def choose(stage, arrays, seed):
+    """The images and labels that a stage is trained on, each as often as in an epoch.
+
+    Args:
+        stage: A `keras_kd.recipe.StageRecipe`, of which `classes`, `examples` and `repeat`
+            are read.
+        arrays: (images, labels), (n, ...) and (n,).
+        seed: Integer, of the draw of `examples`: of each class as many, or one more.
+
+    Raises:
+        ValueError: There are no such images, or not so many.
+    """
+    images, labels = arrays
+    rows = _rows_of(stage, labels, seed)
+    if len(rows) == len(labels) and stage.repeat == 1:
+        return images, labels
+    rows = np.tile(rows, stage.repeat)
+    return images[rows], labels[rows]
+
+
+def _rows_of(stage, labels, seed):
+    """Which of the training images a stage is trained on, each once, in their order."""
+    rows = np.arange(len(labels))
+    if stage.classes is not None:
+        missing = sorted(set(stage.classes) - set(labels.tolist()))
+        if missing:
+            raise ValueError(
+                f"Stage {stage.name!r}: `classes` must be labels of training images. "
+                f"Received: {missing[0]}, of which there is none."
+            )
+        rows = rows[np.isin(labels, stage.classes)]
+    if stage.examples is not None:
+        if stage.examples > len(rows):
+            raise ValueError(
+                f"Stage {stage.name!r}: `examples` must be at most the {len(rows):,} "
+                f"training images. Received: {stage.examples}."
+            )
+        rows = _balanced(rows, labels, stage.examples, seed)
+    return rows
+
+
+def _balanced(rows, labels, count, seed):
+    """`count` of the rows, drawn at random, of each class as many, or one more."""
+    rows = np.random.default_rng(seed).permutation(rows)
+    turn = np.empty(len(rows), int)
+    for label in np.unique(labels):
+        of_class = labels[rows] == label
+        turn[of_class] = np.arange(np.sum(of_class))
+    return np.sort(rows[np.argsort(turn, kind="stable")[:count]])
+
+
+class TrainData:
+    """What the stages of a recipe are trained on.
+
+    Where a stage's losses look at the teacher's outputs alone, these are cached; else the
+    teacher runs beside the student.
+
+    Args:
+        recipe: A `keras_kd.recipe.Recipe`.
+        arrays: All training images and labels.
+        folder: Where teacher outputs are kept, one folder for the same teacher and images.
+        verbose: As `cache_teacher` takes it.
+
+    Raises:
+        ValueError: A stage asks for images that there are not, or for larger batches than
+            its images make.
+    """
+
+    def __init__(self, recipe, arrays, folder, verbose=0):
+        # Now, not when the stages before it have been trained.
+        for stage in recipe.stage:
+            if stage.epochs > 0:
+                _check_stage(stage, recipe, arrays[1])
+        self._recipe, self._arrays = recipe, arrays
+        self._folder, self._verbose = Path(folder), verbose
+        # Of the last stage that had them; there is not memory for those of all.
+        self._stored, self._stored_of = None, None
+
+    def of(self, stage):
+        """The `train_data` of a stage: a function of its teacher that gives batches."""
+        return functools.partial(self._make, stage)
+
+    def _make(self, stage, teacher):
+        recipe = self._recipe
+        images, labels = choose(stage, self._arrays, recipe.seed)
+        views, augment = self._views(stage, images)
+        seed = recipe.augmentation.seed if augment else 0
+        order = stage.seed_of(recipe.seed)
+        batch_size = recipe.batch_size_of(stage)
+        # A teacher's outputs can be kept; the maps inside it are too many.
+        if teacher is None or stage.taps_teacher():
+            return data.batches(
+                images,
+                labels,
+                batch_size,
+                shuffle=True,
+                seed=order,
+                drop_remainder=True,
+                views=views,
+                augment=augment,
+                augment_seed=seed,
+            )
+        # float32, as so few outputs need no compression.
+        cached = cache_teacher(
+            teacher,
+            (data.scale(images), labels),
+            path=self._folder / _cache_name(teacher, images, views if augment else 0),
+            dtype="float32",
+            views=views,
+            augment=augment,
+            seed=seed,
+            verbose=self._verbose,
+        )
+        shuffled = cached.shuffle(len(images), seed=order)
+        return shuffled.batch(batch_size, drop_remainder=True)
+
+    def _views(self, stage, images):
+        """How many views the stage sees, and the function that makes or reads them."""
+        views, augment = self._recipe.views_of(stage)
+        if augment is None or not self._recipe.augmentation.stored:
+            return views, augment
+        wanted = [views, stage.classes, stage.examples, stage.repeat]
+        if wanted != self._stored_of:
+            self._stored = None
+            seed = self._recipe.augmentation.seed
+            self._stored = stored_views(images, augment, views, seed)
+            self._stored_of = wanted
+        return views, self._stored
+
+
+def _check_stage(stage, recipe, labels):
+    count = len(_rows_of(stage, labels, recipe.seed)) * stage.repeat
+    batch_size = recipe.batch_size_of(stage)
+    if count < batch_size:
+        raise ValueError(
+            f"Stage {stage.name!r}: `batch_size` must be at most the {count:,} images of "
+            f"an epoch. Received: {batch_size}."
+        )
+
+
+def _cache_name(teacher, images, views):
+    what = json.dumps([teacher_fingerprint(teacher), views], sort_keys=True)
+    return hashlib.sha256(what.encode() + images.tobytes()).hexdigest()[:16]

@@ -1,0 +1,204 @@
+"""Runs a recipe: its data, its chain, its run folder; over one seed or several."""
+
+import contextlib
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_kd import data, files
+from keras_kd.distribution.distribute import Workers
+from keras_kd.evaluation.uncertainty import over_seeds
+from keras_kd.recipes import data as recipe_data
+from keras_kd.recipes.recipe import AS_JSON, load_model, make_chain
+from keras_kd.runs import manifest
+from keras_kd.tables import markdown_table, shown_count
+
+# A folder of a run folder, while it runs.
+TEACHER_OUTPUTS = ".teacher_outputs"
+
+
+def run(
+    recipe,
+    run_dir,
+    data_dir=None,
+    verbose="auto",
+    name=None,
+    outputs_dir=None,
+    strategy=None,
+):
+    """Runs a recipe: prepares the data, trains every stage, writes the run folder.
+
+    Args:
+        recipe: A `keras_kd.recipe.Recipe`.
+        run_dir: A folder, new or of this recipe's run, which then goes on; see
+            `DistillationChain.fit`. The recipe as resolved and the per-epoch accuracies are
+            added.
+        data_dir: TFDS's data folder; None for TFDS's default.
+        verbose: As `DistillationChain.fit` takes it.
+        name: The recipe's, for the manifest.
+        outputs_dir: Where teacher outputs are kept. Defaults to a folder in `run_dir`,
+            which is removed when the run is done.
+        strategy: A `tf.distribute.Strategy` to train under; all its workers call this,
+            with a `run_dir` that all of them see. Defaults to None: on one device.
+
+    Returns:
+        `(result, accuracies)`: the chain's `ChainResult`, and the accuracies after each
+        epoch as a Markdown table, published ones beside them.
+
+    Raises:
+        RunError, FileExistsError: `run_dir` holds another run, or something else; nothing
+            is trained.
+        ValueError: A model does not fit the data or another model.
+    """
+    workers = Workers(strategy)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        teacher = load_model(recipe.teacher) if recipe.teacher else None
+        chain = make_chain(recipe, teacher)
+    workers.after_chief(lambda: data.prepare(recipe.dataset, data_dir))
+    train = data.load_arrays(recipe.dataset, "train", data_dir)
+    test = data.load_arrays(recipe.dataset, "test", data_dir)
+    labels = train[1]
+    train, held_out = recipe_data.hold_out(train, recipe.validation_examples)
+    own_outputs = Path(run_dir) / TEACHER_OUTPUTS
+    train_data = recipe_data.TrainData(
+        recipe, train, outputs_dir or own_outputs, verbose=int(verbose in (1, 2))
+    )
+    give_data(recipe, chain, train_data, labels)
+    test_data = data.batches(*test, batch_size=1000)
+    validation_data = test_data if recipe.test_each_epoch else None
+    if held_out is not None:
+        validation_data = data.batches(*held_out, batch_size=1000)
+    keras.utils.set_random_seed(recipe.seed)
+    result = chain.fit(
+        None,
+        validation_data,
+        run_dir,
+        verbose,
+        test_data=None if validation_data is test_data else test_data,
+        settings={"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)},
+    )
+    accuracies = _accuracies(recipe, result)
+    if workers.is_chief:
+        # They were kept for a run that is stopped.
+        shutil.rmtree(own_outputs, ignore_errors=True)
+        files.write_text(Path(run_dir) / "accuracies.md", accuracies + "\n")
+    return result, accuracies
+
+
+def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None):
+    """Runs a recipe with several seeds: its own, and those after it.
+
+    Args:
+        recipe, data_dir, verbose, name: As `run` takes them.
+        count: How many seeds.
+        run_dir: A folder, new or of this recipe over seeds, for one run folder a seed,
+            "seed-0" and so on, and a table of all. Finished seeds are skipped, the
+            interrupted one goes on; a larger `count` adds to what is there.
+
+    Returns:
+        A Markdown table of mean and standard deviation over the seeds: of all that are
+        finished in the folder, also those beyond `count`.
+
+    Raises:
+        RunError, FileExistsError: As `run`.
+        ValueError: `count` is less than 1, or as `run`.
+    """
+    if count < 1:
+        raise ValueError(f"`seeds` must be at least 1. Received: seeds={count}.")
+    seeds = list(range(recipe.seed, recipe.seed + count))
+    settings = {"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)}
+    folder = manifest.open_seeds(run_dir, settings, seeds)
+    outputs = folder / TEACHER_OUTPUTS
+    for seed in seeds:
+        one = recipe.model_copy(update={"seed": seed})
+        run(one, folder / f"seed-{seed}", data_dir, verbose, name, outputs)
+    shutil.rmtree(outputs, ignore_errors=True)
+    rows = _of_all_seeds(folder)
+    table = _over_seeds(list(rows.values()))
+    files.write_text(folder / "results.md", table + "\n")
+    files.write_json(folder / "results.json", rows)
+    return table
+
+
+def _of_all_seeds(folder):
+    """dict of seed to the rows of its table, of all that are finished in a folder."""
+    rows = {}
+    for seed in manifest.read(folder, "seeds")["seeds"]:
+        path = folder / f"seed-{seed}" / "results.json"
+        if path.is_file():
+            rows[str(seed)] = json.loads(path.read_text(encoding="utf-8"))["models"]
+    return rows
+
+
+def give_data(recipe, chain, train_data, labels):
+    """Gives each stage of a recipe's chain what it is trained on.
+
+    Args:
+        recipe, chain: The `Recipe`, and its `DistillationChain`.
+        train_data: A `recipe_data.TrainData`.
+        labels: (n,), of all training images, those held out too.
+
+    Raises:
+        ValueError: A student has fewer outputs than there are classes.
+    """
+    for section, stage in zip(recipe.stage, chain.stages, strict=True):
+        _check_labels(stage, labels)
+        if stage.epochs:
+            stage.train_data = train_data.of(section)
+
+
+def _check_labels(stage, labels):
+    num_classes = stage.student.output_shape[-1]
+    if np.min(labels) < 0 or np.max(labels) >= num_classes:
+        raise ValueError(
+            f"Stage {stage.name!r}: labels must be in 0..{num_classes - 1}, the outputs "
+            f"of {stage.student.name!r}. Received labels from {np.min(labels)} to "
+            f"{np.max(labels)}."
+        )
+
+
+def _accuracies(recipe, result):
+    rows = []
+    for stage in recipe.stage:
+        history = result.histories.get(stage.name, {})
+        ours = [100 * x for x in history.get("val_accuracy", [])]
+        curves = {stage.name: ours, f"{stage.name}, published": stage.published_accuracy}
+        for label, values in curves.items():
+            if values:
+                cells = {str(i + 1): f"{x:.2f}" for i, x in enumerate(values)}
+                rows.append({"after epoch": label} | cells)
+    return markdown_table(rows, numbers_from=1) if rows else ""
+
+
+def _is_one(same):
+    """Whether these are the rows of one given model, which is the same with every seed."""
+    given = all(x["taught_by"] == "given" for x in same)
+    return given and all(x["evaluation"] == same[0]["evaluation"] for x in same)
+
+
+def _over_seeds(results):
+    """A table of the models, each a dict of `ModelResult`'s fields, in a list a seed."""
+    rows = []
+    for same in zip(*results, strict=True):
+        if _is_one(same):
+            same = same[:1]
+        first, evaluations = same[0], [x["evaluation"] for x in same]
+        errors = over_seeds([x["errors"] for x in evaluations])
+        accuracy = over_seeds([x["accuracy"] for x in evaluations])
+        seconds = [x["seconds"] for x in same]
+        rows.append(
+            {
+                "model": first["model"],
+                "taught by": first["taught_by"],
+                "seeds": len(same),
+                "accuracy (%)": accuracy.percent(),
+                f"errors in {evaluations[0]['examples']:,}": f"{errors.mean:.1f}",
+                "parameters": f"{first['parameters']:,}",
+                "MACs": shown_count(first["macs"]),
+                "seconds": "-" if None in seconds else f"{sum(seconds) / len(same):.0f}",
+            }
+        )
+    return markdown_table(rows, numbers_from=2)

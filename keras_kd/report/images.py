@@ -1,0 +1,119 @@
+"""The test images on which a student and its teacher disagree."""
+
+import base64
+import dataclasses
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from keras_kd.report.drawing import drawn
+
+# Pixels of the longer side, at most: a picture of this size shows what is in it.
+_LARGEST = 160
+
+# Images side by side in the one picture of all.
+_COLUMNS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Disagreement:
+    """One image.
+
+    Attributes:
+        index: Its place in the test data, from 0.
+        label: The right class.
+        teachers: The answer of each teacher, with the teacher's name: dict.
+        student: The student's answer.
+        source: The image, as a data URI.
+        pixels: (height, width) or (height, width, 3), uint8.
+    """
+
+    index: int
+    label: int
+    teachers: dict
+    student: int
+    source: str
+    pixels: np.ndarray
+
+
+def disagreements(run, name):
+    """The images on which a taught stage and its teacher answer differently.
+
+    Args:
+        run: A `run_reader.Run`.
+        name: Of a finished, taught stage.
+
+    Returns:
+        A list of `Disagreement`; None where the run has no images.
+    """
+    model = run[name]
+    kept = model.disagreements
+    if kept is None:
+        return None
+    teachers = {x: run[x].answers for x in model.taught_by if run.done(x)}
+    shown = []
+    for index, image in zip(*kept, strict=True):
+        pixels = _pixels(image)
+        shown.append(
+            Disagreement(
+                int(index),
+                int(model.answers.labels[index]),
+                {x: int(answers.predicted[index]) for x, answers in teachers.items()},
+                int(model.answers.predicted[index]),
+                _data_uri(pixels),
+                pixels,
+            )
+        )
+    return shown
+
+
+def _pixels(image):
+    """(height, width, channels) in [0, 1] as uint8: colours, or grey."""
+    values = np.round(255 * np.clip(np.nan_to_num(image), 0, 1)).astype("uint8")
+    if values.shape[-1] == 3:
+        return values
+    # Neither grey nor colours: the mean of the channels shows the most.
+    return np.mean(values, axis=-1).astype("uint8")
+
+
+def _data_uri(pixels):
+    image = Image.fromarray(pixels)
+    image.thumbnail((_LARGEST, _LARGEST))
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def contact_sheet(shown, name, number):
+    """All the images in one `Picture`, for a page that has no other place for words.
+
+    Its file has a number, since a name may hold what a file name in Markdown may not.
+    """
+    rows = math.ceil(len(shown) / _COLUMNS)
+    return drawn(
+        f"disagreements_{number}",
+        f"Images on which {name} and its teacher disagree",
+        "Above each image its label, the teacher's answer and the student's.",
+        _draw_sheet,
+        shown,
+        rows,
+        size=(6.4, 1.7 * rows + 0.4),
+    )
+
+
+def _draw_sheet(figure, shown, rows):
+    axes = figure.add_subplot()
+    axes.axis("off")
+    for place, image in enumerate(shown):
+        row, column = divmod(place, _COLUMNS)
+        height, width = np.array(image.pixels.shape[:2]) / max(image.pixels.shape[:2])
+        left, top = column + 0.5 - 0.4 * width, row + 0.02
+        extent = (left, left + 0.8 * width, top + 0.63 * height, top)
+        axes.imshow(image.pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
+        teachers = "/".join(map(str, image.teachers.values()))
+        text = f"label {image.label}\nT {teachers}, S {image.student}"
+        axes.text(column + 0.5, row, text, ha="center", va="bottom", fontsize=10)
+    # Square images, with room for two lines of text above each.
+    axes.set(xlim=(0, _COLUMNS), ylim=(rows, -0.4), aspect="auto")

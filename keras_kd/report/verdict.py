@@ -1,0 +1,305 @@
+"""Whether distillation was worth it, in plain words, from the figures of a run folder."""
+
+import math
+
+from keras_kd.evaluation.uncertainty import over_seeds
+from keras_kd.report.comparison import (
+    SIGNIFICANT,
+    Comparison,
+    comparisons,
+    likes,
+    mcnemar_of,
+)
+
+__all__ = ["Comparison", "comparisons", "last_distilled", "mcnemar_of", "p_value"]
+
+
+def last_distilled(runs):
+    """Name of the last finished taught stage of the first run that has one, or None."""
+    for run in runs:
+        for model in reversed(run.models):
+            if model.taught_by and model.done:
+                return model.name
+    return None
+
+
+def verdict(runs):
+    """The verdict on the last distilled student.
+
+    It is beside the stage on labels alone that was trained as the student was. Where
+    several were, it must hold against each; where none was, it is beside the nearest, and
+    says so; of one that saw other labels nothing is said.
+
+    Args:
+        runs: As `comparisons` takes them.
+
+    Returns:
+        `(headline, sentences)`: a short sentence, and the list of those that give reasons.
+    """
+    student = last_distilled(runs)
+    if student is None:
+        return "No distilled student is finished, so there is no verdict yet.", []
+    size = _size(runs, student)
+    every = [x for x in comparisons(runs) if x.student == student]
+    judged = likes(every)
+    if not judged:
+        reasons = [*map(_not_compared, every)] or [
+            f"No finished stage trains the architecture of “{student}” on labels alone. A "
+            "stage without losses, of the same model, would make the comparison."
+        ]
+        return "Whether distillation was worth it, this run cannot say.", [*reasons, *size]
+    reasons = [reason for x in judged for reason in _reasons(x)]
+    if len(judged) > 1:
+        reasons.insert(0, _several(judged))
+    reasons += [_not_compared(x) for x in every if x not in judged]
+    return _of_all(judged), list(map(_unbroken, [*reasons, *size]))
+
+
+def warnings(runs):
+    """A sentence for each taught stage that ends worse than its architecture alone.
+
+    Beside the same stages as a verdict on it would be, see `comparison.likes`.
+    """
+    every = comparisons(runs)
+    judged = [
+        x
+        for student in dict.fromkeys(x.student for x in every)
+        for x in likes([y for y in every if y.student == student])
+    ]
+    return [
+        f"“{x.student}” was taught and ends worse than “{x.baseline}”, the same "
+        f"architecture trained on labels alone: {_pair(x)[0]} errors against "
+        f"{_pair(x)[1]} in {x.examples:,}"
+        + (f" (McNemar's p {p_value(x.tests[0])})." if len(x.tests) == 1 else ".")
+        + _trained_otherwise(x)
+        for x in judged
+        if x.sign < 0
+    ]
+
+
+def _several(judged):
+    names = " and ".join(f"“{x.baseline}”" for x in judged)
+    as_it = "as near to it as each other" if judged[0].apart.words else "as it was"
+    return (
+        f"{len(judged)} stages on labels alone were trained {as_it}, {names}; the verdict "
+        "is what holds against each."
+    )
+
+
+def _trained_otherwise(compared):
+    words = compared.apart.words
+    if not words:
+        return ""
+    return (
+        f" But “{compared.baseline}” differs in more than the teacher ("
+        f"{'; '.join(words)}), and no stage alone does in less."
+    )
+
+
+def _not_compared(compared):
+    return (
+        f"“{compared.baseline}”, of the same architecture on labels alone, is not "
+        f"compared: it was trained otherwise ({'; '.join(compared.apart.words)})."
+    )
+
+
+def p_value(test):
+    """A p-value with its sign of equality: "= 0.012" or "< 0.001"."""
+    return "< 0.001" if test.p_value < 0.001 else f"= {test.p_value:.3f}"
+
+
+def _unbroken(sentence):
+    """Holds a number and its sign together at the end of a line."""
+    for sign in (" ± ", " %", " < ", " = "):
+        sentence = sentence.replace(sign, sign.replace(" ", "\N{NO-BREAK SPACE}"))
+    return sentence
+
+
+def _of_all(judged):
+    """The headline for all that one student is compared with."""
+    if len({x.sign for x in judged}) > 1:
+        return "Whether distillation was worth it depends on what it is compared with."
+    # What is surely so against one is said if it is so against each.
+    unsure = [x for x in judged if not x.beyond_chance]
+    return _headline((unsure or judged)[0])
+
+
+def _headline(compared):
+    headline = _judgement(compared.sign, compared.beyond_chance)
+    if compared.apart.words:
+        headline = headline.removesuffix(".")
+        headline += ", as far as a baseline with other settings can tell."
+    return headline
+
+
+def _judgement(sign, beyond_chance):
+    if sign == 0:
+        return "Distillation made no difference to the number of errors."
+    if beyond_chance:
+        return "Distillation was worth it." if sign > 0 else "Distillation did harm."
+    if sign > 0:
+        return "Distillation came out ahead, but by no more than chance may give."
+    return "Distillation did not help: the difference is within what chance may give."
+
+
+def _reasons(compared):
+    x = compared
+    reasons = _reasons_over_seeds(x) if len(x.tests) > 1 else _reasons_of_one_seed(x)
+    return [*reasons, _trained_otherwise(x).strip()] if x.apart.words else reasons
+
+
+def _reasons_of_one_seed(compared):
+    x, test = compared, compared.tests[0]
+    ours, others, points = _distinct(
+        [
+            100 * (1 - x.errors[0] / x.examples),
+            100 * (1 - x.baseline_errors[0] / x.examples),
+            x.gain.mean,
+        ]
+    )
+    return [
+        f"The distilled “{x.student}” makes {_of(x.errors[0], 'error')} in {x.examples:,} "
+        f"examples ({ours} %); “{x.baseline}”, the same "
+        f"architecture trained on labels alone, makes {x.baseline_errors[0]:,} "
+        f"({others} %). That is {_change(x.fewer[0])}, "
+        f"a difference of {_signed(points)} points.",
+        f"Only “{x.student}” is right on {_of(test.only_first, 'example')}, only "
+        f"“{x.baseline}” on {test.only_baseline:,}: McNemar's exact test gives p "
+        f"{p_value(test)}. Of one seed, this compares two trained models; what another "
+        "seed would give, only a run over several can tell.",
+    ]
+
+
+def _reasons_over_seeds(compared):
+    x, count = compared, len(compared.tests)
+    means = [
+        over_seeds([1 - errors / x.examples for errors in of_model])
+        for of_model in (x.errors, x.baseline_errors)
+    ]
+    ours, others = _pair(x)
+    (difference,) = _distinct([x.gain.mean])
+    ahead, behind = (sum(sign * y > 0 for y in x.fewer) for sign in (1, -1))
+    ps = sorted(x.tests, key=lambda test: test.p_value)
+    return [
+        f"Over {count} seeds the distilled “{x.student}” is right on {means[0].percent()} "
+        f"% of {x.examples:,} examples; “{x.baseline}”, the same architecture trained on "
+        f"labels alone, on {means[1].percent()} % (mean ± standard deviation). The "
+        f"difference is {_signed(difference)} ± {x.gain.deviation:.2f} points, "
+        f"{ours} errors against {others}. The choice of seeds and of test examples may "
+        f"make it up to {_margin(x, difference)} points by chance (95 %).",
+        f"“{x.student}” is ahead with {ahead} of {count} seeds"
+        + f", behind with {behind}" * bool(behind)
+        + f"; McNemar's exact test gives p < {SIGNIFICANT} with {_significant(x)} "
+        f"({_range(ps)}).",
+    ]
+
+
+def _significant(compared):
+    """With how many seeds the difference is significant, and to which side, in words."""
+    signs = [
+        y > 0
+        for y, test in zip(compared.fewer, compared.tests, strict=True)
+        if test.p_value < SIGNIFICANT
+    ]
+    if all(signs):
+        return f"{len(signs)} of them"
+    return f"{sum(signs)} for it and {len(signs) - sum(signs)} against it"
+
+
+def _margin(compared, difference):
+    """What chance may give, in points, on the side of the shown difference that it is."""
+    margin = 100 * compared.by_chance / compared.examples
+    for digits in range(2, 9):
+        text = f"{margin:.{digits}f}"
+        if (abs(float(difference)) > float(text)) == compared.beyond_chance:
+            break
+    return text
+
+
+def _distinct(numbers, digits=2):
+    """Numbers as text, with as many digits as tell those apart that differ, and from 0."""
+    while digits < 8:
+        texts = [f"{x:.{digits}f}" for x in numbers]
+        alike = {
+            tuple(sorted((a, b)))
+            for a, x in zip(texts, numbers, strict=True)
+            for b, y in zip(texts, numbers, strict=True)
+            if a == b and not math.isclose(x, y, abs_tol=1e-9)
+        }
+        vanished = [a for a, x in zip(texts, numbers, strict=True) if x and not float(a)]
+        if not alike and not vanished:
+            break
+        digits += 1
+    return texts
+
+
+def _signed(text):
+    return text if text.startswith("-") else f"+{text}"
+
+
+def _pair(compared):
+    """The errors of student and baseline, a whole number or a mean, never rounded alike."""
+    if len(compared.errors) == 1:
+        return [f"{x[0]:,}" for x in (compared.errors, compared.baseline_errors)]
+    means = [sum(x) / len(x) for x in (compared.errors, compared.baseline_errors)]
+    digits = max(len(x.partition(".")[2]) for x in _distinct(means, 1))
+    return [f"{x:,.{digits}f}" for x in means]
+
+
+def _range(tests):
+    """The least and the greatest p of these, as text."""
+    least, greatest = (f"p {p_value(x)}" for x in (tests[0], tests[-1]))
+    return f"each {least}" if least == greatest else f"from {least} to {greatest}"
+
+
+def _size(runs, student):
+    """Size, MACs and errors of the student beside the first of its line of teachers."""
+    run = next(run for run in runs if run.done(student))
+    root = run[student]
+    while root.taught_by:
+        root = run[root.taught_by[0]]
+    both = [x for x in runs if x.done(student) and x.done(root.name)]
+    if not both:
+        return []
+    ours, its = (both[0][x].metrics for x in (student, root.name))
+    mine, theirs = (
+        _errors([run[x].metrics.evaluation.errors for run in both])
+        for x in (student, root.name)
+    )
+    macs = ""
+    if None not in (ours.macs, its.macs):
+        macs = (
+            f", and takes {ours.macs:,} MACs, {_times(ours.macs, its.macs)} “{root.name}”"
+        )
+    return [
+        f"“{student}” has {ours.parameters:,} parameters, "
+        f"{_times(ours.parameters, its.parameters)} “{root.name}”{macs}, which makes "
+        f"{theirs} errors where “{student}” makes {mine}."
+    ]
+
+
+def _times(mine, theirs):
+    """How many times fewer than those of the other, or as many as it has."""
+    if mine == theirs:
+        return "as many as"
+    if not mine or not theirs:
+        return f"against {theirs:,} of"
+    ratio = max(mine, theirs) / min(mine, theirs)
+    digits = 2 if ratio < 2 else 1 if ratio < 100 else 0
+    return f"{ratio:,.{digits}f} times {'fewer than' if theirs > mine else 'as many as'}"
+
+
+def _change(fewer):
+    if fewer == 0:
+        return "as many"
+    return f"{_of(abs(fewer), 'error')} {'fewer' if fewer > 0 else 'more'}"
+
+
+def _of(count, noun):
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
+def _errors(counts):
+    if len(counts) == 1:
+        return f"{counts[0]:,}"
+    return f"{over_seeds(counts).mean:,.1f}"

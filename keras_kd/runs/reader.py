@@ -1,0 +1,275 @@
+"""A run folder as `keras-kd run` and `DistillationChain.fit` leave it, read and checked.
+
+Nothing in it is taken on trust: files must be what the manifest's checksums say, and
+nothing is unpickled.
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pydantic
+
+from keras_kd.evaluation.answers import Answers
+from keras_kd.runs.schema import (
+    AnyManifest,
+    ExportEntry,
+    Exports,
+    Metrics,
+    RunManifest,
+    SeedsManifest,
+    StageEntry,
+)
+
+# What was measured of a run's exported files, in its folder.
+EXPORTS = "exports.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """One model of a run; its files are read, and checked, when they are first asked for.
+
+    Attributes:
+        name: "teacher", or the stage's name.
+        folder: Where its files lie.
+        stage: Its `StageEntry`; None for the given teacher.
+        done: Whether it is finished, so that all but `history` can be read.
+        files: dict of file name to SHA-256, as the manifest has them.
+    """
+
+    name: str
+    folder: Path
+    stage: StageEntry | None
+    done: bool
+    files: dict
+
+    @property
+    def taught_by(self):
+        """Names of its teachers; empty for labels alone, and for the given teacher."""
+        return self.stage.taught_by if self.stage else []
+
+    @property
+    def architecture(self):
+        """What is equal for two stages whose students differ in weights alone, or None."""
+        return self.stage and self.stage.architecture
+
+    @functools.cached_property
+    def metrics(self):
+        """Its `Metrics`."""
+        return _parsed(Metrics, self.file("metrics.json"))
+
+    @functools.cached_property
+    def answers(self):
+        """Its `Answers` to the test data."""
+        path = self.file("answers.csv")
+        answers = Answers.read_csv(path)
+        counted = self.metrics.evaluation
+        if len(answers.labels) != counted.examples:
+            raise ValueError(
+                f"{path} has {len(answers.labels)} answers, but metrics.json beside it is "
+                f"of {counted.examples} examples."
+            )
+        return answers
+
+    @functools.cached_property
+    def history(self):
+        """dict of metric name to one number an epoch; empty where there is none yet.
+
+        A stage without epochs, such as an ensemble, has none.
+        """
+        is_trained = self.stage is not None and self.stage.epochs > 0
+        if not is_trained or not (self.done or (self.folder / "history.csv").is_file()):
+            return {}
+        path = self.file("history.csv")
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file, strict=True))
+            return {key: [float(row[key]) for row in rows] for key in rows[0]}
+        except (ValueError, TypeError, IndexError, csv.Error) as error:
+            raise ValueError(f"{path} is not a table of numbers: {error}.") from error
+
+    @functools.cached_property
+    def disagreements(self):
+        """(index (k,), images (k, height, width, channels) in [0, 1]), or None."""
+        if "disagreements.npz" not in self.files:
+            return None
+        path = self.file("disagreements.npz")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                index, images = arrays["index"], arrays["images"]
+        except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} does not hold index and images: {error}.") from error
+        examples = self.metrics.evaluation.examples
+        if images.ndim != 4 or index.shape != images.shape[:1] or index.dtype.kind != "i":
+            problem = f"index {index.shape} and images {images.shape}"
+        elif np.any(index < 0) or np.any(index >= examples):
+            problem = f"an index that is not below {examples}"
+        else:
+            return index, images
+        raise ValueError(f"{path} does not hold images of test examples, but {problem}.")
+
+    @functools.cached_property
+    def exported(self):
+        """The `ExportEntry` of each file that was exported into its folder, by name."""
+        return [read_export(x) for x in sorted(self.folder.glob("*.export.json"))]
+
+    def file(self, name):
+        """The path of a file of its folder, which is there and is what was written.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            ValueError: Its checksum is not the manifest's.
+        """
+        path = self.folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; without it there is no report.")
+        wanted = self.files.get(name)
+        if wanted and hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+            raise ValueError(
+                f"{path} is not the file that the run wrote: its SHA-256 differs from the "
+                "one in manifest.json."
+            )
+        return path
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run with one seed.
+
+    Attributes:
+        path: Its folder.
+        manifest: Its `RunManifest`.
+        models: A `Model` each, the given teacher first, then the stages in order.
+    """
+
+    path: Path
+    manifest: RunManifest
+    models: list
+
+    @functools.cached_property
+    def exports(self):
+        """Its `Exports`, what exports.json says; None where there is no such file."""
+        path = self.path / EXPORTS
+        if not path.exists():
+            return None
+        exports = _parsed(Exports, path)
+        unknown = {x.model for x in exports.files} - {x.name for x in self.models}
+        if unknown:
+            raise ValueError(
+                f"{path} is of another run: there is no model {min(unknown)!r} in this one."
+            )
+        return exports
+
+    def __getitem__(self, name):
+        return next(model for model in self.models if model.name == name)
+
+    def done(self, name):
+        """Whether there is a finished model of that name."""
+        return any(model.name == name and model.done for model in self.models)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """A run folder of either kind.
+
+    Attributes:
+        path: The folder.
+        manifest: A `RunManifest` or a `SeedsManifest`.
+        runs: dict of seed to `Run`, of the seeds that have begun; the one key is None for a
+            run with one seed.
+    """
+
+    path: Path
+    manifest: RunManifest | SeedsManifest
+    runs: dict
+
+
+def read(path):
+    """Reads a run folder.
+
+    Args:
+        path: The folder of a run, or of a run over several seeds.
+
+    Returns:
+        A `RunFolder`.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no manifest in it.
+        ValueError: A file is damaged, or is not of a run.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    if manifest.kind == "run":
+        return RunFolder(path, manifest, {None: _run(path, manifest)})
+    runs = {}
+    for seed in manifest.seeds:
+        folder = path / f"seed-{seed}"
+        if not folder.exists():
+            continue
+        of_seed = _read_manifest(folder)
+        if of_seed.kind != "run":
+            raise ValueError(f"{folder} must hold the run of one seed, not of several.")
+        runs[seed] = _run(folder, of_seed)
+    if not runs:
+        raise ValueError(f"No seed of {path} has begun; there is nothing to report yet.")
+    return RunFolder(path, manifest, runs)
+
+
+def read_export(path):
+    """The `ExportEntry` in an `.export.json`.
+
+    Raises:
+        ValueError: It is damaged, or is not of the file beside it.
+    """
+    entry = _parsed(ExportEntry, path)
+    if f"{entry.file}.export.json" != path.name:
+        raise ValueError(f"{path} is of another file, {entry.file!r}.")
+    return entry
+
+
+def _read_manifest(path):
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no run folder {path}.")
+    if not (path / "manifest.json").is_file():
+        raise FileNotFoundError(
+            f"{path} is not a run folder, as there is no manifest.json in it. One is made "
+            "by keras-kd run, or by DistillationChain.fit with run_dir=..."
+        )
+    manifest = _parsed(AnyManifest, path / "manifest.json").root
+    if manifest.kind == "tune":
+        raise ValueError(
+            f"{path} is the folder of a search, whose table is trials.md and whose picture "
+            "is trials.png. A run of its best.toml can be reported."
+        )
+    return manifest
+
+
+def _run(path, manifest):
+    models = [_model(x.name, path, x, x) for x in manifest.stages]
+    if manifest.teacher:
+        models.insert(0, _model("teacher", path, None, manifest.teacher))
+    return Run(path, manifest, models)
+
+
+def _model(name, path, stage, entry):
+    return Model(name, path / name, stage, entry.state == "done", entry.files)
+
+
+def _parsed(cls, path):
+    """The JSON file at `path` as `cls`; one that does not fit is refused by name."""
+    try:
+        return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = " > ".join(str(x) for x in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ValueError(
+            f"{path} is not what this version of keras_kd writes. {place}: {message}."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}.") from error

@@ -1,0 +1,414 @@
+"""What a Distiller refuses before the first step."""
+
+import inspect
+import math
+import types
+import warnings
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_kd.losses import arguments
+from keras_kd.losses.ops import fits_shape
+from keras_kd.losses.schedules import check_schedule, is_schedule, shown
+from keras_kd.losses.shapes import check_batch
+from keras_kd.models.probe import probe_inputs
+
+
+def check_models(teacher, student):
+    """Refuses a teacher and a student that cannot go together.
+
+    Raises:
+        ValueError: One is no built `keras.Model`, both are the same, their inputs differ,
+            or training the student would change variables of the teacher.
+    """
+    for name, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, keras.Model):
+            raise ValueError(
+                f"`{name}` must be a keras.Model. Received: {model!r} of type "
+                f"{type(model).__name__}."
+            )
+    if teacher is student:
+        raise ValueError(
+            "`teacher` and `student` are the same model. Give the student its own: "
+            "keras.models.clone_model(teacher) makes one with fresh weights."
+        )
+    if not teacher.built:
+        raise ValueError(
+            "`teacher` has no weights yet: call it on a batch or load its weights "
+            f"first. Received: the unbuilt model {teacher.name!r}."
+        )
+    if not teacher.weights and not _holds_saved_model(teacher):
+        raise ValueError(
+            f"`teacher` {teacher.name!r} has no weights, so it was never trained."
+        )
+    _check_taught("`student`", student.trainable_variables, teacher)
+    moved = _moved_in_training(student, teacher)
+    if moved:
+        raise ValueError(
+            "`student` shares layers with `teacher` whose state training changes: moving "
+            "statistics and the like. So the teacher would change. Give the student layers "
+            "of its own, or set trainable of a BatchNormalization to False. "
+            f"Shared: {', '.join(moved)}."
+        )
+    # Models without symbolic inputs are checked by their first batch.
+    teacher_shapes = _input_shapes(teacher)
+    student_shapes = _input_shapes(student)
+    if teacher_shapes and student_shapes and not _fit(teacher_shapes, student_shapes):
+        raise ValueError(
+            "`student` must take the inputs that `teacher` takes. Received: teacher "
+            f"{teacher.name!r} with input shapes {teacher_shapes}, student "
+            f"{student.name!r} with {student_shapes}."
+        )
+
+
+def _check_taught(who, variables, teacher):
+    taught = {id(v) for v in variables}
+    shared = [v.path for v in teacher.variables if id(v) in taught]
+    if shared:
+        raise ValueError(
+            f"{who} would train variables that belong to `teacher`. Set the shared "
+            f"layers' trainable to False. Shared: {', '.join(shared)}."
+        )
+
+
+def _moved_in_training(student, other):
+    """Paths of what the two models share and a pass of the student in training changes."""
+    own = {id(v) for v in student.weights}
+    # Not the seeds of Dropout and the like: no answer hangs on them.
+    shared = [v for v in other.weights if id(v) in own]
+    if not shared:
+        return []
+    inputs = probe_inputs(other, batch_size=2) if student.built else None
+    if inputs is not None:
+        try:
+            # Nothing is assigned: it is put down what would be.
+            with keras.StatelessScope() as scope:
+                student(inputs, training=True)
+            return [v.path for v in shared if scope.get_current_value(v) is not None]
+        except Exception:  # Of layers that take no such inputs: any.
+            pass
+    states = _states(student)
+    return [v.path for v in shared if id(v) in states]
+
+
+def _states(model):
+    """Ids of the variables that no gradient trains and that training may change."""
+    states = set()
+    for layer in model._flatten_layers():
+        is_frozen = (
+            isinstance(layer, keras.layers.BatchNormalization) and not layer.trainable
+        )
+        if not is_frozen and not isinstance(layer, keras.layers.Normalization):
+            states |= {id(v) for v in layer._non_trainable_variables}
+    return states
+
+
+def check_peers(first, second):
+    """Refuses two students that cannot learn from each other.
+
+    Raises:
+        ValueError: They are one model, share variables that training would change, or
+            their inputs differ.
+    """
+    if first is second:
+        raise ValueError(
+            f"The model {first.name!r} is two of the `students`. Give each its own: "
+            "keras.models.clone_model makes one with fresh weights."
+        )
+    trained = {id(v) for v in first.trainable_variables}
+    shared = [v.path for v in second.variables if id(v) in trained]
+    if shared:
+        raise ValueError(
+            f"The `students` {first.name!r} and {second.name!r} share variables that would "
+            f"be trained: {', '.join(shared)}."
+        )
+    moved = _moved_in_training(first, second) + _moved_in_training(second, first)
+    if moved:
+        raise ValueError(
+            f"The `students` {first.name!r} and {second.name!r} share state that training "
+            f"changes, such as moving statistics: {', '.join(set(moved))}. Give "
+            "each layers of its own."
+        )
+    shapes, others = _input_shapes(first), _input_shapes(second)
+    if shapes and others and not _fit(shapes, others):
+        raise ValueError(
+            f"`students` must take the same inputs. Received: {first.name!r} with input "
+            f"shapes {shapes}, {second.name!r} with {others}."
+        )
+
+
+def _holds_saved_model(model):
+    """Whether it runs a SavedModel, whose weights may be constants of its graph."""
+    layers = model._flatten_layers()
+    return any(isinstance(layer, keras.layers.TFSMLayer) for layer in layers)
+
+
+def _input_shapes(model):
+    return [tuple(x.shape) for x in getattr(model, "inputs", None) or ()]
+
+
+def _fit(shapes, others):
+    return len(shapes) == len(others) and all(map(fits_shape, shapes, others))
+
+
+def check_fraction(name, value):
+    """`value` as a float, if it is a number between 0 and 1; a schedule of it as it is."""
+    if is_schedule(value):
+        return check_schedule(name, value, lambda x: 0 <= x <= 1, "between 0 and 1")
+    return arguments.check_fraction(name, value)
+
+
+def check_weights(weights, count):
+    """`distillation_loss_weights` as a list of `count` floats or schedules of them."""
+    if count == 0:
+        raise ValueError(
+            "`distillation_losses` must name at least one loss. Received: an empty list."
+        )
+    if weights is None:
+        return [1.0] * count
+    weights = list(weights) if isinstance(weights, (list, tuple)) else [weights]
+    if len(weights) != count or not all(map(_is_weight, weights)):
+        raise ValueError(
+            "`distillation_loss_weights` must hold one finite number >= 0 for each of the "
+            f"{count} distillation losses. Received: [{', '.join(map(shown, weights))}]."
+        )
+    return [w if is_schedule(w) else float(w) for w in weights]
+
+
+def _is_weight(value):
+    if is_schedule(value):
+        name = "distillation_loss_weights"
+        check_schedule(name, value, lambda x: 0 <= x < math.inf, "0 or greater")
+        return True
+    return arguments.is_finite_number(value) and value >= 0
+
+
+def check_one_of(name, value, choices):
+    """`value`, if it is None or one of `choices`; else a ValueError."""
+    if value is not None and value not in choices:
+        raise ValueError(
+            f"`{name}` must be None or one of {', '.join(map(repr, choices))}. "
+            f"Received: {name}={value!r}."
+        )
+    return value
+
+
+def check_losses(teacher, losses, validation_distillation):
+    """Refuses losses that would change the teacher, or in validation anything.
+
+    Raises:
+        ValueError: A loss trains the teacher's variables, or, where it is validated with,
+            remembers training examples or does not know when it is not training.
+    """
+    for loss in losses:
+        variables = [v for layer in loss.layers for v in layer.trainable_variables]
+        _check_taught(f"The layers of {loss!r}", variables, teacher)
+        moves = any(map(_states, loss.layers)) and not loss.takes_training
+        if validation_distillation and moves and not loss.has_state:
+            raise ValueError(
+                f"{loss!r} has layers whose state changes in training, and does not know "
+                "when it is not training: `evaluate` would change it. Set takes_training = "
+                "True in its class, and hand the argument `training` on to the layers. "
+                "Received: validation_distillation=True."
+            )
+        if validation_distillation and (loss.needs_index or loss.has_state):
+            raise ValueError(
+                f"{loss!r} remembers the training examples, and validation examples would "
+                "be taken for these. Received: validation_distillation=True."
+            )
+
+
+def check_batch_size(losses, x, batch_size=None, *args, **kwargs):
+    """Refuses batches too small for a loss, as far as it is known: as `fit` is called.
+
+    Raises:
+        ValueError: A loss would be constant for them.
+    """
+    if batch_size is None:
+        # A tf.data.Dataset knows what its batches have in common.
+        specs = tree.flatten(getattr(x, "element_spec", ()))
+        shapes = [spec.shape for spec in specs if hasattr(spec, "shape")]
+        ranked = [shape for shape in shapes if shape.rank]
+        batch_size = ranked[0][0] if ranked else None
+    for loss in losses:
+        check_batch(loss, batch_size)
+
+
+def check_finite(teacher):
+    """Refuses a teacher whose weights hold NaN or infinity, naming the first."""
+    for variable in teacher.weights:
+        if not _all_finite(variable.value):
+            raise ValueError(
+                f"`teacher` {teacher.name!r} holds NaN or infinite values in "
+                f"{variable.path!r}; its training or its file went wrong."
+            )
+
+
+def check_first_answers(run_teacher, x, teacher_name, count=32):
+    """Refuses inputs on which the teacher answers NaN, as far as they are in memory.
+
+    Args:
+        run_teacher: Takes inputs, gives the teacher's outputs.
+        x: What `fit` was given; only NumPy arrays can be looked at.
+        teacher_name: For the message.
+        count: How many of the first examples are looked at.
+    """
+    arrays = tree.flatten(x)
+    if not arrays or not all(isinstance(a, np.ndarray) and len(a) for a in arrays):
+        return
+    first = tree.map_structure(lambda a: a[:count], x)
+    if not _all_finite(first):
+        raise ValueError(
+            f"`x` holds NaN or infinite values in its first {len(arrays[0][:count])} "
+            "examples."
+        )
+    if not _all_finite(run_teacher(first)):
+        raise ValueError(
+            f"`teacher` {teacher_name!r} answers with NaN or infinite values to the first "
+            f"{len(arrays[0][:count])} examples of `x`. Are the inputs scaled as in its "
+            "training?"
+        )
+
+
+def _all_finite(structure):
+    tensors = [ops.convert_to_tensor(x) for x in tree.flatten(structure) if x is not None]
+    is_float = keras.backend.is_float_dtype
+    return all(
+        bool(ops.all(ops.isfinite(x)))
+        for x in tensors
+        if is_float(keras.backend.standardize_dtype(x.dtype))
+    )
+
+
+def check_kept(outputs, needed):
+    """The teacher's `Outputs` that a batch carries, if the losses need no others.
+
+    Args:
+        outputs: `Outputs`, as kept by `cache_teacher`.
+        needed: Names of the teacher's tapped layers; None is its own outputs.
+
+    Raises:
+        ValueError: One of them was not kept.
+    """
+    kept = [*outputs.taps] + [None] * (outputs.own is not None)
+    missing = [name for name in needed if name not in kept]
+    if missing:
+        names = {None: "the teacher's own outputs (None)"}
+        raise ValueError(
+            "`x` carries cached teacher outputs, and the losses need more: "
+            f"{', '.join(names.get(x, repr(x)) for x in missing)}. Received: "
+            f"{', '.join(names.get(x, repr(x)) for x in kept)}. Give cache_teacher all of "
+            "them as `outputs`."
+        )
+    return outputs
+
+
+def check_labels(y, loss, num_classes):
+    """Refuses integer labels outside 0..num_classes-1, as far as they are in memory.
+
+    Args:
+        y: What `fit` was given; only NumPy arrays can be looked at.
+        loss: The compiled loss; only sparse cross-entropy takes class numbers.
+        num_classes: Size of the student's last axis, or None.
+    """
+    name = loss if isinstance(loss, str) else type(loss).__name__
+    is_sparse = name in ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
+    if not is_sparse or not isinstance(y, np.ndarray) or y.size == 0 or not num_classes:
+        return
+    if y.min() < 0 or y.max() >= num_classes:
+        raise ValueError(
+            f"`y` must hold labels in 0..{num_classes - 1}, one for each output of the "
+            f"student. Received: labels from {y.min()} to {y.max()}."
+        )
+
+
+def check_label_loss(loss, student, kinds):
+    """Says that a loss on the labels takes logits where a student gives probabilities.
+
+    Args:
+        loss: As `compile` takes it; losses without Keras's `from_logits` are not looked at.
+        student: The `keras.Model`, for its outputs' names.
+        kinds: The `OutputKinds` of its own outputs.
+
+    Raises:
+        ValueError: It takes probabilities, and the student answers with negative numbers.
+    """
+    found = kinds.found.get(None)
+    negative = kinds.shows_negative.get(None)
+    if negative is None or kinds.is_said(None):
+        return
+    if isinstance(loss, dict):
+        # Of a subclassed model Keras flattens a dict by its sorted keys.
+        names = getattr(student, "output_names", sorted(loss))
+        loss = [loss.get(name) for name in names]
+    each = loss if isinstance(loss, (list, tuple)) else [loss]
+    found = [found] * len(negative) if isinstance(found, str) else found
+    if len(each) != len(negative):
+        return
+    for one, kind, is_negative in zip(each, found, negative, strict=True):
+        takes_logits = _from_logits(one)
+        if takes_logits is False and is_negative:
+            raise ValueError(
+                f"`student` {student.name!r} gives logits, some of them negative, and its "
+                "loss on the labels takes probabilities. Give the loss from_logits=True, "
+                "as in keras.losses.SparseCategoricalCrossentropy(from_logits=True). "
+                f"Received: loss={one!r}."
+            )
+        if takes_logits and kind == "probabilities":
+            warnings.warn(
+                f"`student` {student.name!r} gives probabilities, and its loss on the "
+                "labels takes logits, so it is that of a second softmax. Give the loss "
+                "from_logits=False, or leave the softmax out. Say student_outputs='logits' "
+                "to silence this.",
+                stacklevel=3,
+            )
+
+
+def _from_logits(loss):
+    """Whether a loss takes logits; None where it does not say."""
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:  # Keras has a better message.
+            return None
+    if isinstance(loss, types.FunctionType):
+        parameter = inspect.signature(loss).parameters.get("from_logits")
+        return parameter and parameter.default
+    return getattr(loss, "from_logits", None)
+
+
+def check_loss_in_validation(loss, args, kwargs):
+    """Refuses validation by the labels without a loss on them, before an epoch is trained.
+
+    Args:
+        loss: As `compile` was given it.
+        args, kwargs: Of `keras.Model.fit`, after x and y.
+
+    Raises:
+        ValueError: There are validation data and no loss.
+    """
+    given = {"validation_split": args[4:5], "validation_data": args[5:6]}
+    given = {k: kwargs.get(k, x[0] if x else None) for k, x in given.items()}
+    if loss is None and (given["validation_split"] or given["validation_data"] is not None):
+        raise ValueError(
+            "`validation_data` are judged by the student's loss on the labels. Received: "
+            "loss=None in compile. Give it one, or validation_distillation=True to the "
+            "Distiller."
+        )
+
+
+def check_replicas(losses, count):
+    """Refuses losses with a memory under a strategy of several replicas.
+
+    Raises:
+        ValueError: There is one; each replica would remember other examples.
+    """
+    for loss in losses if count > 1 else ():
+        if getattr(loss, "has_state", False):
+            raise ValueError(
+                f"{type(loss).__name__} keeps a memory of the examples, which replicas "
+                f"cannot share. Received: a strategy with {count} replicas. Train it on "
+                "one device, or take another loss."
+            )

@@ -1,0 +1,347 @@
+"""Deep mutual learning: students that are each other's teachers, from the first step on.
+
+Zhang, Xiang, Hospedales, Lu, "Deep Mutual Learning", 2018.
+"""
+
+import types
+
+import keras
+from keras import ops
+
+from keras_kd import losses as losses_module
+from keras_kd.training import checks
+from keras_kd.training.batch import inputs_of
+from keras_kd.training.kinds import KINDS, OutputKinds
+from keras_kd.training.schedules import ScheduledModel
+from keras_kd.training.several_steps import SeveralSteps
+from keras_kd.training.terms import Outputs, make_term
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class MutualDistiller(ScheduledModel, SeveralSteps):
+    """Trains students together, each on the labels and on what its peers answer.
+
+        total = sum over the students k of
+                student_loss_k + sum_i w_i * mean over its peers l of loss_i(l teaches k)
+              + the students' own regularisation losses (added once, unscaled)
+
+    A peer's answers are constants to the student that it teaches, so each student has the
+    gradient of its own terms alone. All students are updated at once, from the answers of
+    the same step, by one optimizer (with clipping by the global norm, over all of them).
+    The authors alternate: they update the students in turn, each from its peers' new
+    answers. Their repository, YingZhangDUT/Deep-Mutual-Learning, also sums over the peers
+    where the paper has the mean, which `distillation_loss_weights` of their number gives.
+
+    `call` and `predict` give a list of outputs, one for each student. `compile` takes one
+    loss and the metrics of one student; logs have them under the student's name,
+    "small_loss" and "small_accuracy". In validation the peers are not asked: `loss` is then
+    the sum of the students' losses on the labels and of the regularisation losses.
+
+    Args:
+        students: Two or more built `keras.Model`s that take the same inputs, each of one
+            output (batch, num_classes): a list, or a dict of name to model. Of a list the
+            names are the models' own.
+        distillation_losses: A distillation loss, an identifier, or a list of them, that
+            compare the models' own outputs; see `keras_kd.losses`. Defaults to soft targets
+            at temperature 1.0, the paper's divergence.
+        distillation_loss_weights: One number >= 0, or a schedule, per distillation loss.
+            Defaults to 1.0 for each, the paper's.
+        student_outputs: "logits" or "probabilities", of all students, or a dict of one for
+            each student's name. By default logits, unless a student's answers are seen to
+            be probabilities; that is then said in a warning.
+        name: Defaults to "mutual_distiller".
+
+    None of them can be changed afterwards.
+
+    Raises:
+        ValueError: An argument is of the wrong kind or out of range, the students' inputs
+            or outputs do not fit each other, two are one model or share variables that
+            would be trained, a loss taps layers or makes some, or outputs are said to be
+            probabilities and are not.
+
+    Example:
+
+    ```python
+    mutual = MutualDistiller({"small": small, "large": large})
+    mutual.compile("adam", SparseCategoricalCrossentropy(from_logits=True), ["accuracy"])
+    mutual.fit(train_ds, validation_data=val_ds, epochs=12)
+    mutual.students["small"].save("small.keras")
+    ```
+
+    Reference:
+        [Zhang et al., 2018](https://arxiv.org/abs/1706.00384), equations 4 to 8.
+    """
+
+    fixed = (
+        "students",
+        "distillation_losses",
+        "distillation_loss_weights",
+        "student_outputs",
+    )
+    # Whether the last loss had the peers in it; JAX builds metrics before any loss.
+    _distils = True
+
+    def __init__(
+        self,
+        students,
+        distillation_losses=None,
+        distillation_loss_weights=None,
+        *,
+        student_outputs=None,
+        name="mutual_distiller",
+    ):
+        students = _check_students(students)
+        # Inputs reach each student as they are, and it casts them as its own policy says.
+        super().__init__(name=name, dtype=_policy_of_all(students), autocast=False)
+        self.students = students
+        self._order = tuple(students.values())
+        if distillation_losses is None:
+            distillation_losses = losses_module.SoftTargets(temperature=1.0)
+        if not isinstance(distillation_losses, (list, tuple)):
+            distillation_losses = [distillation_losses]
+        # Tuples, as what is put into a list later would have no effect.
+        self.distillation_losses = tuple(map(losses_module.get, distillation_losses))
+        self.distillation_loss_weights = tuple(
+            checks.check_weights(distillation_loss_weights, len(distillation_losses))
+        )
+        self.student_outputs = student_outputs
+        said = _check_said(student_outputs, students)
+        first = next(iter(students.values()))
+        self._kinds = {
+            name: OutputKinds("student", model, said.get(name), other=first)
+            for name, model in students.items()
+        }
+        for kinds in self._kinds.values():
+            # Its loss on the labels takes one kind, too.
+            kinds.need([None], compared=False)
+        # For each student, the terms of each of its peers.
+        self._terms = [
+            [
+                (k, self._term(loss, weight, peer, student))
+                for k, peer in enumerate(students)
+                if peer != student
+                for loss, weight in zip(
+                    self.distillation_losses, self.distillation_loss_weights, strict=True
+                )
+                if weight != 0
+            ]
+            for student in students
+        ]
+        self.follow_schedules(
+            self.distillation_loss_weights,
+            [term.loss for terms in self._terms for _, term in terms],
+        )
+        self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
+        self.built = True
+        for kinds in self._kinds.values():
+            kinds.look(stacklevel=3)
+        self._is_made = True
+
+    def _term(self, loss, weight, peer, student):
+        models = self.students[peer], self.students[student]
+        kinds = self._kinds[peer], self._kinds[student]
+        term = make_term(loss, weight, *models, *kinds)
+        if term.loss.taps or term.loss.makes_layers:
+            raise ValueError(
+                "A MutualDistiller compares the students' own outputs, with losses that "
+                f"neither tap layers nor make some. Received: {term.loss!r}."
+            )
+        return term
+
+    @property
+    def output_names(self):
+        """The students' names, under which logs have their losses and metrics."""
+        return list(self.students)
+
+    def check_replicas(self, count):
+        """Refuses more than one replica.
+
+        Raises:
+            ValueError: There are more.
+        """
+        if count > 1:
+            raise ValueError(
+                "A MutualDistiller is trained on one device. Received: a strategy with "
+                f"{count} replicas. Make it outside of the strategy's scope."
+            )
+
+    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
+        """As `keras.Model.compile`; `loss` and `metrics` are those of each student.
+
+        Args:
+            optimizer: Of all students' weights. Defaults to "adam".
+            loss: On the labels: one loss, as for a model of one output.
+            metrics: A list, as for a model of one output; each student gets its own.
+            **kwargs: Passed to `keras.Model.compile`.
+
+        Raises:
+            ValueError: `loss` is None, or not one loss, or takes probabilities where a
+                student gives logits; `metrics` is no list.
+        """
+        if loss is None or isinstance(loss, (list, tuple, dict)):
+            raise ValueError(
+                "`loss` must be one loss, which is each student's. "
+                f"Received: loss={loss!r}."
+            )
+        if not isinstance(metrics, (list, tuple, type(None))):
+            raise ValueError(
+                "`metrics` must be a list, which is each student's. "
+                f"Received: metrics={metrics!r}."
+            )
+        # No dict, as Keras would take the metrics in it for the model's own.
+        self._compiled_with = types.SimpleNamespace(loss=loss, metrics=metrics)
+        of_each = [[_fresh(x) for x in metrics or ()] for _ in self.students]
+        super().compile(optimizer=optimizer, loss=loss, metrics=of_each, **kwargs)
+        self._check_label_loss()
+
+    def _check_label_loss(self):
+        for name, kinds in self._kinds.items():
+            loss = self._compiled_with.loss
+            checks.check_label_loss(loss, self.students[name], kinds)
+
+    def get_compile_config(self):
+        # Of what our `compile` takes, not of what it made of it.
+        config = super().get_compile_config()
+        if config:
+            serialize = keras.saving.serialize_keras_object
+            given = vars(self._compiled_with)
+            config |= {key: serialize(value) for key, value in given.items()}
+        return config
+
+    def call(self, inputs, training=None):
+        if tuple(self.students.values()) != self._order:
+            raise ValueError(
+                "`students` of a MutualDistiller cannot be changed. Make a new one of the "
+                f"models. Received: students={dict(self.students)!r}."
+            )
+        inputs = inputs_of(inputs)
+        return [x(inputs, training=training) for x in self._order]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The total loss of a batch, a scalar; without the peers where not in training.
+
+        Raises:
+            ValueError: There are no labels.
+        """
+        if y is None:
+            raise ValueError("Mutual learning needs labels. Received: y=None.")
+        if any(kinds.is_open() for kinds in self._kinds.values()):
+            for kinds in self._kinds.values():
+                kinds.look_in_step(x)
+            self._check_label_loss()
+        total = self._compile_loss(*self._of_each(y, sample_weight, y_pred))
+        total = ops.cast(total, "float32")
+        self._distils = training
+        if training:
+            distillation_loss = self._distillation_loss(y, y_pred, sample_weight)
+            batch_size = ops.shape(y_pred[0])[0]
+            self.distillation_loss_tracker.update_state(
+                distillation_loss, sample_weight=batch_size
+            )
+            total += distillation_loss
+        for loss in self.losses:
+            total += ops.sum(ops.cast(loss, "float32"))
+        return total
+
+    def _distillation_loss(self, y, y_pred, sample_weight):
+        step = self.current_step(training=True)
+        own = [Outputs(x, {}) for x in y_pred]
+        peers = [Outputs(ops.stop_gradient(x), {}) for x in y_pred]
+        values = [
+            term.compute(peers[k], outputs, y, sample_weight, step)
+            for outputs, terms in zip(own, self._terms, strict=True)
+            for k, term in terms
+        ]
+        # The mean over the peers, of whom every student has as many.
+        return sum(values, start=ops.zeros((), "float32")) / (len(own) - 1)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        y, y_pred, sample_weight = self._of_each(y, sample_weight, y_pred)
+        logs = super().compute_metrics(x, y, y_pred, sample_weight)
+        if not self._distils:
+            # The peers were not asked: nothing, rather than a zero that looks perfect.
+            logs.pop("distillation_loss", None)
+        return logs
+
+    def _of_each(self, y, sample_weight, y_pred):
+        """Labels, outputs and weights, in lists of one for each student."""
+        count = len(self.students)
+        weights = None if sample_weight is None else [sample_weight] * count
+        return [y] * count, y_pred, weights
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        weights = self.distillation_loss_weights
+        return {
+            "students": {name: serialize(x) for name, x in self.students.items()},
+            "distillation_losses": list(map(serialize, self.distillation_losses)),
+            "distillation_loss_weights": list(map(serialize, weights)),
+            # With what was found, so that the loaded one need not look again.
+            "student_outputs": {k: x.to_config() for k, x in self._kinds.items()},
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        def deserialize(value):
+            return keras.saving.deserialize_keras_object(value, custom_objects)
+
+        objects = {"students": {k: deserialize(x) for k, x in config["students"].items()}}
+        for name in ("distillation_losses", "distillation_loss_weights"):
+            objects[name] = list(map(deserialize, config[name]))
+        return cls(**(config | objects))
+
+
+def _check_students(students):
+    """`students` as a dict of name to model, if they can learn together."""
+    if isinstance(students, (list, tuple)):
+        names = [getattr(model, "name", None) for model in students]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                "`students` need names that differ; give a dict of name to model. "
+                f"Received: {', '.join(map(repr, names))}."
+            )
+        students = dict(zip(names, students, strict=True))
+    if not isinstance(students, dict) or len(students) < 2:
+        raise ValueError(
+            "`students` must be a list of two or more keras.Models, or a dict of name to "
+            f"model. Received: {students!r}."
+        )
+    models = list(students.values())
+    for i, (name, model) in enumerate(students.items()):
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ValueError(
+                f"`students` must be built keras.Models. Received: {model!r} as {name!r}."
+            )
+        for other in models[:i]:
+            checks.check_peers(other, model)
+    return dict(students)
+
+
+def _check_said(student_outputs, students):
+    """What is said of each student's outputs: dict of name to dict, for `OutputKinds`."""
+    said = student_outputs
+    if not isinstance(said, dict):
+        said = dict.fromkeys(students, said)
+    wrong = [x for x in said.values() if x is not None and x not in KINDS]
+    if wrong or not set(said) <= set(students):
+        raise ValueError(
+            "`student_outputs` must be None or one of 'logits', 'probabilities', or a dict "
+            "of student's name to one of these. Received: "
+            f"student_outputs={student_outputs!r}."
+        )
+    return {name: {None: kind} for name, kind in said.items() if kind is not None}
+
+
+def _policy_of_all(students):
+    """The policy by which `compile` decides on loss scaling: one that needs it, if any."""
+    policies = [model.dtype_policy for model in students.values()]
+    needs = [x for x in policies if x.name == "mixed_float16"]
+    return (needs or policies)[0]
+
+
+def _fresh(metric):
+    """A metric of its own for each student; names and functions are no objects."""
+    if not isinstance(metric, keras.metrics.Metric):
+        return metric
+    return type(metric).from_config(metric.get_config())

@@ -1,0 +1,143 @@
+"""Several batches in one compiled call, where nobody can see that it is one."""
+
+import keras
+from keras import tree
+
+from keras_kd.distribution.distribute import Distributed, strategy_of
+from keras_kd.training.step_groups import Epoch, Groups
+
+# Batches that TensorFlow trains on before Python has a look; more gained little.
+MOST_AT_A_TIME = 8
+_BATCH_HOOKS = [f"on_{x}batch_{y}" for x in ("", "train_") for y in ("begin", "end")]
+
+
+def _saves_in_an_epoch(callback):
+    return callback.save_freq != "epoch"
+
+
+def _writes_in_an_epoch(callback):
+    each_epoch = callback.update_freq == "epoch"
+    # What Keras makes of `profile_batch`.
+    profiles = getattr(callback, "_should_trace", True)
+    return profiles or not each_epoch or callback.write_steps_per_second
+
+
+# Of each class with hooks of a batch, whether they take more than they are called with.
+# Classes of ours say it themselves, in `looks_at_batches`.
+_KERAS = {
+    keras.callbacks.Callback: lambda callback: False,
+    keras.callbacks.ProgbarLogger: lambda callback: False,
+    keras.callbacks.TerminateOnNaN: lambda callback: False,
+    keras.callbacks.ModelCheckpoint: _saves_in_an_epoch,
+    keras.callbacks.BackupAndRestore: _saves_in_an_epoch,
+    keras.callbacks.TensorBoard: _writes_in_an_epoch,
+}
+# Of those, whose hooks make something of each batch's metrics.
+_TAKE_METRICS = (keras.callbacks.TerminateOnNaN, keras.callbacks.TensorBoard)
+
+
+def batches_at_a_time(callbacks, metrics_of_each=True):
+    """How many batches `fit` may train on in one call; 1 where somebody looks at each.
+
+    Args:
+        callbacks: As `fit` takes them. Keras's own and `keras_kd`'s do not look, unless
+            told to do something within an epoch; any other with a hook of a batch does.
+        metrics_of_each: Whether the metrics of each batch are known.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    for callback in _flat(callbacks):
+        takes_metrics = not metrics_of_each and isinstance(callback, _TAKE_METRICS)
+        if takes_metrics or _looks_at_batches(callback):
+            return 1
+    return MOST_AT_A_TIME
+
+
+def _flat(callbacks):
+    return tree.flatten(callbacks) if callbacks else []
+
+
+def _looks_at_batches(callback):
+    # A keras.callbacks.LambdaCallback has its hooks in the instance.
+    if any(hook in getattr(callback, "__dict__", {}) for hook in _BATCH_HOOKS):
+        return True
+    for hook in _BATCH_HOOKS:
+        owner = next((x for x in type(callback).__mro__ if hook in vars(x)), None)
+        if owner in _KERAS:
+            looks = _KERAS[owner](callback)
+        else:
+            # What another class has said, it has said of its own hooks.
+            known = owner is not None and "looks_at_batches" in vars(owner)
+            looks = not known or callback.looks_at_batches
+        if looks:
+            return True
+    return False
+
+
+class SeveralSteps(Distributed):
+    """Trains on several batches in one compiled call, where `compile` was not told to.
+
+    `steps_per_execution` stays 1: Keras's loop goes from batch to batch, and so do the
+    progress bar, callbacks and metrics. On one device the first of a group of batches is
+    answered when all are trained on, each with its own metrics; a group ends where the
+    epoch or the data end, or where the loss is no number. Under a `tf.distribute` strategy
+    each batch is trained on when it is asked for, and the metrics, which all replicas have
+    a part of, are read once in a group.
+    """
+
+    _chooses_steps = False
+
+    def compile(self, *args, steps_per_execution=None, **kwargs):
+        self._chooses_steps = steps_per_execution is None
+        given = 1 if self._chooses_steps else steps_per_execution
+        super().compile(*args, steps_per_execution=given, **kwargs)
+
+    def get_compile_config(self):
+        config = super().get_compile_config()
+        if config and self._chooses_steps:
+            del config["steps_per_execution"]
+        return config
+
+    @property
+    def batches_in_logs(self):
+        """How many batches the last logs of `fit` are of, that no logs before were of."""
+        return self._epoch.newly_read if self._epoch else self.steps_per_execution
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        *args,
+        **kwargs,
+    ):
+        if self._chooses_steps and self.steps_per_execution == 1 and not _is_eager(self):
+            is_alone = strategy_of(self) is None
+            self._epoch = Epoch(batches_at_a_time(callbacks, metrics_of_each=is_alone))
+            if self._epoch.most > 1:
+                callbacks = [*_flat(callbacks), self._epoch]
+        try:
+            return super().fit(
+                x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs
+            )
+        finally:
+            self._epoch = None
+
+    def _make_function(self, step_function, **of_backend):
+        function = super()._make_function(step_function, **of_backend)
+        trains = step_function == self.train_step and strategy_of(self) is None
+        if trains and self._chooses_steps and not _is_eager(self):
+            return Groups(self, step_function, function)
+        return function
+
+
+def _is_eager(model):
+    """Whether steps are not compiled; they are not on other backends than TensorFlow's."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+    import tensorflow as tf
+
+    return model.run_eagerly or tf.config.functions_run_eagerly()

@@ -1,0 +1,143 @@
+"""A group of batches in one compiled call of TensorFlow, and an answer for each of them."""
+
+import collections
+import functools
+
+import keras
+from keras import tree
+
+from keras_kd.distribution.distribute import without_optionals
+
+
+class Epoch(keras.callbacks.Callback):
+    """What a `fit` knows of its epoch, so that no group of batches goes beyond its end.
+
+    Args:
+        most: How many batches a group may have. Where it is 1, Keras need not know this
+            callback.
+
+    Attributes:
+        answers: The logs of batches that were trained on and not yet asked for.
+        newly_read: How many batches the last logs are of, that no logs before were of.
+    """
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.newly_read = most, 1
+        self.answers = collections.deque()
+        self._asked_for = self._read_at = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # There are some left where a callback has stopped the training.
+        self.answers.clear()
+        self._asked_for = self._read_at = 0
+
+    def ask(self):
+        """Notes that Keras's loop asks for the next batch."""
+        self._asked_for += 1
+
+    def group_size(self):
+        """How many batches may be trained on now, with the one that is asked for."""
+        if self.most == 1 or self.model.stop_training:
+            return 1
+        steps = self.params["steps"]
+        left = self.most if steps is None else steps - self._asked_for + 1
+        return max(1, min(self.most, left))
+
+    def reads(self):
+        """Whether the metrics are to be read after the batch that is asked for."""
+        if self.most == 1:
+            return True
+        steps = self.params["steps"]
+        last = steps is None or self._asked_for >= steps or self.model.stop_training
+        if not last and self._asked_for % self.most != 1:
+            return False
+        self.newly_read = self._asked_for - self._read_at
+        self._read_at = self._asked_for
+        return True
+
+
+class Groups:
+    """What Keras's loop calls for each batch, which trains on several in some calls.
+
+    In `fit` the first call of a group trains on all of it, and the others give its logs.
+    Anywhere else it is Keras's own function.
+
+    Args:
+        model: Whose `_epoch` is an `Epoch` while `fit` may group batches, else None.
+        step_function: Of a batch; gives logs.
+        one_at_a_time: Keras's function of the same step.
+    """
+
+    def __init__(self, model, step_function, one_at_a_time):
+        import tensorflow as tf
+
+        self._model, self._one_at_a_time = model, one_at_a_time
+        # As Keras compiles its step.
+        as_it_is = tf.autograph.experimental.do_not_convert
+        self._step = tf.function(
+            as_it_is(step_function), reduce_retracing=True, jit_compile=model.jit_compile
+        )
+        # TensorFlow counts the tracings of all models' functions of one code together, and
+        # would warn; a partial has none.
+        train = functools.partial(self._train)
+        self._group = tf.function(train, reduce_retracing=True, autograph=False)
+
+    def __call__(self, iterator):
+        import tensorflow as tf
+
+        epoch = self._model._epoch
+        if epoch is None or not isinstance(iterator, tf.data.Iterator):
+            return self._one_at_a_time(iterator)
+        epoch.ask()
+        if not epoch.answers:
+            stacked, count = self._group(iterator, tf.constant(epoch.group_size()))
+            if int(count) == 0:
+                raise StopIteration
+            epoch.answers.extend(_unstacked(stacked, int(count)))
+        return epoch.answers.popleft()
+
+    def _train(self, iterator, most):
+        """The logs of up to `most` batches, stacked, and the number of batches."""
+        import tensorflow as tf
+
+        def next_batch(count, logs):
+            goes_on = count < most
+            if isinstance(logs, dict) and "loss" in logs:
+                # Who looks out for a bad loss finds the model as it was at that batch.
+                goes_on &= tf.reduce_all(tf.math.is_finite(logs["loss"]))
+            # If there is an error in the data, the step before it is a whole one.
+            with tf.control_dependencies(tree.flatten(logs)):
+                return tf.cond(
+                    goes_on,
+                    iterator.get_next_as_optional,
+                    lambda: tf.experimental.Optional.empty(iterator.element_spec),
+                )
+
+        def step(count, batch, arrays):
+            logs = self._step(without_optionals(batch.get_value()))
+            leaves = zip(arrays, tree.flatten(logs), strict=True)
+            arrays = [array.write(count, leaf) for array, leaf in leaves]
+            return count + 1, next_batch(count + 1, logs), arrays
+
+        batch = without_optionals(iterator.element_spec)
+        logs = self._step.get_concrete_function(batch).structured_outputs
+        arrays = [
+            tf.TensorArray(x.dtype, size=0, dynamic_size=True, element_shape=x.shape)
+            for x in tree.flatten(logs)
+        ]
+        # No step outside of the condition: Keras's own, where the data have come to their
+        # end, counts one more step of the optimizer.
+        count, _, arrays = tf.while_loop(
+            lambda count, batch, arrays: batch.has_value(),
+            step,
+            (tf.constant(0), iterator.get_next_as_optional(), arrays),
+        )
+        return tree.pack_sequence_as(logs, [x.stack() for x in arrays]), count
+
+
+def _unstacked(stacked, count):
+    """The logs of each batch."""
+    # Numbers of NumPy, of which Keras makes floats at once; others as Keras has them.
+    stacked = tree.map_structure(lambda x: x.numpy() if x.ndim == 1 else x, stacked)
+    return [tree.map_structure(lambda x, i=i: x[i], stacked) for i in range(count)]

@@ -1,0 +1,204 @@
+"""One distillation loss inside a Distiller: where its tensors come from, and their kind."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops, tree
+
+from keras_kd.distribution.replicas import unscaled
+from keras_kd.losses.base import (
+    KERAS_LOSSES,
+    AdoptedLoss,
+    DistillationLoss,
+    as_distillation_loss,
+)
+from keras_kd.losses.schedules import value_at
+from keras_kd.losses.shapes import check_batch
+from keras_kd.models.taps import find_layer
+from keras_kd.training.heads import Head, head_of, masked_weight
+from keras_kd.training.kinds import OutputKinds
+
+
+class Outputs(NamedTuple):
+    """A model's own outputs of one batch, and its tapped layers' by name."""
+
+    own: Any
+    taps: dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """What one loss receives of one model.
+
+    Attributes:
+        names: Of the tapped layers; None is the model's own outputs.
+        kinds: Of the outputs, which are turned into logits first; None where the loss does
+            not read them as logits.
+    """
+
+    names: tuple
+    kinds: OutputKinds | None
+
+    def find(self, outputs):
+        """What was tapped, as the model gives it, in a list."""
+        return [outputs.own if x is None else outputs.taps[x] for x in self.names]
+
+    def pick(self, outputs):
+        """One tensor, or a list of them where several layers are tapped."""
+        found = self.find(outputs)
+        if self.kinds is not None:
+            found = list(map(self.kinds.as_logits, self.names, found))
+        return found[0] if len(found) == 1 else found
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A loss, its weight in the sum (a number or a schedule), and its two sides."""
+
+    loss: DistillationLoss
+    weight: Any
+    teacher: Side
+    student: Side
+    head: Head
+
+    def compute(
+        self,
+        teacher_outputs,
+        student_outputs,
+        y,
+        sample_weight,
+        step=0,
+        index=None,
+        training=True,
+    ):
+        """The weighted loss of one batch, a float32 scalar; both outputs `Outputs`.
+
+        `step` is the one at which schedules are read. `index` holds the examples' numbers;
+        losses that do not need them receive none. Of several outputs' labels and weights
+        the loss receives those of the output that it compares.
+        """
+        more = {"index": index} if self.loss.needs_index else {}
+        more |= self.loss.mode(training)
+        y, sample_weight = self.head.labels_and_weights(
+            self.loss, student_outputs, y, sample_weight
+        )
+        taught_by, picked = _in_one_precision(
+            self.teacher.pick(teacher_outputs),
+            self.student.pick(student_outputs),
+            self.loss.layers,
+        )
+        if self.loss.on_logits and not isinstance(self.loss, AdoptedLoss):
+            raw = self.student.find(student_outputs)
+            sample_weight = masked_weight(raw[0], sample_weight)
+        dtype = keras.backend.result_type(
+            *(x.dtype for x in tree.flatten(picked)), "float32"
+        )
+        value = self.loss.at_step(step, dtype).compute_loss(
+            taught_by,
+            picked,
+            y_true=y,
+            sample_weight=sample_weight,
+            **more,
+        )
+        if isinstance(getattr(self.loss, "loss", None), KERAS_LOSSES):
+            value = unscaled(value)
+        return value_at(self.weight, step) * ops.cast(value, "float32")
+
+
+def _in_one_precision(teacher, student, layers):
+    """Outputs of both, in float64 only if all are, and the loss's layers compute in it.
+
+    Losses raise 16 bits to float32 themselves.
+    """
+    kinds = {x.dtype for x in tree.flatten([teacher, student])}
+    kinds = {keras.backend.standardize_dtype(x) for x in kinds}
+    kinds |= {layer.compute_dtype for layer in layers}
+    if "float64" not in kinds or kinds == {"float64"}:
+        return teacher, student
+
+    def rounded(x):
+        is_double = keras.backend.standardize_dtype(x.dtype) == "float64"
+        return ops.cast(x, "float32") if is_double else x
+
+    return tree.map_structure(rounded, (teacher, student))
+
+
+def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
+    """Resolves a loss's taps and checks what can be known before the first batch.
+
+    Args:
+        loss: A distillation loss, ours or another's.
+        weight: A number >= 0, or a schedule of it.
+        teacher, student: `keras.Model`s.
+        teacher_kinds, student_kinds: `OutputKinds` of the two, which are told what the loss
+            reads as logits.
+
+    Raises:
+        ValueError: A tap is no layer of its model, or the shapes do not fit the loss.
+    """
+    loss = as_distillation_loss(loss)
+    pairs = loss.taps or ((None, None),)
+    teacher_names, student_names = (tuple(names) for names in zip(*pairs, strict=True))
+    if not isinstance(loss, AdoptedLoss):
+        _check_one_output(loss, teacher, teacher_names)
+        _check_one_output(loss, student, student_names)
+    teacher_shapes = [_known_shape(teacher, name) for name in teacher_names]
+    student_shapes = [_known_shape(student, name) for name in student_names]
+    if None not in teacher_shapes + student_shapes:
+        one = len(pairs) == 1
+        loss.build(
+            teacher_shapes[0] if one else teacher_shapes,
+            student_shapes[0] if one else student_shapes,
+        )
+        check_batch(loss, tree.flatten(student_shapes)[0])
+    elif loss.makes_layers and not loss.layers:
+        raise ValueError(
+            f"{type(loss).__name__} makes layers for the shapes of what it compares, which "
+            "models without symbolic outputs do not tell. Call the loss's "
+            "build(teacher_shape, student_shape) first, with None for the batch. "
+            f"Received: shapes {teacher_shapes} (teacher) and {student_shapes} (student)."
+        )
+    if loss.on_logits:
+        teacher_kinds.need(teacher_names)
+        student_kinds.need(student_names)
+    return Term(
+        loss,
+        weight,
+        Side(teacher_names, teacher_kinds if loss.on_logits else None),
+        Side(student_names, student_kinds if loss.on_logits else None),
+        head_of(student, student_names),
+    )
+
+
+def _check_one_output(loss, model, names):
+    for name in names:
+        layer = None if name is None else find_layer(model, name)
+        # Keras has no such attribute where a layer's output is not symbolic.
+        if tree.is_nested(getattr(layer, "output", None)):
+            raise ValueError(
+                f"{type(loss).__name__} compares single tensors, and the tapped layer "
+                f"{name!r} of {model.name!r} gives several. Put a layer behind it that "
+                "takes the one to compare, keras.layers.Identity(name=...) say, and tap "
+                "that."
+            )
+
+
+def _known_shape(model, name):
+    """Shape of a layer's or a model's output, a list of them where it has several.
+
+    None where it is not known before the model runs.
+    """
+    layer = model if name is None else find_layer(model, name)
+    if _is_symbolic(layer):
+        shapes = [tuple(x.shape) for x in layer.outputs]
+        return shapes[0] if len(shapes) == 1 else shapes
+    try:
+        return tuple(layer.output.shape)
+    except AttributeError:  # Keras's word for a layer without symbolic output.
+        return None
+
+
+def _is_symbolic(model):
+    """Whether a model's outputs are known before it runs: Functional or Sequential."""
+    return bool(getattr(model, "outputs", None))

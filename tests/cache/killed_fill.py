@@ -1,0 +1,123 @@
+"""A script: fills a cache in processes that are killed, or in several at once.
+
+    python killed_fill.py FOLDER killed-at-each-step | killed-at-random | at-once | once
+
+Prints how many processes were killed before it was full.
+"""
+
+import functools
+import itertools
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_kd.cache import filling
+from keras_kd.cache.cache import cache_teacher
+
+filling.SHARD_EXAMPLES = 32
+
+
+def fill(path):
+    keras.utils.set_random_seed(0)
+    teacher = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(500, 4)).astype("float32")
+    cache_teacher(teacher, (x,), path, batch_size=16, verbose=0)
+
+
+def die_at(moment):
+    """Kills this process at the given one of all steps that change the disk."""
+    steps = itertools.count()
+
+    def step():
+        if next(steps) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    write, replace, unlink = Path.write_bytes, os.replace, Path.unlink
+
+    def write_bytes(path, data):
+        step()
+        write(path, data[: len(data) // 2])
+        step()
+        write(path, data)
+
+    def replace_and_step(source, target):
+        step()
+        replace(source, target)
+        step()
+
+    def unlink_and_step(path, missing_ok=False):
+        step()
+        unlink(path, missing_ok=missing_ok)
+
+    Path.write_bytes, os.replace, Path.unlink = (
+        write_bytes,
+        replace_and_step,
+        unlink_and_step,
+    )
+
+
+def start(function, *arguments):
+    # TensorFlow is imported but has not run yet, so its process may be copied.
+    process = os.fork()
+    if process == 0:
+        function(*arguments)
+        os._exit(0)
+    return process
+
+
+def was_killed(process):
+    _, status = os.waitpid(process, 0)
+    if os.WIFSIGNALED(status):
+        return True
+    if os.WEXITSTATUS(status) != 0:
+        sys.exit("a process failed")
+    return False
+
+
+def fill_and_die(path, moment):
+    die_at(moment)
+    fill(path)
+
+
+def killed_at_each_step(path):
+    """One process a moment, each a step later; how many it took."""
+    for moment in itertools.count():
+        if not was_killed(start(fill_and_die, path, moment)):
+            return moment
+
+
+def killed_at_random(path):
+    """One process after another, each killed sometime; how many it took."""
+    delays = random.Random(0)
+    for count in itertools.count():
+        process = start(fill, path)
+        # Later and later, so that it ends on a slow machine too.
+        time.sleep(delays.uniform(0.1, 0.3 + count / 50))
+        os.kill(process, signal.SIGKILL)
+        if not was_killed(process):
+            return count
+
+
+def at_once(path, processes=3):
+    """Several processes fill the same cache; how many were killed."""
+    return sum(map(was_killed, [start(fill, path) for _ in range(processes)]))
+
+
+def main(path, how):
+    ways = {
+        "killed-at-each-step": killed_at_each_step,
+        "killed-at-random": killed_at_random,
+        "at-once": at_once,
+        "once": functools.partial(at_once, processes=1),
+    }
+    print(ways[how](path))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,191 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_kd.evaluation.predictions import Predictions, predict
+
+
+def echo(classes=3, *layers, **arguments):
+    """A model whose outputs are its inputs."""
+    return keras.Sequential(
+        [keras.layers.Input((classes,)), keras.layers.Identity(), *layers], **arguments
+    )
+
+
+def log_softmax64(logits):
+    logits = np.asarray(logits, dtype="float64")
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+@pytest.fixture
+def logits():
+    return np.random.default_rng(0).normal(size=(11, 3), scale=4).astype("float32")
+
+
+@pytest.fixture
+def labels():
+    return np.random.default_rng(1).integers(0, 3, 11)
+
+
+def in_batches(x, labels):
+    """Uneven ones, and labels as a column in one of them."""
+    return [(x[:4], labels[:4]), (x[4:9], labels[4:9, None]), (x[9:], labels[9:])]
+
+
+def test_log_probabilities_of_logits(logits, labels):
+    found = predict(echo(name="small"), in_batches(logits, labels))
+    assert found.name == "small" and found.log_probs.dtype == "float32"
+    np.testing.assert_allclose(found.log_probs, log_softmax64(logits), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.predicted, logits.argmax(axis=1))
+
+
+def test_of_tensorflow_datasets(logits, labels):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((logits, labels.astype("uint8"))).batch(4)
+    found = predict(echo(), data, name="mine")
+    assert found.name == "mine" and found.labels.dtype == "int64"
+    np.testing.assert_array_equal(found.labels, labels)
+
+
+def test_a_softmax_at_the_end_is_seen(logits, labels):
+    model = echo(3, keras.layers.Softmax())
+    found = predict(model, in_batches(logits, labels))
+    np.testing.assert_allclose(found.log_probs, log_softmax64(logits), rtol=1e-4, atol=1e-5)
+
+
+def test_logits_beyond_the_range_of_exp():
+    found = predict(echo(), [(np.float32([[1e4, -1e4, 0]]), np.array([1]))])
+    np.testing.assert_array_equal(found.log_probs, [[0, -2e4, -1e4]])
+
+
+def test_outputs_can_be_said(labels):
+    probabilities = np.random.default_rng(2).dirichlet(np.ones(3), 11).astype("float32")
+    data = in_batches(probabilities, labels)
+    found = predict(echo(), data, outputs="probabilities")
+    np.testing.assert_allclose(found.log_probs, np.log(probabilities), rtol=1e-5, atol=1e-6)
+    as_logits = predict(echo(), data, outputs="logits")
+    expected = log_softmax64(probabilities)
+    np.testing.assert_allclose(as_logits.log_probs, expected, rtol=1e-5)
+    with pytest.warns(UserWarning, match="'echo' are taken as logits but look like prob"):
+        guessed = predict(echo(name="echo"), data)
+    np.testing.assert_array_equal(guessed.log_probs, as_logits.log_probs)
+
+
+def test_a_probability_of_zero_has_a_finite_logarithm():
+    found = predict(echo(), [(np.float32([[0, 1, 0]]), [0])], outputs="probabilities")
+    assert found.log_probs[0, 0] == pytest.approx(np.log(1e-37), rel=1e-5)
+
+
+def test_mixed_precision(labels):
+    x = np.random.default_rng(3).normal(size=(11, 3)).astype("float32")
+    model = keras.Sequential(
+        [keras.layers.Input((3,)), keras.layers.Dense(3, dtype="mixed_bfloat16")]
+    )
+    found = predict(model, in_batches(x, labels))
+    assert found.log_probs.dtype == "float32"
+    total = np.exp(found.log_probs.astype("float64")).sum(axis=1)
+    np.testing.assert_allclose(total, 1, rtol=1e-6)
+
+
+def test_answers(logits, labels):
+    found = predict(echo(), in_batches(logits, labels)).answers()
+    log_probs = log_softmax64(logits)
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.predicted, log_probs.argmax(axis=1))
+    confidence = np.exp(log_probs.max(axis=1))
+    np.testing.assert_allclose(found.confidence, confidence, rtol=1e-5)
+    likelihood = [row[label] for row, label in zip(log_probs, labels, strict=True)]
+    np.testing.assert_allclose(found.log_likelihood, likelihood, rtol=1e-5, atol=1e-6)
+    assert found.confidence.dtype == found.log_likelihood.dtype == "float32"
+
+
+def test_fidelity(logits, labels, monkeypatch):
+    # Some chunks of rows, and an incomplete one.
+    monkeypatch.setattr("keras_kd.evaluation.predictions._ROWS", 4)
+    others = logits + np.random.default_rng(4).normal(size=logits.shape, scale=3)
+    student = predict(echo(), in_batches(logits, labels))
+    teacher = predict(echo(), in_batches(others.astype("float32"), labels), name="big")
+    log_p, log_q = log_softmax64(others), log_softmax64(logits)
+    kl = np.sum(np.exp(log_p) * (log_p - log_q), axis=1).mean()
+    differ = np.flatnonzero(others.argmax(axis=1) != logits.argmax(axis=1))
+    assert 0 < len(differ) < 11
+    found = student.fidelity(teacher)
+    assert found.teacher == "big"
+    assert found.agreement == pytest.approx(1 - len(differ) / 11)
+    assert found.kl == pytest.approx(kl, rel=1e-5)
+    assert student.disagreements(teacher).tolist() == differ.tolist()
+
+
+def test_fidelity_to_itself(logits, labels):
+    found = predict(echo(), in_batches(logits, labels))
+    assert (found.fidelity(found).agreement, found.fidelity(found).kl) == (1.0, 0.0)
+    assert found.disagreements(found).shape == (0,)
+
+
+def test_a_teacher_on_other_examples(logits, labels):
+    found = predict(echo(name="small"), in_batches(logits, labels))
+    order = np.argsort(labels)
+    other = Predictions("big", labels[order], found.predicted, found.log_probs)
+    with pytest.raises(ValueError, match="`teacher` 'big' and 'small' were not run on the"):
+        found.fidelity(other)
+    with pytest.raises(ValueError, match="same order: their labels differ"):
+        found.disagreements(other)
+
+
+def test_a_teacher_of_other_classes(logits, labels):
+    small = predict(echo(name="small"), in_batches(logits, labels))
+    wide = np.concatenate([logits, logits], axis=1)
+    big = predict(echo(6, name="big"), in_batches(wide, labels))
+    with pytest.raises(ValueError, match="'big' has 6 classes and 'small' has 3; "):
+        small.fidelity(big)
+
+
+X = np.float32([[9, 0, 0], [0, 9, 0], [0, 0, 9]])
+NAN = np.float32([[9, 0, 0], [0, np.nan, 0], [0, 0, np.inf]])
+Y = np.array([0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "dataset, message",
+    [
+        ([], "`dataset` is empty; nothing to evaluate on"),
+        ([(X[:0], Y[:0])], "`dataset` is empty"),
+        ([(X, Y, np.ones(3))], "without sample weights. Received: a tuple of 3"),
+        ((X, Y), "`dataset` must give batches of .*Received: a ndarray"),
+        ([(X, np.eye(3)[Y])], r"one-hot labels. Received: labels of shape \(3, 3\) and dt"),
+        ([(X, np.eye(3, dtype=int)[Y])], r"must have integer labels.*shape \(3, 3\)"),
+        ([(X, Y.astype("float32"))], r"must have integer labels.*dtype float32"),
+        ([(X, Y[:2])], r"'m' must have one output .*shape \(3, 3\), for 2 labels"),
+        ([(X, Y), (X, [0, 1, 3])], "labels in 0..2, .*'m'. Received: label 3 of example 5"),
+        ([(X, [0, -1, 2])], "Received: label -1 of example 1"),
+        ([(X, Y), (NAN, Y)], "'m' answered example 4 of `dataset` with NaN or infinite"),
+    ],
+)
+def test_bad_data(dataset, message):
+    with pytest.raises(ValueError, match=message):
+        predict(echo(name="m"), dataset)
+
+
+def test_bad_outputs():
+    maps = keras.Sequential([keras.layers.Input((3,)), keras.layers.Reshape((3, 1))])
+    with pytest.raises(ValueError, match=r"of two classes or more. .*shape \(3, 3, 1\)"):
+        predict(maps, [(X, Y)])
+    one = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(1)])
+    with pytest.raises(ValueError, match=r"Received: shape \(3, 1\), for 3 labels"):
+        predict(one, [(X, Y)])
+    inputs = keras.Input((3,))
+    two = keras.Model(inputs, [keras.layers.Identity()(inputs)] * 2)
+    with pytest.raises(ValueError, match="must have one output .*Received: list"):
+        predict(two, [(X, Y)])
+
+
+def test_outputs_that_are_no_probabilities():
+    message = "'m' are no probabilities, .*of example 2 sum to 9, the smallest is 0."
+    with pytest.raises(ValueError, match=message):
+        data = [(X[:2] / 9, Y[:2]), (X[2:], Y[2:])]
+        predict(echo(name="m"), data, outputs="probabilities")
+    with pytest.raises(ValueError, match="`outputs` must be .*'probabilities'. Received"):
+        predict(echo(), [(X, Y)], outputs="softmax")

@@ -1,0 +1,296 @@
+"""Every format, run by its own runtime, against outputs computed with NumPy."""
+
+import json
+import os
+
+import keras
+import numpy as np
+import pytest
+
+import keras_kd as kd
+from keras_kd.exporters import export
+
+litert = pytest.importorskip("ai_edge_litert.interpreter")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+RNG = np.random.default_rng(0)
+X = RNG.random((1000, 4), "float32")
+LABELS = RNG.integers(0, 3, 1000)
+BYTES = RNG.integers(0, 256, (1000, 4)).astype("uint8")
+SCALE = keras.layers.Rescaling(1 / 255)
+
+# Name: format, suffix, quantisation, largest difference in the logits' range.
+KINDS = {
+    "saved_model": ("saved_model", "", None, 1e-6),
+    "onnx": ("onnx", ".onnx", None, 1e-6),
+    "litert": ("litert", ".tflite", None, 1e-6),
+    "float16": ("litert", ".tflite", "float16", 2e-3),
+    "dynamic": ("litert", ".tflite", "dynamic", 2e-2),
+    "int8": ("litert", ".tflite", "int8", 3e-2),
+}
+
+
+def logits_of(model, x):
+    """The outputs of conftest's model in float64."""
+    first, bias, second, other = (w.astype("float64") for w in model.get_weights())
+    return np.maximum(x.astype("float64") @ first + bias, 0) @ second + other
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def run_file(path, format, x):
+    """One batch, in the runtime alone: none of the library's code."""
+    if format == "saved_model":
+        served = keras.layers.TFSMLayer(path, call_endpoint="serve")
+        return np.asarray(served(x))
+    if format == "onnx":
+        session = onnxruntime.InferenceSession(path)
+        return session.run(None, {session.get_inputs()[0].name: x})[0]
+    interpreter = litert.Interpreter(str(path))
+    (given,), (gives,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(given["index"], x.shape)
+    interpreter.allocate_tensors()
+    if given["dtype"] == np.int8:
+        scale, zero = given["quantization"]
+        x = np.clip(np.round(x / scale) + zero, -128, 127).astype("int8")
+    interpreter.set_tensor(given["index"], x)
+    interpreter.invoke()
+    outputs = interpreter.get_tensor(gives["index"])
+    if gives["dtype"] != np.float32:
+        scale, zero = gives["quantization"]
+        outputs = (outputs.astype("float64") - zero) * scale
+    return outputs
+
+
+def exported(model, path, kind, x=X, **arguments):
+    format, suffix, quantization, _ = KINDS[kind]
+    path = path.with_name(path.name + suffix)
+    if quantization == "int8":
+        arguments["calibration"] = x[:200]
+    return path, kd.export(
+        model, path, format, quantization=quantization, examples=(x, LABELS), **arguments
+    )
+
+
+@pytest.mark.parametrize("batch_size", [None, 5])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_answers_as_the_model(tmp_path, make_model, kind, batch_size):
+    model = make_model()
+    path, report = exported(model, tmp_path / "model", kind, batch_size=batch_size)
+    format, _, quantization, allowed = KINDS[kind]
+    expected = logits_of(model, X)
+    for size in (1, 7) if batch_size is None else (batch_size,):
+        given = run_file(path, format, X[:size])
+        difference = np.max(np.abs(given - expected[:size]))
+        assert difference <= allowed * np.ptp(expected)
+    assert report.input_shape == (batch_size, 4)
+    assert report.input_dtype == ("int8" if kind == "int8" else "float32")
+    right = float(np.mean(expected.argmax(axis=-1) == LABELS))
+    assert report.proof["examples"] == 1000
+    assert report.proof["keras_accuracy"] == pytest.approx(right, abs=0.002)
+    assert report.proof["file_accuracy"] == pytest.approx(right, abs=0.02)
+    assert report.proof["agreement"] >= 0.98
+    assert report.calibration_examples == (200 if kind == "int8" else 0)
+    assert sorted(x.name for x in tmp_path.iterdir()) == [
+        path.name,
+        f"{path.name}.export.json",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "onnx", "litert", "int8"])
+def test_bytes_in_probabilities_out(tmp_path, make_model, kind):
+    model = make_model()
+    model.set_weights([3 * w for w in model.get_weights()])
+    path, report = exported(model, tmp_path / "model", kind, BYTES, preprocessing=SCALE)
+    given = run_file(path, KINDS[kind][0], BYTES[:50])
+    expected = softmax(logits_of(model, BYTES[:50] / 255))
+    assert np.max(np.abs(given - expected)) <= max(1e-5, 2 * KINDS[kind][3])
+    assert (report.input_dtype, report.gives) == ("uint8", "probabilities")
+
+
+def test_int8_bytes_stand_for_themselves(tmp_path, make_model):
+    # Of pixels in 3..200 alone, the converter would make a scale of its own.
+    dull = np.clip(BYTES, 3, 200)
+    path, _ = exported(make_model(), tmp_path / "m", "int8", dull, preprocessing=SCALE)
+    interpreter = litert.Interpreter(str(path))
+    assert interpreter.get_input_details()[0]["quantization"] == (1.0, 0)
+    dtypes = {x["dtype"] for x in interpreter.get_tensor_details()}
+    assert dtypes <= {np.uint8, np.int8, np.int32}
+
+
+def test_probabilities_are_not_softened_twice(tmp_path, make_model):
+    logits = make_model()
+    model = keras.Model(logits.inputs, keras.layers.Softmax()(logits.outputs[0]))
+    path, _ = exported(model, tmp_path / "model", "onnx", BYTES, preprocessing=SCALE)
+    expected = softmax(logits_of(model, BYTES[:50] / 255))
+    given = run_file(path, "onnx", BYTES[:50])
+    np.testing.assert_allclose(given, expected, atol=1e-6)
+
+
+def test_the_proof_is_beside_the_file(tmp_path, make_model):
+    model = make_model()
+    path, report = exported(model, tmp_path / "new" / "student", "litert")
+    written = json.loads((tmp_path / "new" / "student.tflite.export.json").read_text())
+    assert written["proof"] == report.proof
+    assert written["file_bytes"] == path.stat().st_size
+    assert written["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
+    assert written["real_examples"] is True
+    assert set(written["versions"]) == {"keras", "tensorflow", "ai-edge-litert"}
+    assert (written["tolerance"], written["min_agreement"]) == (1e-4, 0.999)
+    assert f"{written['file_bytes']:,}" in str(report)
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "float16"])
+def test_beyond_the_tolerance_nothing_is_left(tmp_path, make_model, kind, monkeypatch):
+    if kind == "saved_model":  # Its difference is 0: the file is made to lie.
+        make = export.open_file
+
+        def lying(path):
+            loaded = make(path)
+            run = loaded.run
+            loaded.run = lambda inputs: run(inputs) + 0.01
+            return loaded
+
+        monkeypatch.setattr(export, "open_file", lying)
+    with pytest.raises(ValueError, match="not written, .* largest difference .*1e-05"):
+        exported(make_model(), tmp_path / "model", kind, tolerance=1e-5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "litert"])
+def test_an_existing_target(tmp_path, make_model, kind):
+    old, new = make_model(), make_model()
+    path, _ = exported(old, tmp_path / "model", kind)
+    with pytest.raises(FileExistsError, match="overwrite=True"):
+        exported(new, tmp_path / "model", kind)
+    given = run_file(path, KINDS[kind][0], X[:3])
+    np.testing.assert_allclose(given, logits_of(old, X[:3]), atol=1e-5)
+    exported(new, tmp_path / "model", kind, overwrite=True)
+    given = run_file(path, KINDS[kind][0], X[:3])
+    np.testing.assert_allclose(given, logits_of(new, X[:3]), atol=1e-5)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_failed_overwrite_leaves_the_old_file_and_its_proof(tmp_path, make_model):
+    path, _ = exported(make_model(), tmp_path / "model", "float16")
+    before = {x.name: x.read_bytes() for x in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="not written"):
+        exported(make_model(), tmp_path / "model", "float16", tolerance=0, overwrite=True)
+    assert {x.name: x.read_bytes() for x in tmp_path.iterdir()} == before
+
+
+def test_an_old_proof_never_lies_beside_a_new_file(tmp_path, make_model, monkeypatch):
+    path, _ = exported(make_model(), tmp_path / "model", "litert")
+    before, replace = path.read_bytes(), os.replace
+
+    def killed(source, target):
+        if target == tmp_path / "model.tflite.export.json":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        exported(make_model(), tmp_path / "model", "litert", overwrite=True)
+    assert path.read_bytes() != before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_a_distiller_the_student(tmp_path, make_model):
+    student = make_model()
+    distiller = kd.Distiller(make_model(units=16), student, "kd")
+    path, report = exported(distiller, tmp_path / "model", "onnx")
+    given = run_file(path, "onnx", X[:3])
+    np.testing.assert_allclose(given, logits_of(student, X[:3]), atol=1e-5)
+    assert report.parameters == 4 * 8 + 8 + 8 * 3 + 3
+
+
+def test_mixed_precision_is_exported_in_float32(tmp_path, make_model):
+    model = make_model(dtype="mixed_bfloat16")
+    path, report = exported(model, tmp_path / "model", "onnx")
+    given = run_file(path, "onnx", X[:3])
+    assert given.dtype == np.float32 and report.input_dtype == "float32"
+    # bfloat16 would be off by a thousand times as much.
+    np.testing.assert_allclose(given, logits_of(model, X[:3]), atol=1e-5)
+
+
+def test_an_adapted_layer_is_exported_as_it_was_trained(tmp_path):
+    norm = keras.layers.Normalization()
+    norm.adapt(50 * X + 100)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    parts = [keras.Input((4,)), norm, keras.layers.Dense(8), keras.layers.Dense(3)]
+    model = keras.Sequential(parts)
+    keras.config.set_dtype_policy("float32")
+    path, _ = exported(model, tmp_path / "model", "litert", x=50 * X + 100)
+    (_, first, second) = model.layers
+    (kernel, bias), (last, more) = first.get_weights(), second.get_weights()
+    x = (X - X.mean(axis=0)) / X.std(axis=0)
+    np.testing.assert_allclose(
+        run_file(path, "litert", 50 * X + 100), (x @ kernel + bias) @ last + more, atol=1e-3
+    )
+
+
+def test_a_float32_copy_that_answers_otherwise_is_not_exported(tmp_path):
+    """Where the half precision cannot tell the inputs apart."""
+    norm = keras.layers.Normalization(dtype="mixed_bfloat16")
+    norm.adapt(X + 50_000)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(3)])
+    keras.config.set_dtype_policy("float32")
+    with pytest.raises(ValueError, match="answers otherwise in float32"):
+        exported(model, tmp_path / "model", "litert", x=X + 50_000)
+    assert not list(tmp_path.iterdir())
+
+
+@keras.saving.register_keras_serializable("test_exporters")
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_a_subclassed_model_takes_the_shape_of_the_examples(tmp_path):
+    model = Subclassed()
+    model(X[:1])
+    path, report = exported(model, tmp_path / "model", "litert")
+    kernel, bias = model.get_weights()
+    given = run_file(path, "litert", X[:3])
+    np.testing.assert_allclose(given, X[:3] @ kernel + bias, atol=1e-5)
+    assert report.input_shape == (None, 4)
+
+
+def test_without_examples_the_proof_says_so(tmp_path, make_model):
+    report = kd.export(make_model(), tmp_path / "model.onnx", "onnx")
+    assert report.real_examples is False
+    assert report.proof["examples"] == 1000
+    assert report.proof["file_accuracy"] is None
+    assert "accuracy" not in str(report)
+
+
+def test_labels_change_nothing_but_the_accuracy(tmp_path, make_model):
+    model = make_model()
+    _, with_labels = exported(model, tmp_path / "a", "onnx")
+    batches = ((X[i : i + 300], LABELS[i : i + 300]) for i in range(0, 1000, 300))
+    streamed = kd.export(model, tmp_path / "b.onnx", "onnx", examples=batches)
+    alone = kd.export(model, tmp_path / "c.onnx", "onnx", examples=X)
+    assert streamed.proof == pytest.approx(with_labels.proof, abs=1e-6)
+    assert alone.proof["agreement"] == with_labels.proof["agreement"]
+    assert alone.proof["keras_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    "name, format, quantization, expected",
+    [
+        ("mnist/student", "litert", None, "student.tflite"),
+        ("runs/1/ta/model.keras", "litert", "int8", "ta-int8.tflite"),
+        ("mine.keras", "onnx", None, "mine.onnx"),
+        ("mnist/teacher", "saved_model", None, "teacher_saved_model"),
+    ],
+)
+def test_file_name(name, format, quantization, expected):
+    assert export.file_name(name, format, quantization) == expected

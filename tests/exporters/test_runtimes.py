@@ -1,0 +1,101 @@
+import sys
+
+import numpy as np
+import pytest
+
+import keras_kd as kd
+from keras_kd.exporters import runtimes
+
+pytest.importorskip("ai_edge_litert.interpreter")
+pytest.importorskip("onnxruntime")
+
+
+def test_a_fixed_batch_is_filled_up():
+    sizes = []
+
+    def run(inputs):
+        sizes.append(len(inputs))
+        return 2 * inputs
+
+    x = np.arange(14, dtype="float32").reshape(7, 2)
+    loaded = runtimes.LoadedFile(run, (3, 2), "float32")
+    np.testing.assert_array_equal(loaded.predict(x), 2 * x)
+    assert sizes == [3, 3, 3]
+
+
+def test_a_free_batch_is_not():
+    sizes = []
+    loaded = runtimes.LoadedFile(lambda x: sizes.append(len(x)) or x, (None, 2), "float32")
+    x = np.zeros((runtimes.BATCH + 7, 2), "float32")
+    assert loaded.predict(x).shape == x.shape
+    assert sizes == [runtimes.BATCH, 7]
+
+
+def test_quantised_numbers_by_hand():
+    details = {"dtype": np.int8, "quantization": (0.5, -3)}
+    real = np.float32([0.0, 1.0, 1.2, 100.0, -100.0])
+    quantized = runtimes._quantized(real, details)
+    np.testing.assert_array_equal(quantized, np.int8([-3, -1, -1, 127, -128]))
+    np.testing.assert_array_equal(
+        runtimes._real(quantized, details), np.float32([0, 1, 1, 65, -62.5])
+    )
+    assert runtimes._quantized(quantized, details) is quantized
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    import keras
+
+    layers = [keras.layers.Input((4,)), keras.layers.Dense(3)]
+    model, folder = keras.Sequential(layers), tmp_path_factory.mktemp("files")
+    for name, format in (("m.tflite", "litert"), ("m.onnx", "onnx"), ("m", "saved_model")):
+        kd.export(model, folder / name, format)
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "empty"])
+@pytest.mark.parametrize("name", ["m.tflite", "m.onnx", "m"])
+def test_damaged_files(files, tmp_path, name, damage):
+    source = files / name / "saved_model.pb" if name == "m" else files / name
+    contents = source.read_bytes()
+    damaged = {"truncated": contents[: len(contents) // 2], "foreign": b"no model" * 99}
+    path = tmp_path / name
+    target = path / "saved_model.pb" if name == "m" else path
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(damaged.get(damage, b""))
+    with pytest.raises(ValueError, match="could not be loaded as .*damaged, or something"):
+        runtimes.open_file(path)
+
+
+def test_no_exported_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no file"):
+        runtimes.open_file(tmp_path / "gone.onnx")
+    (tmp_path / "m.keras").write_text("")
+    with pytest.raises(ValueError, match="ends in .tflite or .onnx, or is a folder"):
+        runtimes.open_file(tmp_path / "m.keras")
+
+
+@pytest.mark.parametrize(
+    "module, format",
+    [
+        ("ai_edge_litert.interpreter", "litert"),
+        ("onnxruntime", "onnx"),
+        ("tf2onnx", "onnx"),
+    ],
+)
+def test_a_missing_runtime(tmp_path, monkeypatch, make_model, module, format):
+    monkeypatch.setitem(sys.modules, module, None)
+    path = tmp_path / f"m{runtimes.FORMATS[format][0]}"
+    with pytest.raises(ImportError, match=r"pip install 'keras_kd\[export\]'"):
+        kd.export(make_model(), path, format)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m.onnx", "m"])
+def test_time_file(files, name):
+    timed = runtimes.time_file(
+        files / name, [1, 2], threads=None if name == "m" else 1, warm_up=1, repeats=3
+    )
+    assert [len(x) for x in timed["seconds"].values()] == [3, 3]
+    assert all(s > 0 for x in timed["seconds"].values() for s in x)
+    assert timed["peak_memory_bytes"] >= timed["runtime_memory_bytes"] > 0

@@ -1,0 +1,364 @@
+"""Recipes: read as data, refused with the place of what is wrong, run to a folder."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd.recipes import recipe, zoo
+from keras_kd.tuning.recipe import TunedRecipe
+from tests.conftest import MINIMAL
+
+
+def test_mnist_is_the_published_experiment():
+    mnist = recipe.load("mnist")
+    ta, direct, student, alone = mnist.stage
+    assert (mnist.batch_size, mnist.teacher) == (256, "mnist/teacher")
+    assert [x.model for x in mnist.stage] == [
+        "mnist_ta", "mnist_student", "mnist_student", "mnist_student",
+    ]  # fmt: skip
+    assert [x.taught_by for x in mnist.stage] == [None, "teacher", "ta", None]
+    for stage in (ta, direct, student):
+        loss = stage.losses[0].make()
+        assert loss.get_config() == {"temperature": 4.0, "form": "cross_entropy"}
+        assert stage.student_loss_weight == 0.5
+    assert [x.published_accuracy[-1] for x in (ta, student)] == [99.16, 98.70]
+    assert {len(x.published_accuracy) for x in mnist.stage} == {0, 12}
+    assert alone.losses == []
+    for stage in mnist.stage:
+        optimizer = stage.optimizer.make()
+        assert isinstance(optimizer, keras.optimizers.Adam)
+        assert float(optimizer.learning_rate) == pytest.approx(0.001)
+        assert stage.epochs == 12
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_every_shipped_recipe_is_valid(name):
+    kind = TunedRecipe if name.endswith("_tune") else recipe.Recipe
+    assert recipe.load(name, kind).stage
+
+
+def test_overrides(write_recipe):
+    loaded = recipe.load(write_recipe(), seed=7, batch_size=None, epochs=3)
+    assert (loaded.seed, loaded.batch_size, loaded.stage[0].epochs) == (7, 50, 3)
+    given = '[[stage]]\nname = "given"\nmodel = "ta.keras"\nepochs = 0'
+    loaded = recipe.load(write_recipe(stage=given), epochs=3)
+    assert [x.epochs for x in loaded.stage] == [3, 0]
+
+
+@pytest.mark.parametrize(
+    "extra, stage, message",
+    [
+        ("sed = 1", "", "  sed: unknown key"),
+        ("tune = {}", "", "  tune: goes with keras-kd tune, not with a run"),
+        ("seed = -1", "", "  seed: Input should be greater than or equal to 0"),
+        ('seed = "1"', "", "  seed: Input should be a valid integer"),
+        ("drop_rate = 0.5", "", "drop_rate goes with dense = true"),
+        ("dense = true\ndrop_rate = 1.0", "", "drop_rate: Input should be less than 1"),
+        ("", "epoch = 2", '  stage 1 ("first") > epoch: unknown key'),
+        ("", 'losses = [{ name = "kdd" }]', "losses 1 > name: no such loss: 'kdd'"),
+        ("", 'losses = [{ name = "kdd" }]', "did you mean 'kd'?"),
+        (
+            "",
+            'losses = [{ name = "kd", temprature = 4 }]',
+            'stage 1 ("first") > losses 1: The loss \'kd\' takes the arguments: temp',
+        ),
+        (
+            "",
+            'losses = [{ name = "kd", temperature = 0 }]',
+            "`temperature` must be a finite number greater than 0",
+        ),
+        ("", 'optimizer = { name = "adamm" }', "optimizer: not a Keras optimizer"),
+        (
+            "",
+            'optimizer = { name = "adam", learning_rate = { schedule = "Cosine" } }',
+            "optimizer: a table stands for a schedule of Keras. Received: schedule = 'Cos",
+        ),
+        ("", 'losses = "kd"', "losses: Input should be a valid list"),
+        (
+            "",
+            'losses = [{ name = "fitnet", taps = ["conv1"] }]',
+            "losses 1: `taps` must be a pair of layer names",
+        ),
+        ("", "student_loss_weight = 2", "student_loss_weight: Input should be less"),
+        (
+            "",
+            'losses = [{ name = "kd", temperature = { schedule = "CosineDecoy" } }]',
+            "losses 1: a table stands for a schedule of Keras. Received: schedule = 'Cosi",
+        ),
+        (
+            "",
+            'losses = [{ name = "kd", temperature = { schedule = "CosineDecay" } }]',
+            "losses 1: not a schedule of Keras: .* missing 2 required",
+        ),
+        (
+            "",
+            'student_loss_weight = { schedule = "PolynomialDecay", '
+            "initial_learning_rate = 2.0, decay_steps = 10 }",
+            "`student_loss_weight` must be between 0 and 1 at every step, and is 2.0",
+        ),
+        (
+            "",
+            "distillation_loss_weights = [1.0, -1.0]",
+            "distillation_loss_weights 2: Input should be greater than or equal to 0",
+        ),
+        ("augmentation = { shift = 1.0 }", "", "augmentation > views: Field required"),
+        ("augmentation = { views = 0 }", "", "augmentation > views: Input should be gr"),
+        (
+            "augmentation = { views = 2, shift = -1.0 }",
+            "",
+            "augmentation: `shift` must be a finite number >= 0",
+        ),
+        (
+            "augmentation = { views = 2, turn = 1.0 }",
+            "",
+            "augmentation: not what keras_kd.augment.Deform takes: .*'turn'",
+        ),
+        ("", "views = 3", "stage 'first' has views, which go with an augmentation table"),
+        (
+            "validation_examples = 5\ntest_each_epoch = false",
+            "",
+            "test_each_epoch goes without validation_examples",
+        ),
+        ("", "classes = []", 'stage 1 ("first") > classes: List should have at least 1'),
+        ("", "repeat = 0", "repeat: Input should be greater than or equal to 1"),
+        ("", "dropout = 1.0", "dropout: Input should be less than 1"),
+        ("", "ensemble = { models = ['x'] }", "give one of `model` and `ensemble`"),
+        (
+            "",
+            '[[stage]]\nname = "both"\nepochs = 2\nensemble = { models = ["first"] }',
+            'stage 2 ("both"): an ensemble is not trained: leave out epochs',
+        ),
+        (
+            "",
+            '[[stage]]\nname = "given"\nmodel = "ta.keras"\nexamples = 5',
+            'stage 2 ("given"): examples goes with epochs, of which there are none',
+        ),
+    ],
+)
+def test_names_what_is_wrong_and_where(write_recipe, extra, stage, message):
+    with pytest.raises(ValueError) as caught:
+        recipe.load(write_recipe(extra, stage))
+    assert "mine.toml is not a valid recipe:" in str(caught.value)
+    assert re.search(message, str(caught.value)) or message in str(caught.value)
+
+
+def test_schedules(write_recipe):
+    stage = """
+        losses = [
+            { name = "kd", temperature = { schedule = "CosineDecay", \
+                initial_learning_rate = 8.0, decay_steps = 20, alpha = 0.25 } },
+            { name = "logit_mse" },
+        ]
+        student_loss_weight = { schedule = "PolynomialDecay", \
+            initial_learning_rate = 1.0, decay_steps = 10, end_learning_rate = 0.5 }
+        distillation_loss_weights = [0.9, { schedule = "PiecewiseConstantDecay", \
+            boundaries = [5], values = [0.0, 1.0] }]
+    """.replace("\\\n", "")
+    made = recipe.load(write_recipe(stage=stage)).stage[0].make(seed=0)
+    temperature = made.distillation_losses[0].temperature
+    assert [float(temperature(x)) for x in (0, 20)] == [8.0, 2.0]
+    assert float(made.student_loss_weight(5)) == 0.75
+    first, second = made.distillation_loss_weights
+    assert (first, float(second(5)), float(second(6))) == (0.9, 0.0, 1.0)
+
+
+def test_schedule_of_the_learning_rate(write_recipe):
+    stage = """
+        optimizer = { name = "adam", learning_rate = { schedule = "CosineDecay", \
+            initial_learning_rate = 0.25, decay_steps = 10 } }
+    """.replace("\\\n", "")
+    optimizer = recipe.load(write_recipe(stage=stage)).stage[0].make(seed=0).optimizer
+    assert float(optimizer.learning_rate) == 0.25
+    optimizer.iterations.assign(5)
+    assert float(optimizer.learning_rate) == pytest.approx(0.125)
+
+
+def test_unknown_model_and_data_set(write_recipe):
+    text = MINIMAL.format(extra="", stage="")
+    with pytest.raises(ValueError, match="no such model .*did you mean 'mnist_student'"):
+        recipe.load(write_recipe(text=text.replace("mnist_student", "mnist_studet")))
+    with pytest.raises(ValueError, match="stage 1 .*> model: mnist_fc takes 1 to 4 widths"):
+        recipe.load(write_recipe(text=text.replace("mnist_student", "mnist_fc_0")))
+    with pytest.raises(ValueError, match="dataset: no such data set: 'cifar'"):
+        recipe.load(write_recipe(text=text.replace('"mnist"', '"cifar"')))
+
+
+def first_weights(stage, seed):
+    return stage.make(seed).student.get_weights()[0]
+
+
+def test_stages_of_other_seeds_begin_with_other_weights(write_recipe):
+    other = '[[stage]]\nname = "other"\nmodel = "mnist_student"\nepochs = 1\nseed = 1'
+    first, second = recipe.load(write_recipe(stage=other)).stage
+    assert first.seed_of(5) == 5
+    # Also apart from those of a recipe whose seed is the stage's.
+    seeds = {stage.seed_of(seed) for stage in (first, second) for seed in range(3)}
+    assert len(seeds) == 6
+    assert np.array_equal(first_weights(second, 5), first_weights(second, 5))
+    assert not np.array_equal(first_weights(second, 5), first_weights(first, 5))
+
+
+def test_dropout_of_a_stage(write_recipe):
+    text = MINIMAL.format(extra="", stage="dropout = 0.125")
+    with pytest.raises(ValueError, match="'first': `dropout` has no effect on 'mnist_s"):
+        recipe.load(write_recipe(text=text)).stage[0].make(seed=0)
+    text = text.replace("mnist_student", "mnist_teacher")
+    student = recipe.load(write_recipe(text=text)).stage[0].make(seed=0).student
+    assert [x.rate for x in student.layers if hasattr(x, "rate")] == [0.125, 0.125]
+
+
+def test_batch_size_of_a_stage(write_recipe):
+    for stage, ours in (("", False), ("batch_size = 7", True)):
+        loaded = recipe.load(write_recipe(stage=stage))
+        expected = 7 if ours else loaded.batch_size
+        assert loaded.batch_size != 7
+        assert loaded.batch_size_of(loaded.stage[0]) == expected
+
+
+def test_views_of_a_stage(write_recipe):
+    extra = "augmentation = { views = 4, rotation = 5.0, elastic_alpha = 0.0 }"
+    for stage, views in (("", 4), ("views = 9", 9), ("views = 0", 1)):
+        loaded = recipe.load(write_recipe(extra, stage))
+        found, augment = loaded.views_of(loaded.stage[0])
+        assert found == views and (augment is None) == (stage == "views = 0")
+        if augment:
+            assert (augment.rotation, augment.elastic_alpha) == (5.0, 0.0)
+    loaded = recipe.load(write_recipe())
+    assert loaded.views_of(loaded.stage[0]) == (1, None)
+
+
+def test_ensemble(write_recipe):
+    stage = """
+[[stage]]
+name = "second"
+model = "mnist_fc_8"
+epochs = 1
+[[stage]]
+name = "both"
+ensemble = { models = ["first", "second"], weights = [1.0, 3.0], temperature = 2.0 }
+"""
+    loaded = recipe.load(write_recipe(stage=stage))
+    chain = recipe.make_chain(loaded, None)
+    first, second, both = [stage.student for stage in chain.stages]
+    x = np.random.default_rng(0).uniform(size=(3, 28, 28, 1))
+
+    def softened(model):
+        return keras.ops.softmax(model(x) / 2.0).numpy()
+
+    mean = 0.25 * softened(first) + 0.75 * softened(second)
+    np.testing.assert_allclose(softened(both), mean, rtol=1e-5)
+    loaded = recipe.load(write_recipe(stage=stage.replace('"first"', '"frist"')))
+    with pytest.raises(ValueError, match=r"\(first, second\). Received: 'frist'"):
+        recipe.make_chain(loaded, None)
+
+
+def test_model_of_a_family(write_recipe):
+    text = MINIMAL.format(extra="", stage="").replace("mnist_student", "mnist_fc_6_5")
+    student = recipe.load(write_recipe(text=text)).stage[0].make(seed=0).student
+    assert [layer.units for layer in student.layers[1:]] == [6, 5, 10]
+
+
+def test_no_stage(write_recipe):
+    with pytest.raises(ValueError, match="stage: Field required"):
+        recipe.load(write_recipe(text='dataset = "mnist"\nbatch_size = 1\n'), epochs=2)
+
+
+def test_not_toml(write_recipe):
+    with pytest.raises(ValueError, match=r"mine.toml is not a TOML file.*line 1"):
+        recipe.load(write_recipe(text="dataset: mnist"))
+
+
+def test_no_such_recipe(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no recipe 'mnits'. Known: .*mnist, mn"):
+        recipe.load("mnits")
+    with pytest.raises(FileNotFoundError, match="no recipe file .*gone.toml"):
+        recipe.load(tmp_path / "gone.toml")
+
+
+def test_load_model(tmp_path, make_model):
+    make_model().save(tmp_path / "mine.keras")
+    assert recipe.load_model(tmp_path / "mine.keras").count_params() > 0
+    with pytest.raises(FileNotFoundError, match="no model 'mnist/tacher'"):
+        recipe.load_model("mnist/tacher")
+    with pytest.raises(ValueError, match="'mnist/../../tests' leads out of the folder"):
+        recipe.load_model("mnist/../../tests")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", "truncated"])
+def test_not_a_model_file(tmp_path, make_model, content):
+    path = tmp_path / "wrong.keras"
+    if content == "truncated":
+        make_model().save(path)
+        content = path.read_bytes()[:-100]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="wrong.keras could not be loaded as a Keras"):
+        recipe.load_model(path)
+
+
+def test_code_in_a_model_file_does_not_run(tmp_path):
+    layers = [keras.layers.Input((2,)), keras.layers.Lambda(lambda x: x + 1)]
+    keras.Sequential(layers).save(tmp_path / "lambda.keras")
+    with pytest.raises(ValueError, match="could not be loaded.*Lambda.*safe") as refused:
+        recipe.load_model(tmp_path / "lambda.keras")
+    # Keras's own advice.
+    assert "safe_mode=False" not in str(refused.value)
+
+
+GIVEN_ALONE = """
+dataset = "mnist"
+batch_size = 50
+[[stage]]
+name = "given"
+model = "mnist/student"
+"""
+
+
+def test_overrides_hold_for_stages_with_their_own(write_recipe):
+    path = write_recipe(stage="batch_size = 20")
+    assert recipe.load(path).stage[0].batch_size == 20
+    loaded = recipe.load(path, batch_size=30, epochs=3)
+    assert loaded.batch_size_of(loaded.stage[0]) == 30 and loaded.stage[0].epochs == 3
+    given = GIVEN_ALONE.replace("[[stage]]", "", 1)
+    text = path.read_text() + "[[stage]]" + given.split("batch_size = 50")[1]
+    loaded = recipe.load(write_recipe(text=text), batch_size=30)
+    assert [loaded.batch_size_of(x) for x in loaded.stage] == [30, 30]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [{"epochs": 2}, {"batch_size": 9}, {"seed": 1}, {"dtype_policy": "mixed_bfloat16"}],
+)
+def test_overrides_of_what_is_not_trained(write_recipe, override):
+    path = write_recipe(text=GIVEN_ALONE)
+    assert recipe.load(path, **dict.fromkeys(override)).stage[0].epochs == 0
+    (name,) = override
+    with pytest.raises(ValueError, match=f"trains no stage, so {name} would have no eff"):
+        recipe.load(path, **override)
+
+
+@pytest.mark.parametrize("of_recipe", recipe.DTYPE_POLICIES)
+@pytest.mark.parametrize("of_file", recipe.DTYPE_POLICIES)
+def test_the_dtype_policy_of_a_file(write_recipe, tmp_path, of_recipe, of_file):
+    """A file's layers keep theirs, so another in the recipe would have no effect."""
+    keras.config.set_dtype_policy(of_file)
+    try:
+        zoo.build("mnist_fc_4").save(tmp_path / "mine.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    text = GIVEN_ALONE.replace("mnist/student", str(tmp_path / "mine.keras"))
+    text = text.replace("batch_size", f'dtype_policy = "{of_recipe}"\nbatch_size')
+    given = recipe.load(write_recipe(text=text))
+    # Of students while they train: one that is given is none.
+    recipe.make_chain(given, None)
+    trained = recipe.load(write_recipe(text=text + "epochs = 1\n"))
+    if of_recipe == of_file:
+        (stage,) = recipe.make_chain(trained, None).stages
+        assert stage.student.layers[-1].dtype_policy.name == of_file
+        return
+    with pytest.raises(ValueError) as error:
+        recipe.make_chain(trained, None)
+    message = str(error.value)
+    assert "Stage 'given': `dtype_policy` has no effect on the layers of a file" in message
+    assert f"dtype_policy={of_recipe!r}" in message and f"with {of_file}. " in message

@@ -1,0 +1,308 @@
+"""Recipes run to a folder, go on there, and over several seeds."""
+
+import json
+import statistics
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd import data
+from keras_kd.chain.stage_run import StageRun
+from keras_kd.recipes import recipe
+from keras_kd.recipes import run as recipe_run
+from keras_kd.recipes import zoo
+from keras_kd.runs.manifest import RunError
+
+
+def chain_text(teacher):
+    return f"""
+dataset = "mnist"
+batch_size = 40
+teacher = "{teacher}"
+[[stage]]
+name = "student"
+model = "mnist_student"
+epochs = 2
+losses = [{{ name = "kd", temperature = 4.0 }}]
+published_accuracy = [96.63]
+[[stage]]
+name = "alone"
+model = "mnist_student"
+epochs = 2
+"""
+
+
+def test_run(write_recipe, sample_data, tmp_path):
+    zoo.build("mnist_ta").save(tmp_path / "teacher.keras")
+    loaded = recipe.load(write_recipe(text=chain_text(tmp_path / "teacher.keras")))
+    run_dir = tmp_path / "run"
+    result, accuracies = recipe_run.run(loaded, run_dir, verbose=0)
+    assert [x.model for x in result.models] == ["teacher", "student", "alone"]
+    rows = [line.split("|")[1:3] for line in accuracies.splitlines()[2:]]
+    labels = [label.strip() for label, _ in rows]
+    assert labels == ["student", "student, published", "alone"]
+    assert rows[1][1].strip() == "96.63"
+    resolved = json.loads((run_dir / "manifest.json").read_text())["recipe"]
+    assert resolved["stage"][0]["losses"] == [{"name": "kd", "temperature": 4.0}]
+    assert (run_dir / "accuracies.md").read_text() == accuracies + "\n"
+
+
+def test_mixed_precision_in_training_and_float32_in_the_files(
+    write_recipe, sample_data, tmp_path
+):
+    path = write_recipe(extra='dtype_policy = "mixed_bfloat16"')
+    loaded = recipe.load(path)
+    stage = loaded.stage[0].make(0, loaded.dtype_policy)
+    assert stage.student.layers[1].compute_dtype == "bfloat16"
+    assert keras.config.dtype_policy().name == "float32"
+    result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    saved = keras.saving.load_model(tmp_path / "run" / "first" / "model.keras")
+    for model in (saved, result.students["first"]):
+        assert model.layers[1].compute_dtype == "float32"
+    assert recipe.load(path, dtype_policy="float32").dtype_policy == "float32"
+    with pytest.raises(ValueError, match="dtype_policy: no such dtype policy: 'bfloat16'"):
+        recipe.load(path, dtype_policy="bfloat16")
+
+
+def test_run_with_a_loss_on_features(write_recipe, sample_data, tmp_path):
+    """Any loss with its arguments; layers of its own bridge 128 and 784 units."""
+    zoo.build("mnist_ta").save(tmp_path / "teacher.keras")
+    text = chain_text(tmp_path / "teacher.keras").replace(
+        '[{ name = "kd", temperature = 4.0 }]',
+        '[{ name = "fitnet", taps = ["hidden1", "hidden2"] }, '
+        '{ name = "rkd", angle_weight = 0.0, taps = [["hidden1", "hidden1"]] }]\n'
+        "distillation_loss_weights = [1.0, 0.1]",
+    )
+    loaded = recipe.load(write_recipe(text=text.replace("epochs = 2", "epochs = 1")))
+    result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert result.histories["student"]["distillation_loss"][0] > 0
+
+
+def test_run_dense(write_recipe, sample_data, tmp_path):
+    zoo.build("mnist_ta").save(tmp_path / "teacher.keras")
+    text = chain_text(tmp_path / "teacher.keras").replace("epochs = 2", "epochs = 1")
+    text = text.replace('name = "alone"', 'name = "second"\nlosses = [{ name = "kd" }]')
+    loaded = recipe.load(write_recipe(text="dense = true\ndrop_rate = 0.25\n" + text))
+    result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert result.models[-1].taught_by == "teacher, student"
+
+
+def test_same_seed_same_bytes_and_paired_initial_weights(
+    write_recipe, sample_data, tmp_path
+):
+    zoo.build("mnist_ta").save(tmp_path / "teacher.keras")
+    path = write_recipe(text=chain_text(tmp_path / "teacher.keras"))
+    weights = {}
+    for run, seed in (("a", 1), ("b", 1), ("c", 2)):
+        loaded = recipe.load(path, seed=seed)
+        stages = [
+            stage.make(seed, "float32").student.get_weights()[0] for stage in loaded.stage
+        ]
+        np.testing.assert_array_equal(*stages)
+        result, _ = recipe_run.run(loaded, tmp_path / run, verbose=0)
+        saved = zipfile.ZipFile(tmp_path / run / "student" / "model.keras")
+        assert "model.weights.h5" in saved.namelist()
+        weights[run] = [x.tobytes() for x in result.students["student"].get_weights()]
+    assert weights["a"] == weights["b"]
+    assert weights["a"] != weights["c"]
+
+
+def test_labels_out_of_range(write_recipe, sample_data, monkeypatch, tmp_path):
+    few = keras.Sequential([keras.layers.Input((28, 28, 1)), keras.layers.Flatten()])
+    few.add(keras.layers.Dense(4))
+    monkeypatch.setitem(zoo.ARCHITECTURES, "mnist_student", lambda: few)
+    with pytest.raises(ValueError, match="labels must be in 0..3.* from 0 to 9"):
+        recipe_run.run(recipe.load(write_recipe()), tmp_path / "run", verbose=0)
+
+
+def test_held_out_labels_out_of_range(write_recipe, monkeypatch, tmp_path):
+    """Told before the first stage is trained, not at the end of its first epoch."""
+
+    def load_arrays(name, split, data_dir):
+        labels = np.arange(100) % 10
+        labels[-5:] = 10
+        return np.zeros((100, 28, 28, 1), "uint8"), labels
+
+    monkeypatch.setattr(data, "prepare", lambda *args: None)
+    monkeypatch.setattr(data, "load_arrays", load_arrays)
+    loaded = recipe.load(write_recipe("validation_examples = 5"))
+    with pytest.raises(ValueError, match="'first': labels must be in 0..9.* from 0 to 10"):
+        recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_teacher_that_does_not_fit(write_recipe, sample_data, make_model, tmp_path):
+    make_model().save(tmp_path / "teacher.keras")
+    loaded = recipe.load(write_recipe(text=chain_text(tmp_path / "teacher.keras")))
+    with pytest.raises(ValueError, match=r"that `teacher` takes.*\(None, 4\).*28, 28, 1"):
+        recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_are_held_out_to_choose_an_epoch_by(write_recipe, sample_data, tmp_path):
+    text = """
+dataset = "mnist"
+batch_size = 40
+validation_examples = {count}
+[[stage]]
+name = "student"
+model = "mnist_fc_16"
+epochs = 3
+restore_best = true
+monitor = "val_accuracy"
+"""
+    loaded = recipe.load(write_recipe(text=text.format(count=100)))
+    result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    accuracies = result.histories["student"]["val_accuracy"]
+    assert result.models[0].best_epoch == np.argmax(accuracies) + 1
+    # Of 100 images, and the table's of the test images.
+    assert all(round(100 * x, 4) == round(100 * x) for x in accuracies)
+    assert result.models[0].examples == 100
+    loaded = recipe.load(write_recipe(text=text.format(count=10_000)))
+    with pytest.raises(ValueError, match="less than the .* training images. .*10000"):
+        recipe_run.run(loaded, tmp_path / "other", verbose=0)
+
+
+def test_a_trained_model_is_given(write_recipe, sample_data, tmp_path):
+    zoo.build("mnist_ta").save(tmp_path / "ta.keras")
+    stage = f"""
+[[stage]]
+name = "ta"
+model = "{tmp_path / "ta.keras"}"
+epochs = 0
+[[stage]]
+name = "student"
+model = "mnist_fc_16"
+epochs = 1
+losses = [{{ name = "kd" }}]
+"""
+    text = 'dataset = "mnist"\nbatch_size = 50\n' + stage
+    result, _ = recipe_run.run(
+        recipe.load(write_recipe(text=text)), tmp_path / "run", verbose=0
+    )
+    assert [x.taught_by for x in result.models] == ["given", "ta"]
+
+
+ENSEMBLE = """
+dataset = "mnist"
+batch_size = 50
+dtype_policy = "mixed_bfloat16"
+test_each_epoch = false
+augmentation = { views = 3 }
+[[stage]]
+name = "first"
+model = "mnist_fc_16"
+epochs = 2
+[[stage]]
+name = "second"
+model = "mnist_fc_16"
+seed = 1
+epochs = 2
+[[stage]]
+name = "both"
+ensemble = { models = ["first", "second"] }
+[[stage]]
+name = "student"
+model = "mnist_fc_8"
+epochs = 4
+losses = [{ name = "kd" }]
+student_loss_weight = 0.0
+"""
+
+
+def test_an_ensemble_teaches_on_views_and_the_test_images_are_seen_once(
+    write_recipe, sample_data, monkeypatch, tmp_path
+):
+    loaded = recipe.load(write_recipe(text=ENSEMBLE))
+    whole, _ = recipe_run.run(loaded, tmp_path / "whole", verbose=0)
+    assert [x.taught_by for x in whole.models] == ["labels", "labels", "given", "both"]
+    assert not any("val" in key for x in whole.histories.values() for key in x)
+    first, second, both = (whole.students[x] for x in ("first", "second", "both"))
+    assert not np.array_equal(first.get_weights()[0], second.get_weights()[0])
+    # What is kept is of the trained models.
+    x = np.random.default_rng(0).uniform(size=(3, 28, 28, 1))
+    saved = keras.saving.load_model(tmp_path / "whole" / "both" / "model.keras")
+    mean = sum(keras.ops.softmax(model(x) / 4.0) for model in (first, second)) / 2
+    np.testing.assert_allclose(keras.ops.softmax(saved(x) / 4.0), mean, rtol=1e-5)
+    assert not (tmp_path / "whole" / recipe_run.TEACHER_OUTPUTS).exists()
+
+    # Stopped while the student learns, it goes on with the outputs that are kept.
+    def stop(run, logs, end=StageRun.end_epoch):
+        end(run, logs)
+        if run.stage.name == "student" and run.epochs_done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(StageRun, "end_epoch", stop)
+        recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert len(list((tmp_path / "run" / recipe_run.TEACHER_OUTPUTS).iterdir())) == 1
+    result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert result.histories == whole.histories
+    for name in ("both", "student"):
+        a, b = (x.students[name].get_weights() for x in (whole, result))
+        assert [x.tobytes() for x in a] == [x.tobytes() for x in b]
+    assert not (tmp_path / "run" / recipe_run.TEACHER_OUTPUTS).exists()
+
+
+def test_a_run_goes_on_only_as_the_same_recipe(write_recipe, sample_data, tmp_path):
+    path, folder = write_recipe(), tmp_path / "run"
+    first, _ = recipe_run.run(recipe.load(path), folder, verbose=0, name="mine")
+    again, _ = recipe_run.run(recipe.load(path), folder, verbose=0, name="mine")
+    assert again.histories == first.histories
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["recipe_name"] == "mine" and manifest["recipe"]["batch_size"] == 50
+    with pytest.raises(RunError, match="recipe > batch_size: 50 in the run, 25 now"):
+        recipe_run.run(recipe.load(path, batch_size=25), folder, verbose=0, name="mine")
+
+
+def test_several_seeds(write_recipe, sample_data, tmp_path):
+    loaded, folder = recipe.load(write_recipe(), seed=3), tmp_path / "run"
+    table = recipe_run.run_seeds(loaded, 2, folder, verbose=0)
+    assert table + "\n" == (folder / "results.md").read_text()
+    runs = [json.loads((folder / f"seed-{x}" / "results.json").read_text()) for x in (3, 4)]
+    values = [100 * x["models"][0]["evaluation"]["accuracy"] for x in runs]
+    cell = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    assert table.splitlines()[2].split("|")[3:5] == ["       2 ", f" {cell:>14} "]
+    assert runs[0]["models"][0]["evaluation"] != runs[1]["models"][0]["evaluation"]
+
+    before = (folder / "seed-3" / "first" / "model.keras").stat().st_mtime_ns
+    more = recipe_run.run_seeds(loaded, 3, folder, verbose=0)
+    assert more.splitlines()[2].split("|")[3] == "       3 "
+    assert (folder / "seed-3" / "first" / "model.keras").stat().st_mtime_ns == before
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["kind"], manifest["seeds"]) == ("seeds", [3, 4, 5])
+    with pytest.raises(RunError, match="stage 1 > epochs: 1 in the run, 2 now"):
+        other = recipe.load(write_recipe(), seed=3, epochs=2)
+        recipe_run.run_seeds(other, 2, folder, verbose=0)
+    with pytest.raises(RunError, match="holds a run over several seeds, not one run"):
+        recipe_run.run(loaded, folder, verbose=0)
+    with pytest.raises(RunError, match="seed-3 holds one run, not a run over several"):
+        recipe_run.run_seeds(loaded, 2, folder / "seed-3", verbose=0)
+    with pytest.raises(ValueError, match="`seeds` must be at least 1"):
+        recipe_run.run_seeds(loaded, 0, tmp_path / "none", verbose=0)
+
+
+def test_fewer_seeds_keep_the_table_of_all(write_recipe, sample_data, tmp_path):
+    loaded, folder = recipe.load(write_recipe(), seed=3), tmp_path / "run"
+    of_three = recipe_run.run_seeds(loaded, 3, folder, verbose=0)
+    files = {x: (folder / x).read_text() for x in ("results.md", "results.json")}
+    assert recipe_run.run_seeds(loaded, 1, folder, verbose=0) == of_three
+    assert files == {x: (folder / x).read_text() for x in files}
+    # What another seed has not finished is in no table.
+    (folder / "seed-5" / "results.json").unlink()
+    of_two = recipe_run.run_seeds(loaded, 1, folder, verbose=0)
+    assert of_two.splitlines()[2].split("|")[3] == "       2 "
+    assert sorted(json.loads((folder / "results.json").read_text())) == ["3", "4"]
+
+
+def test_a_given_model_is_one_for_all_seeds(write_recipe, sample_data, tmp_path):
+    zoo.build("mnist_fc_8").save(tmp_path / "teacher.keras")
+    text = chain_text(tmp_path / "teacher.keras").replace("epochs = 2", "epochs = 1")
+    text = text.replace("mnist_student", "mnist_fc_8")
+    loaded = recipe.load(write_recipe(text=text))
+    table = recipe_run.run_seeds(loaded, 2, tmp_path / "run", verbose=0).splitlines()
+    seeds = {x.split("|")[1].strip(): x.split("|")[3].strip() for x in table[2:]}
+    assert seeds == {"teacher": "1", "student": "2", "alone": "2"}
+    assert "±" not in table[2] and "±" in table[3]

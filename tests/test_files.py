@@ -1,0 +1,163 @@
+import hashlib
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd import files
+
+
+def test_create_makes_parents_and_takes_an_empty_folder(tmp_path):
+    path = files.create(tmp_path / "a" / "b")
+    assert path.is_dir()
+    assert files.create(path) == path
+
+
+def test_make_takes_what_is_there_and_refuses_a_file(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert files.make(tmp_path) == tmp_path
+    assert files.make(tmp_path / "a" / "b").is_dir()
+    with pytest.raises(FileExistsError, match="mine.txt exists"):
+        files.make(tmp_path / "mine.txt")
+    with pytest.raises(NotADirectoryError):
+        files.make(tmp_path / "mine.txt" / "run")
+
+
+@pytest.mark.parametrize("kind", ["folder with a file", "file"])
+def test_create_refuses_what_is_there(tmp_path, kind):
+    path = tmp_path / "run"
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+        (path / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="exists and is not empty"):
+        files.create(path)
+
+
+def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / "metrics.json"
+    files.write_json(path, {"accuracy": 0.5})
+    with pytest.raises(OSError, match="disk full"):
+        with files.renamed_when_done(path) as temporary:
+            temporary.write_text("half of")
+            raise OSError("disk full")
+    assert json.loads(path.read_text()) == {"accuracy": 0.5}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_removes_a_half_written_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        with files.renamed_when_done(tmp_path / "saved_model") as temporary:
+            temporary.mkdir()
+            (temporary / "part").write_text("")
+            raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_models_in_both_formats(tmp_path, make_model, vectors):
+    model = make_model()
+    files.save_model(model, tmp_path / "model.keras")
+    files.export_saved_model(model, tmp_path / "saved_model")
+    logits = model.predict(vectors[0], verbose=0)
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(vectors[0], verbose=0), logits)
+    served = keras.layers.TFSMLayer(tmp_path / "saved_model", call_endpoint="serve")
+    np.testing.assert_allclose(served(vectors[0]), logits, rtol=1e-5, atol=1e-6)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["model.keras", "saved_model"]
+
+
+def test_inside(tmp_path):
+    assert files.inside(tmp_path, "a/../b") == tmp_path / "a" / ".." / "b"
+    for name in ("../b", "a/../../b", "/etc/passwd", tmp_path.parent):
+        with pytest.raises(ValueError, match="leads out of the folder"):
+            files.inside(tmp_path, name)
+
+
+# Loads the module alone, which takes no time.
+LOCKER = f"""
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("run_dir", {files.__file__!r})
+run_dir = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(run_dir)
+with run_dir.locked(sys.argv[1]):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def locker(tmp_path):
+    """Another process that keeps `tmp_path` locked until its input ends."""
+    command = [sys.executable, "-c", LOCKER, tmp_path]
+    pipes = {x: subprocess.PIPE for x in ("stdin", "stdout")}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        assert process.stdout.readline() == "locked\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("end", ["done", "killed"])
+def test_a_folder_is_locked_until_the_process_ends(locker, tmp_path, end):
+    for _ in range(2):
+        with pytest.raises(BlockingIOError, match=f"process is running in {tmp_path}"):
+            with files.locked(tmp_path):
+                pytest.fail("it is not locked")
+    if end == "killed":
+        locker.kill()
+    else:
+        locker.stdin.close()
+    assert locker.wait() == (-9 if end == "killed" else 0)
+    with files.locked(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_ends_with_the_block_and_lets_its_errors_through(tmp_path):
+    for _ in range(2):
+        with pytest.raises(BlockingIOError, match="^a pipe"):
+            with files.locked(tmp_path):
+                raise BlockingIOError("a pipe")
+
+
+def test_remove_unfinished_removes_temporary_names_alone(tmp_path):
+    stage = tmp_path / "ta"
+    for name in ("saved_model", f".{'0' * 32}-saved_model/variables"):
+        (stage / name).mkdir(parents=True)
+    kept = [".hidden", f".{'0' * 31}-a", f".{'g' * 32}-a", f"{'0' * 32}-a", "model.keras"]
+    killed = [f".{'0' * 32}-a.npz", f".{'0123456789abcdef' * 2}-saved_model/b"]
+    for name in kept + killed:
+        (stage / name).parent.mkdir(exist_ok=True)
+        (stage / name).write_text("")
+    (tmp_path / f".{'f' * 32}-manifest.json").write_text("{")
+    files.remove_unfinished(tmp_path)
+    assert [x.name for x in tmp_path.iterdir()] == ["ta"]
+    assert {x.name for x in stage.iterdir()} == {*kept, "saved_model"}
+
+
+def test_checksum(tmp_path):
+    content = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(content)
+    assert files.checksum(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+WRITERS = {
+    "json": lambda path, model: files.write_json(path, ["much"] * 1000),
+    "model": lambda path, model: files.save_model(model, path),
+    "saved model": lambda path, model: files.export_saved_model(model, path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_leaves_what_was_there(tmp_path, make_model, full_disk, writer):
+    path = tmp_path / "a.keras"
+    if writer != "saved model":
+        path.write_text("before")
+    with full_disk(), pytest.raises(Exception, match="(?i)too large|can't write"):
+        WRITERS[writer](path, make_model(units=100))
+    assert [x.read_text() for x in tmp_path.iterdir()] == ["before"][: path.is_file()]
+    WRITERS[writer](path, make_model())
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,87 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd import Distiller
+from keras_kd.training.callbacks import StopOnBadLoss, StudentCheckpoint
+from tests.training import checkpoint_on_backend
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("term", ["student_loss", "distillation_loss"])
+def test_names_the_term_the_epoch_and_the_batch(term, bad):
+    callback = StopOnBadLoss()
+    callback.on_epoch_begin(1)
+    good = {"student_loss": 1.0, "distillation_loss": 2.0, "loss": 1.5}
+    callback.on_train_batch_end(0, good)
+    with pytest.raises(
+        FloatingPointError, match=rf"^{term} is {bad} in epoch 2, batch 7\. Usual causes"
+    ):
+        callback.on_train_batch_end(6, good | {term: bad, "loss": bad})
+
+
+@pytest.mark.parametrize("steps, where", [(1, "batch 2"), (2, "batches 1 to 2")])
+def test_stops_fit(make_model, vectors, steps, where):
+    x, y = vectors
+    targets = np.eye(3)[y]
+    targets[40] = np.nan
+    distiller = Distiller(make_model(), make_model(), "kd")
+    distiller.compile("sgd", "mse", steps_per_execution=steps)
+    with pytest.raises(FloatingPointError, match=f"student_loss is nan .* {where}"):
+        distiller.fit(
+            x,
+            targets,
+            batch_size=32,
+            shuffle=False,
+            callbacks=[StopOnBadLoss()],
+            verbose=0,
+        )
+
+
+@pytest.fixture(scope="module")
+def told_on_jax(tmp_path_factory):
+    if importlib.util.find_spec("jax") is None:
+        pytest.skip("jax is not installed")
+    folder = tmp_path_factory.mktemp("jax")
+    done = subprocess.run(
+        [sys.executable, checkpoint_on_backend.__file__, str(folder)],
+        env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def assert_files(told):
+    # An option that saves nothing would be right whatever is saved.
+    assert told["expected"] and told["found"].keys() == told["expected"].keys()
+    for name, weights in told["expected"].items():
+        for found, expected in zip(told["found"][name], weights, strict=True):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", checkpoint_on_backend.CASES)
+def test_student_checkpoint_takes_what_model_checkpoint_does(name, tmp_path):
+    assert_files(checkpoint_on_backend.run(name, tmp_path))
+
+
+@pytest.mark.parametrize("name", checkpoint_on_backend.CASES)
+def test_student_checkpoint_on_jax(name, told_on_jax):
+    assert_files(told_on_jax[name])
+
+
+def test_a_metric_whose_direction_is_not_known_needs_a_mode(make_model, vectors, tmp_path):
+    distiller = Distiller(make_model(), make_model(), "kd")
+    own = keras.metrics.MeanMetricWrapper(lambda y, p: p[:, 0], name="own")
+    distiller.compile("sgd", "mse", metrics=[own])
+    best = StudentCheckpoint(tmp_path / "x.keras", "own", save_best_only=True)
+    with pytest.raises(ValueError, match="StudentCheckpoint.*monitor=own.*mode='max'"):
+        distiller.fit(vectors[0], np.eye(3)[vectors[1]], callbacks=[best], verbose=0)

@@ -1,0 +1,251 @@
+"""What is looked at before the first step, and what cannot be."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_kd as kd
+from keras_kd import Distiller, losses
+from keras_kd.training import checks
+
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize("loss", [SPARSE, "sparse_categorical_crossentropy"])
+def test_labels_outside_the_classes(loss):
+    with pytest.raises(ValueError, match=r"labels in 0..9.* from 0 to 10"):
+        checks.check_labels(np.arange(11), loss, num_classes=10)
+
+
+@pytest.mark.parametrize(
+    "y, loss, num_classes",
+    [
+        (np.arange(10), SPARSE, 10),
+        (np.arange(11), "mse", 10),  # no class numbers
+        (np.arange(11), SPARSE, None),  # classes not known before the first batch
+        (None, SPARSE, 10),
+        (np.zeros(0), SPARSE, 10),
+    ],
+)
+def test_labels_that_are_right_or_not_known(y, loss, num_classes):
+    checks.check_labels(y, loss, num_classes)
+
+
+def test_first_answers_look_at_the_first_examples_alone():
+    x = np.ones((40, 2), "float32")
+    x[35] = np.nan
+    seen = []
+    checks.check_first_answers(lambda x: seen.append(x) or x, x, "teacher", count=32)
+    assert len(seen[0]) == 32
+
+
+def test_first_answers_of_several_inputs():
+    x = {"a": np.ones((4, 2)), "b": np.full((4, 2), np.inf)}
+    with pytest.raises(ValueError, match="`x` holds NaN or infinite values in its first 4"):
+        checks.check_first_answers(lambda x: x["a"], x, "teacher")
+
+
+@pytest.mark.parametrize("x", [None, iter([]), np.zeros((0, 4)), [np.ones(3), "text"]])
+def test_data_that_is_not_in_memory_is_not_touched(x):
+    checks.check_first_answers(lambda x: pytest.fail("ran"), x, "teacher")
+
+
+def test_integers_are_finite():
+    assert checks.check_first_answers(lambda x: x, np.arange(3), "teacher") is None
+
+
+@pytest.mark.parametrize("unknown", [(None, 4), (3, None)])
+def test_unknown_dimensions_fit_any(make_model, unknown):
+    inputs = keras.Input(batch_shape=(unknown[0], unknown[1] or 4))
+    student = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    checks.check_models(make_model(), student)
+
+
+def shared_norm(**arguments):
+    return keras.layers.BatchNormalization(center=False, scale=False, **arguments)
+
+
+def adapted():
+    layer = keras.layers.Normalization()
+    layer.adapt(np.random.default_rng(0).normal(size=(20, 4)))
+    return layer
+
+
+class Draws(keras.layers.Layer):
+    """A layer of a user's own with a seed, and a count of its calls in training."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seeds = keras.random.SeedGenerator(0)
+        self.count = self.add_weight(shape=(), trainable=False, name="count")
+
+    def call(self, x, training=False):
+        if not training:
+            return x
+        self.count.assign(self.count + 1)
+        return x + keras.random.normal((4,), seed=self.seeds)
+
+
+def frozen(layer):
+    layer.trainable = False
+    return layer
+
+
+MOVED = {
+    "statistics": shared_norm,
+    "spectral": lambda: frozen(keras.layers.SpectralNormalization(keras.layers.Dense(4))),
+    "own": Draws,
+    "own, frozen": lambda: frozen(Draws()),
+}
+STILL = {
+    "dropout": lambda: keras.layers.Dropout(0.5),
+    "noise": lambda: keras.layers.GaussianNoise(1.0),
+    "frozen statistics": lambda: frozen(shared_norm()),
+    "adapted": adapted,
+    "no dropout": lambda: keras.layers.Dropout(0.0),
+    "frozen": lambda: frozen(keras.layers.Dense(4)),
+}
+
+
+class Subclassed(keras.Model):
+    def __init__(self, layer):
+        super().__init__()
+        self.shared, self.last = layer, keras.layers.Dense(3)
+
+    def call(self, x, training=None):
+        return self.last(self.shared(x, training=training))
+
+
+def functional(layer):
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.layers.Dense(3)(layer(inputs)))
+
+
+def nested(layer):
+    inputs = keras.Input((4,))
+    return keras.Sequential([inputs, functional(layer), keras.layers.Dense(3)])
+
+
+def unbuilt(layer):
+    return keras.Sequential([layer, keras.layers.Dense(3)])
+
+
+def subclassed(layer):
+    model = Subclassed(layer)
+    # Not every layer takes `training`.
+    layer_call = layer.__class__.call
+    if "training" not in layer_call.__code__.co_varnames:
+        model.call = lambda x, training=None: model.last(layer(x))
+    model(np.zeros((1, 4)))
+    return model
+
+
+@pytest.mark.parametrize("make", [functional, nested, subclassed, unbuilt])
+@pytest.mark.parametrize("kind", [*MOVED, *STILL])
+def test_state_that_training_moves_is_not_shared(kind, make):
+    layer = (MOVED | STILL)[kind]()
+    teacher, student = functional(layer), make(layer)
+    before = [keras.ops.convert_to_numpy(v) for v in teacher.variables]
+    if kind in MOVED:
+        with pytest.raises(ValueError, match="state training changes.*Shared: .*/"):
+            checks.check_models(teacher, student)
+        with pytest.raises(ValueError, match="share state that training changes"):
+            checks.check_peers(functional(layer), student)
+    else:
+        checks.check_models(teacher, student)
+        checks.check_peers(functional(layer), student)
+    # It was only looked at.
+    for value, v in zip(before, teacher.variables, strict=True):
+        np.testing.assert_array_equal(value, v)
+
+
+@pytest.mark.parametrize("given", ["argument", "dataset"])
+@pytest.mark.parametrize(
+    "loss", [losses.SimilarityPreserving(), losses.RelationalKnowledge()], ids=repr
+)
+def test_batches_too_small_for_a_loss(make_model, vectors, loss, given):
+    distiller = Distiller(make_model(), make_model(), loss)
+    distiller.compile("sgd", SPARSE)
+    small = loss.least_batch - 1
+    x, more = vectors, {"batch_size": small}
+    if given == "dataset":
+        import tensorflow as tf
+
+        data = tf.data.Dataset.from_tensor_slices(vectors)
+        x, more = (data.batch(small, drop_remainder=True),), {}
+    with pytest.raises(ValueError, match=f"fewer than {loss.least_batch} it is the same"):
+        distiller.fit(*x, **more, verbose=0)
+    inputs = keras.Input(batch_shape=(small, 4))
+    fixed = keras.Model(inputs, keras.layers.Dense(3)(inputs))
+    with pytest.raises(ValueError, match=f"Received: batches of {small}"):
+        Distiller(make_model(), fixed, loss)
+
+
+VECTORS = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
+CLASSES = np.argmax(VECTORS[:, :3], axis=1)
+
+
+def classifier(*last, has_input=True):
+    first = [keras.Input((4,))] if has_input else []
+    dense = [keras.layers.Dense(6, "relu"), keras.layers.Dense(3)]
+    return keras.Sequential([*first, *dense, *last])
+
+
+LOSSES = keras.losses
+MISTAKEN = {
+    "sparse": LOSSES.SparseCategoricalCrossentropy(from_logits=True),
+    "one-hot": LOSSES.CategoricalCrossentropy(from_logits=True),
+    "teacher-free": kd.TeacherFreeLoss(),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKEN)
+def test_a_label_loss_of_logits_on_probabilities_is_said(case, make_model):
+    student = classifier(keras.layers.Softmax(), keras.layers.Identity())
+    models = {
+        "Distiller": lambda: kd.Distiller(
+            make_model(), student, "kd", student_outputs=None, student_loss_weight=1.0
+        ),
+        "MutualDistiller": lambda: kd.MutualDistiller({"a": student, "b": make_model()}),
+        "Stage": lambda: kd.Stage("s", student, 1, loss=MISTAKEN[case]),
+    }
+    for name, make in models.items():
+        with pytest.warns(UserWarning) as warned:
+            made = make()
+            if name == "Stage":
+                made.model_to_fit(None)
+            else:
+                made.compile("sgd", MISTAKEN[case])
+        assert any("a second softmax" in str(x.message) for x in warned), name
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "sparse_categorical_crossentropy",
+        LOSSES.categorical_crossentropy,
+        LOSSES.SparseCategoricalCrossentropy(),
+        [LOSSES.CategoricalCrossentropy()],
+    ],
+)
+def test_a_label_loss_of_probabilities_on_logits_is_refused(loss, make_model):
+    with pytest.raises(ValueError, match="gives logits.*from_logits=True.*Received: loss="):
+        kd.Distiller(make_model(), make_model(), "kd").compile("sgd", loss)
+    later = kd.Distiller(make_model(), classifier(has_input=False), "kd")
+    later.compile("sgd", loss)
+    is_sparse = "sparse" in str(loss).lower()
+    with pytest.raises(ValueError, match="gives logits"):
+        later.fit(VECTORS, CLASSES if is_sparse else np.eye(3)[CLASSES], verbose=0)
+    with pytest.raises(ValueError, match="gives logits"):
+        kd.Stage("s", make_model(), 1, loss=loss).model_to_fit(None)
+
+
+def test_label_losses_that_fit(make_model):
+    soft = classifier(keras.layers.Softmax())
+    distiller = kd.Distiller(make_model(), soft, "kd", student_outputs="probabilities")
+    distiller.compile("sgd", "sparse_categorical_crossentropy")
+    distiller = kd.Distiller(make_model(), make_model(), "kd")
+    for loss in ("mse", LOSSES.SparseCategoricalCrossentropy(from_logits=True)):
+        distiller.compile("sgd", loss)
+    said = kd.Distiller(make_model(), make_model(), "kd", student_outputs="logits")
+    said.compile("sgd", "sparse_categorical_crossentropy")

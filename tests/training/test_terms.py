@@ -1,0 +1,130 @@
+"""Where a loss's tensors come from, and probabilities that become logits."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_kd import Distiller
+from keras_kd.losses import PerExampleLoss, SoftTargets
+from keras_kd.training.kinds import OutputKinds, check_said
+from keras_kd.training.terms import Outputs, make_term
+
+LOGITS = np.array([[3.0, 0.0, -2.0], [1.0, 1.0, 400.0]], "float32")
+
+
+class Takes(PerExampleLoss):
+    """Keeps what it was given."""
+
+    def __init__(self, taps=(), on_logits=False):
+        self.taps, self.on_logits = taps, on_logits
+
+    def call(self, teacher_outputs, student_outputs, y_true):
+        self.given = teacher_outputs, student_outputs
+        return keras.ops.ones(2)
+
+
+def with_softmax(last=None):
+    last = last or [keras.layers.Dense(3, activation="softmax", name="last")]
+    return keras.Sequential([keras.layers.Input((4,)), *last], name="soft")
+
+
+def outputs(own, **taps):
+    return Outputs(keras.ops.convert_to_tensor(own), taps)
+
+
+def term_of(loss, weight, teacher, student, teacher_kind=None):
+    said = check_said("teacher_outputs", teacher_kind)
+    kinds = OutputKinds("teacher", teacher, said), OutputKinds("student", student)
+    term = make_term(loss, weight, teacher, student, *kinds)
+    for each in kinds:
+        each.look()
+    return term
+
+
+def given(loss, teacher, student, **kinds):
+    term = term_of(loss, 1.0, teacher, student, **kinds)
+    probabilities = keras.ops.softmax(LOGITS)
+    term.compute(outputs(probabilities), outputs(LOGITS), None, None)
+    return loss.given
+
+
+def softened(x, temperature):
+    return keras.ops.softmax(x / temperature)
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        [keras.layers.Dense(3, activation="softmax")],
+        [keras.layers.Dense(3), keras.layers.Softmax()],
+        [keras.layers.Dense(3), keras.layers.Activation("softmax")],
+        [with_softmax()],
+    ],
+    ids=["Dense", "Softmax", "Activation", "nested"],
+)
+def test_a_softmax_at_the_end_is_found_and_said(make_model, last):
+    with pytest.warns(UserWarning, match="`teacher` 'soft' ends in a softmax.*log"):
+        teacher, student = given(Takes(on_logits=True), with_softmax(last), make_model())
+    np.testing.assert_allclose(softened(teacher, 4.0), softened(LOGITS, 4.0), atol=1e-6)
+    np.testing.assert_array_equal(student, LOGITS)
+
+
+def test_said_kinds_need_no_warning(make_model):
+    loss = Takes(on_logits=True)
+    kinds = {"teacher_kind": "probabilities"}
+    teacher, _ = given(loss, with_softmax(), make_model(), **kinds)
+    np.testing.assert_allclose(softened(teacher, 4.0), softened(LOGITS, 4.0), atol=1e-6)
+    teacher, _ = given(loss, with_softmax(), make_model(), teacher_kind="logits")
+    np.testing.assert_array_equal(teacher, keras.ops.softmax(LOGITS))
+
+
+def test_losses_that_are_not_on_logits_get_what_the_model_gives(make_model):
+    teacher, _ = given(Takes(), with_softmax(), make_model())
+    np.testing.assert_array_equal(teacher, keras.ops.softmax(LOGITS))
+
+
+def test_a_probability_of_zero_stays_finite(make_model):
+    loss = Takes(on_logits=True)
+    kinds = {"teacher_kind": "probabilities"}
+    term = term_of(loss, 1.0, with_softmax(), make_model(), **kinds)
+    term.compute(outputs([[0.0, 1.0, 0.0]]), outputs([[0.0, 1.0, 0.0]]), None, None)
+    assert np.isfinite(loss.given[0]).all()
+
+
+def test_taps_arrive_in_their_order(make_model):
+    class TakesTwo(Takes):
+        def compute_loss(self, teacher_outputs, student_outputs, **kwargs):
+            self.given = teacher_outputs, student_outputs
+            return keras.ops.ones(())
+
+        def build(self, teacher_shape, student_shape):
+            self.shapes = teacher_shape, student_shape
+
+    teacher, student = make_model(units=8), make_model(units=6)
+    names = [layer.name for layer in teacher.layers + student.layers]
+    loss = TakesTwo(taps=((names[0], names[2]), (None, names[3])))
+    term = term_of(loss, 2.0, teacher, student)
+    assert loss.shapes == ([(None, 8), (None, 3)], [(None, 6), (None, 3)])
+    ours = {name: np.float32(i) for i, name in enumerate(names)}
+    value = term.compute(outputs(9.0, **ours), outputs(9.0, **ours), None, None)
+    assert [float(x) for x in loss.given[0] + loss.given[1]] == [0.0, 9.0, 2.0, 3.0]
+    assert float(value) == 2.0
+
+
+def test_probabilities_teach_as_their_logits_do(vectors):
+    """The same teacher with and without its softmax gives the same training."""
+    logits = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+    soft = keras.Sequential([logits, keras.layers.Softmax()])
+    soft.build((None, 4))
+    student = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3)])
+    start, results = student.get_weights(), []
+    for teacher, kind in ((logits, "logits"), (soft, "probabilities")):
+        student.set_weights(start)
+        distiller = Distiller(
+            teacher, student, SoftTargets(4.0), student_loss_weight=0, teacher_outputs=kind
+        )
+        distiller.compile(keras.optimizers.SGD(0.1))
+        distiller.fit(vectors[0], shuffle=False, epochs=3, verbose=0)
+        results.append(student.get_weights()[0])
+    assert np.abs(results[0] - start[0]).max() > 0.01
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-4, atol=1e-5)
