@@ -26,58 +26,55 @@ from tests.report.test_write import undrawn  # noqa: F401
 from tests.runs.sample_run import make_run
 
 ROOT = Path(__file__).parents[1]
-READMES = [ROOT / "README.md", *sorted(ROOT.glob("models/**/README.md"))]
-README = READMES[0].read_text(encoding="utf-8")
+TOP = ROOT / "README.md"
+STREETS = sorted(ROOT.glob("keras_kd/*/README.md"))
+SHIPPED = sorted(ROOT.glob("models/*/*/README.md"))
+RESULTS = [ROOT / "models/README.md", ROOT / "scripts/benchmarks/README.md"]
+READMES = [TOP, *STREETS, *SHIPPED, *RESULTS]
 TO_A_DEVICE = "### From your teacher to a device"
-# Run by tests of their own, which look at what comes of it.
-OF_THEIR_OWN = (TO_A_DEVICE, "## First example", "### A chain")
 
 
-def _blocks(path, language):
-    """(path, heading, number in its section, code) of each block of a language."""
-    found, heading, number = [], "", 0
+def street(name):
+    return ROOT / "keras_kd" / name / "README.md"
+
+
+def blocks(path, language):
+    """(heading, code) of each block of a language, in the page's order."""
+    found, heading = [], ""
     text = path.read_text(encoding="utf-8")
-    pattern = rf"^(#+ [^\n]*)$|^```{language}\n(.*?)^```$"
     # Within another block a line that begins with # is a comment.
     text = re.sub(rf"^```(?!{language}\n)\w+\n.*?^```$", "", text, flags=re.M | re.S)
+    pattern = rf"^(#+ [^\n]*)$|^```{language}\n(.*?)^```$"
     for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
         if match[1]:
-            heading, number = match[1], 0
+            heading = match[1]
         else:
-            found.append((path, heading, number, match[2]))
-            number += 1
+            found.append((heading, match[2]))
     return found
 
 
-def _named(blocks):
-    return [pytest.param(*x, id=f"{x[0].parent.name}-{x[1]}-{x[2]}") for x in blocks]
+def _commands(path):
+    """The commands of a page: in its blocks, and in its lines."""
+    for _, code in blocks(path, "sh"):
+        for line in code.replace("\\\n", " ").splitlines():
+            # What follows after spaces, as no # is part of a command here.
+            yield line.partition("#")[0].strip().removesuffix("&").strip()
+    text = re.sub(r"^```.*?^```$", "", path.read_text("utf-8"), flags=re.M | re.S)
+    yield from re.findall(r"`((?:keras-kd|(?:python )?scripts/)[^`<>]* [^`<>]*)`", text)
 
 
-PYTHON = [x for path in READMES for x in _blocks(path, "python")]
-TOML = [x for path in READMES for x in _blocks(path, "toml")]
+PAGES = [path for path in READMES if blocks(path, "python")]
 COMMANDS = sorted(
-    {
-        (command.strip(), path.parent.name)
-        for path in READMES
-        for command in re.findall(
-            r"^    ((?:[A-Z_]+=\S+ )?(?:keras-kd|(?:python )?scripts/|pip )[^\n#&]*)"
-            r"|`((?:keras-kd|(?:python )?scripts/)[^`<>]* [^`<>]*)`",
-            path.read_text(encoding="utf-8"),
-            re.MULTILINE,
-        )
-        for command in [" ".join("".join(command).split())]
-    }
+    {" ".join(x.split()) for path in READMES for x in _commands(path)} - {""}
 )
 
 
-def example(heading, number=0):
-    """The code of a section's example."""
-    return next(x[3] for x in PYTHON if x[:3] == (READMES[0], heading, number))
-
-
-def run(code, **names):
+def run(path, names, headings=None):
+    """Runs a page's examples one after another, as its reader would; their names."""
     names = {"__name__": "readme"} | names
-    exec(compile(code, "README.md", "exec"), names)
+    for heading, code in blocks(path, "python"):
+        if headings is None or heading in headings:
+            exec(compile(code, f"{path.relative_to(ROOT)}, {heading}", "exec"), names)
     return names
 
 
@@ -101,35 +98,14 @@ def mine(tmp_path, monkeypatch, mnist_sample):
 
 @pytest.fixture
 def named(tmp_path, monkeypatch, mnist_sample):
-    """All that the examples speak of without making it, small; in a folder of its own."""
+    """All that the pages speak of without making it, small; in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     train, test = ([x[:100] for x in arrays] for arrays in mnist_sample)
-    keras.utils.set_random_seed(0)
-    models = {
-        name: zoo.build("mnist_fc_32")
-        for name in (
-            "teacher", "student", "ta", "same_student", "small", "large", "model",
-            "first", "second",
-        )
-    }  # fmt: skip
-    models["teacher"].save("teacher.keras")
-    models["teacher"].export("teacher_saved_model", verbose=False)
-    stages = [
-        kd.Stage("ta", zoo.build("mnist_fc_8_4"), 1, kd.losses.SoftTargets(4.0)),
-        kd.Stage("alone", zoo.build("mnist_fc_8_4"), 1),
-    ]
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    distiller = kd.Distiller(
-        models["teacher"], models["student"], "kd", student_loss_weight=0.95
-    )
-    distiller.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+    models = ("teacher", "student", "ta", "same_student")
     pixels = [np.round(255 * x[0]).astype("uint8") for x in (train, test)]
-    return models | {
+    return {name: zoo.build("mnist_fc_32") for name in models} | {
         "keras": keras,
         "kd": kd,
-        "distiller": distiller,
-        "chain": kd.DistillationChain(models["teacher"], stages),
-        "loss": loss,
         "make_teacher": lambda: zoo.build("mnist_fc_8_4"),
         "make_student": lambda: zoo.build("mnist_fc_4"),
         "train_ds": tf.data.Dataset.from_tensor_slices(tuple(train)).batch(50),
@@ -137,9 +113,7 @@ def named(tmp_path, monkeypatch, mnist_sample):
         "examples": tf.data.Dataset.from_tensor_slices(tuple(train)),
         "images": train[0],
         "labels": train[1],
-        "inputs": test[0],
-        "calibration": train[0],
-        "train_images": pixels[0],
+        "train_images": np.concatenate([pixels[0]] * 10),
         "test_images": np.concatenate([pixels[1]] * 10),
         "test_labels": np.concatenate([test[1]] * 10),
     }
@@ -160,47 +134,67 @@ ignore_shuffle = pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
 
 
 def test_there_are_examples():
-    """What takes them out of the pages still finds them."""
-    assert len(PYTHON) > 20 and len(TOML) == 3 and len(COMMANDS) > 30
+    """What takes them out of the pages still finds them; each street has its page."""
+    assert len(PAGES) >= 14 and len(COMMANDS) > 50
+    assert sum(len(blocks(path, "python")) for path in PAGES) > 30
+    packages = sorted(x.parent for x in ROOT.glob("keras_kd/*/__init__.py"))
+    assert [x.parent for x in STREETS] == packages
+
+
+def test_the_first_page_is_short():
+    assert len(TOP.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+# Those whose examples are run by tests of their own, which look at what comes of it.
+OF_THEIR_OWN = {TOP, street("exporters"), *SHIPPED}
 
 
 @ignore_shuffle
 @pytest.mark.parametrize(
-    "path, heading, number, code",
-    _named(x for x in PYTHON if x[1] not in OF_THEIR_OWN),
+    "path",
+    [x for x in PAGES if x not in OF_THEIR_OWN],
+    ids=lambda path: path.parent.name,
 )
-def test_python_runs_to_its_end(path, heading, number, code, named):
-    if path != READMES[0]:
-        for file in path.parent.iterdir():
-            shutil.copy(file, ".")
-    if "open_file(" in code:
-        named["inputs"] = named["test_images"]
-    if re.search(r"\bdistiller(,|\.save)", code):
-        # It is trained when it is saved, and answers as its 8-bit integers do.
-        named["distiller"].fit(named["train_ds"].repeat(100), verbose=0)
-    made = run(code, **named)
-    if path != READMES[0] and "answers" in made:
-        labels = named["test_labels"][: len(named["inputs"])]
-        assert np.mean(made["answers"] == labels) > 0.9
+def test_a_page_runs_to_its_end(path, named):
+    run(path, named)
 
 
 @ignore_shuffle
-def test_the_callbacks_of_an_example_train(named):
-    """An example that makes a callback and gives it to no one has shown little."""
-    code = "\n".join(x[3] for x in PYTHON)
-    callbacks = [eval(x, named) for x in re.findall(r"^kd\.callbacks\..*$", code, re.M)]
-    assert callbacks
-    fit, train, val = named["distiller"].fit, named["train_ds"], named["val_ds"]
-    fit(train, validation_data=val, epochs=2, callbacks=callbacks, verbose=0)
-    assert Path("best.keras").is_file()
+def test_the_page_of_exports(named):
+    distiller = kd.Distiller(
+        named["teacher"], named["student"], "kd", student_loss_weight=0.95
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile(keras.optimizers.Adam(0.01), loss)
+    # It is trained when it is exported, and answers as its 8-bit integers do.
+    distiller.fit(named["train_ds"].repeat(100), verbose=0)
+    names = run(street("exporters"), named | {"distiller": distiller})
+    answers = distiller.predict(named["test_images"][:10] / 255, verbose=0)
+    np.testing.assert_array_equal(
+        names["probabilities"].argmax(axis=-1), answers.argmax(axis=-1)
+    )
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_the_page_of_a_shipped_model(path, mnist_sample, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for file in path.parent.iterdir():
+        shutil.copy(file, ".")
+    images, labels = mnist_sample[1]
+    for heading, code in blocks(path, "python"):
+        of_file = "open_file(" in code
+        inputs = np.round(255 * images).astype("uint8") if of_file else images
+        names = {"inputs": inputs}
+        exec(compile(code, f"{path.parent.name}, {heading}", "exec"), names)
+        assert np.mean(names["outputs"].argmax(axis=-1) == labels) > 0.9
 
 
 @ignore_shuffle
 def test_from_a_teacher_to_a_device(mine):
     litert = pytest.importorskip("ai_edge_litert.interpreter")
-    code = example(TO_A_DEVICE)
+    ((_, code),) = [x for x in blocks(TOP, "python") if x[0] == TO_A_DEVICE]
     assert len([line for line in code.splitlines() if line]) <= 25
-    student = run(code, **mine)["student"]
+    student = run(TOP, mine, [TO_A_DEVICE])["student"]
     written = json.loads(Path("student.tflite.export.json").read_text())
     assert written["quantization"] == "int8" and written["calibration_examples"] == 400
     assert written["proof"]["examples"] == 1000
@@ -215,13 +209,13 @@ def test_from_a_teacher_to_a_device(mine):
 
 @ignore_shuffle
 def test_the_first_example_and_the_chain(mine):
-    names = run(example("## First example"), **mine)
+    names = run(TOP, mine, ["## First example"])
     student = keras.saving.load_model("student.keras")
     assert right(student, mine["val_ds"]) > 0.8
     ta = zoo.build("mnist_fc_16_16")
     names |= {"ta": ta, "same_student": keras.models.clone_model(student)}
     names["student"] = keras.models.clone_model(student)
-    result = run(example("### A chain"), **names)["result"]
+    result = run(street("chain"), names, ["## A chain"])["result"]
     assert list(result.students) == ["ta", "student", "alone"]
     metrics = json.loads(Path("runs/mine/student/metrics.json").read_text())
     assert metrics["taught_by"] == "ta"
@@ -229,6 +223,19 @@ def test_the_first_example_and_the_chain(mine):
     assert right(result.students["student"], mine["val_ds"]) == pytest.approx(
         metrics["evaluation"]["accuracy"]
     )
+
+
+def test_links_lead_somewhere():
+    """To a file that there is, and to a heading in it."""
+    for path in READMES:
+        text = path.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+            file, _, heading = target.partition("#")
+            other = path.parent / file if file else path
+            assert other.exists(), (path, target)
+            headings = re.findall(r"^#+ (.*)$", other.read_text(), re.M) if heading else []
+            slugs = {re.sub(r"[^\w\- ]", "", x.lower()).replace(" ", "-") for x in headings}
+            assert not heading or heading in slugs, (path, target)
 
 
 # Of the recipe that stands there, what makes it run in seconds, on the sample's images.
@@ -246,7 +253,7 @@ SMALLER = {
 def test_a_recipe_of_your_own_runs_and_is_reported(
     write_recipe, sample_data, tmp_path, undrawn  # noqa: F811
 ):
-    (text,) = (x[3] for x in TOML if x[1] == "### A recipe of your own")
+    text = dict(blocks(street("recipes"), "toml"))["## A recipe of your own"]
     chain = recipe.make_chain(recipe.load(write_recipe(text=text)), None)
     assert list(chain.teachers_of(chain.stages[-1])) == ["both"]
     for old, new in SMALLER.items():
@@ -260,12 +267,11 @@ def test_a_recipe_of_your_own_runs_and_is_reported(
     assert path.is_file()
 
 
-def test_tables_of_a_recipe(write_recipe):
+def test_lines_of_a_recipe(write_recipe):
     """Lines for a stage, which stand alone."""
-    whole = ("### A recipe of your own", "### Searching")
-    lines = [x[3] for x in TOML if x[1] not in whole]
-    lines += re.findall(r"`(losses = \[.*?\])`", README)
-    assert len(lines) == 2
+    lines = [code for heading, code in blocks(street("recipes"), "toml")][1:]
+    lines += re.findall(r"`(losses = \[.*?\])`", street("recipes").read_text("utf-8"))
+    assert lines
     for line in lines:
         (stage,) = recipe.load(write_recipe(stage=line)).stage
         assert stage.losses[0].make()
@@ -273,18 +279,20 @@ def test_tables_of_a_recipe(write_recipe):
 
 def test_searching():
     """What stands there is what the shipped recipe says."""
-    (text,) = (x[3] for x in TOML if x[1] == "### Searching")
+    ((_, text),) = blocks(street("tuning"), "toml")
     shipped = (recipe.RECIPES / "mnist_tune.toml").read_text(encoding="utf-8")
     assert tomllib.loads(text)["tune"] == tomllib.loads(shipped)["tune"]
     assert recipe.load("mnist_tune", TunedRecipe).judged == "student"
 
 
-@pytest.mark.parametrize("command", sorted({command for command, _ in COMMANDS}))
+@pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_taken(command):
     """Each is what the command line takes, with names that there are."""
     words = shlex.split(command)
-    while "=" in words[0]:
+    while words and (words[0] == "export" or "=" in words[0]):
         words.pop(0)
+    if not words:
+        return
     program, *arguments = words
     if program == "pip":
         (extra,) = re.findall(r"keras_kd\[(\w+)\]", arguments[-1])
@@ -292,18 +300,19 @@ def test_commands_are_taken(command):
     elif program == "keras-kd":
         _check_arguments(arguments)
     else:
-        assert (ROOT / (arguments[0] if program == "python" else program)).is_file()
+        is_python = Path(program).name == "python"
+        assert (ROOT / (arguments[0] if is_python else program)).is_file()
 
 
 def _check_arguments(arguments):
     group = main
+    if "--help" in arguments:
+        return
     while isinstance(group, click.Group):
         name, *arguments = arguments
         group = group.commands[name]
     if not arguments and group.params and group.params[0].required:
         return  # The bare name of a command, as in "`keras-kd report` made it".
-    if "--help" in arguments:
-        return
     context = group.make_context(name, arguments)
     named = context.params.get("recipe")
     if named and not named.endswith(".toml"):
@@ -321,8 +330,7 @@ def test_cheap_commands_run(tmp_path, monkeypatch, undrawn, mnist_sample):  # no
     sample = (images, mnist_sample[1][1])
     monkeypatch.setattr(data, "prepare", lambda *_, **__: None)
     monkeypatch.setattr(data, "load_arrays", lambda *_: sample)
-    run_here = [x for x, _ in COMMANDS if x.split()[0] == "keras-kd" and len(x.split()) > 1]
-    run_here = [x for x in dict.fromkeys(run_here) if x.split()[1] in CHEAP]
+    run_here = [x for x in COMMANDS if re.match(rf"keras-kd ({'|'.join(CHEAP)})\b", x)]
     done = set()
     for command in run_here:
         _, *arguments = shlex.split(command)

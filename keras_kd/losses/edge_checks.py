@@ -70,7 +70,8 @@ def check_not_constant(loss, batch):
         value, change = max(found, key=lambda pair: pair[1])
         shape = tree.flatten(few["student_outputs"])[0].shape
         seen = f"{value:.6g}, of gradient {change:.2g} for outputs {shape}"
-        expect(change > 1e-5 * abs(value) + 1e-9, seen, "a ValueError, or a gradient")
+        expected = "a ValueError (see `least_classes`), or a gradient"
+        expect(change > 1e-5 * abs(value) + 1e-9, seen, expected)
 
 
 def _value_and_change(loss, batch):

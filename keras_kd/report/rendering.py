@@ -24,7 +24,7 @@ def rendered(name, variables):
 
 
 def _environment(**options):
-    loader = jinja2.PackageLoader("keras_kd")
+    loader = jinja2.PackageLoader("keras_kd.report")
     return jinja2.Environment(
         loader=loader,
         undefined=jinja2.StrictUndefined,

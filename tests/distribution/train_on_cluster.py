@@ -120,9 +120,8 @@ def run_command_line(*arguments):
 
 
 def run_readme():
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    section = readme.split("\n### Several machines\n")[1]
-    code = section.split("```python\n")[1].split("```")[0]
+    page = Path(__file__).parents[2] / "keras_kd" / "distribution" / "README.md"
+    code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     import keras
     import numpy as np
     import tensorflow as tf
@@ -141,7 +140,7 @@ def run_readme():
     code = code.replace("train_ds", "make_train_ds()")
     names = {"keras": keras, "kd": kd, "make_train_ds": make_train_ds}
     names |= {"make_teacher": make_model, "make_student": make_model}
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, str(page), "exec"), names)
     distiller = names["distiller"]
     weights = [w.tolist() for w in distiller.student.get_weights()]
     epochs = len(distiller.history.epoch)

@@ -89,8 +89,8 @@ def clock(monkeypatch):
 
         return SimpleNamespace(get_concrete_function=lambda *_: run)
 
-    monkeypatch.setattr("keras_kd.profile._forward", fake_pass)
-    monkeypatch.setattr("keras_kd.profile.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("keras_kd.evaluation.profile._forward", fake_pass)
+    monkeypatch.setattr("keras_kd.evaluation.profile.time.perf_counter", lambda: now[0])
     return passes, ran
 
 

@@ -77,9 +77,9 @@ def undrawn(monkeypatch):
     def no_drawing(name, alt, caption, *_, **__):
         return Picture(name, alt, caption, b"", b"")
 
-    for module in ("report_plots", "answer_plots", "report_images"):
-        monkeypatch.setattr(f"keras_kd.{module}.drawn", no_drawing)
-    monkeypatch.setattr("keras_kd.report.latencies", _no_latencies)
+    for module in ("plots", "answer_plots", "images"):
+        monkeypatch.setattr(f"keras_kd.report.{module}.drawn", no_drawing)
+    monkeypatch.setattr("keras_kd.report.write.latencies", _no_latencies)
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +232,7 @@ def test_models_that_cannot_be_loaded_or_run(tmp_path, undrawn, monkeypatch):
     def fails(models, repeats):
         raise ValueError("`model` must have fixed input shapes but for the batch. Or so.")
 
-    monkeypatch.setattr("keras_kd.report.latencies", fails)
+    monkeypatch.setattr("keras_kd.report.write.latencies", fails)
     page = Page(write_report(tmp_path)[1].read_text())
     assert "The latency of the models was not measured: `model` must have fi" in page.text
     assert "latency (ms)" not in str(page.elements)
