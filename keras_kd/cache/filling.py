@@ -157,7 +157,7 @@ class CachedAnswers:
             view: int64 scalar tensor.
 
         Returns:
-            Dataset of batches: what tells the examples (`cache_examples.fingerprints`),
+            Dataset of batches: what tells the examples (`cache.examples.fingerprints`),
             and their outputs as `keras_kd.training.batch.encode` gives them.
         """
         outputs = self._answers.outputs

@@ -27,9 +27,10 @@ class ModelResult:
     Attributes:
         model: The stage's name, or "teacher".
         taught_by: Names of the teaching models, "labels", or "given".
-        evaluation: A `keras_kd.evaluate.Evaluation` on the test data, its fidelity that to
+        evaluation: A `keras_kd.evaluation.evaluate.Evaluation` on the test data, its
+        fidelity that to
             the last of the teaching models.
-        parameters, macs, pure_macs: See `keras_kd.profile.Profile`.
+        parameters, macs, pure_macs: See `keras_kd.evaluation.profile.Profile`.
         file_bytes: Size of the saved `.keras` file, None without a run folder.
         seconds: Of training, the teacher's answers and validation included; None for a
             given model.

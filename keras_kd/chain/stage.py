@@ -9,10 +9,10 @@ import numpy as np
 
 from keras_kd.chain.descriptions import described
 from keras_kd.models.fingerprints import model_fingerprint
+from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.training import checks
 from keras_kd.training.batch import inputs_of
 from keras_kd.training.distiller import Distiller
-from keras_kd.training.kinds import OutputKinds
 from keras_kd.training.several_steps import SeveralSteps
 
 

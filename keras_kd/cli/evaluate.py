@@ -20,7 +20,7 @@ def evaluate(model, dataset, teacher, data_dir):
     from keras_kd import data
     from keras_kd.evaluation.evaluate import Evaluation
     from keras_kd.evaluation.predictions import predict
-    from keras_kd.recipes.recipe import load_model
+    from keras_kd.recipes.model_files import load_model
 
     loaded, loaded_teacher = load_model(model), teacher and load_model(teacher)
     # Standard output holds the measurements alone.

@@ -52,7 +52,7 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     from keras_kd.exporters import checks
     from keras_kd.exporters import export as exporters
     from keras_kd.files import inside
-    from keras_kd.recipes.recipe import load_model
+    from keras_kd.recipes.model_files import load_model
 
     if every:
         given = {"MODEL": model, "--out": out, "--preprocessing": preprocessing}

@@ -10,7 +10,7 @@ from keras_kd.cli.base import main
 def profile(model):
     """Print a MODEL's parameters and multiply-accumulates (MACs)."""
     from keras_kd.evaluation.profile import profile as measure
-    from keras_kd.recipes.recipe import load_model
+    from keras_kd.recipes.model_files import load_model
     from keras_kd.tables import shown_count
 
     cost = measure(load_model(model))

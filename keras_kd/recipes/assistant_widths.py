@@ -13,7 +13,8 @@ def choose(families, teacher, student, count):
 
     Args:
         families: What `zoo.family_of` says of teacher and student; one may be None.
-        teacher, student: Their `keras_kd.profile.Profile`s, or what has its attributes;
+        teacher, student: Their `keras_kd.evaluation.profile.Profile`s, or what has its
+        attributes;
             the student's MACs are fewer.
         count: An integer >= 1.
 

@@ -34,7 +34,7 @@ def choose(stage, arrays, seed):
     """The images and labels that a stage is trained on, each as often as in an epoch.
 
     Args:
-        stage: A `keras_kd.recipe.StageRecipe`, of which `classes`, `examples` and `repeat`
+        stage: A `StageRecipe`, of which `classes`, `examples` and `repeat`
             are read.
         arrays: (images, labels), (n, ...) and (n,).
         seed: Integer, of the draw of `examples`: of each class as many, or one more.
@@ -88,7 +88,7 @@ class TrainData:
     teacher runs beside the student.
 
     Args:
-        recipe: A `keras_kd.recipe.Recipe`.
+        recipe: A `keras_kd.recipes.recipe.Recipe`.
         arrays: All training images and labels.
         folder: Where teacher outputs are kept, one folder for the same teacher and images.
         verbose: As `cache_teacher` takes it.

@@ -12,9 +12,9 @@ from keras_kd import files
 from keras_kd.evaluation.profile import profile
 from keras_kd.losses.arguments import check_integer
 from keras_kd.recipes import assistant_widths, zoo
-from keras_kd.recipes.recipe import load_model
+from keras_kd.recipes.model_files import load_model
 from keras_kd.tables import markdown_table
-from keras_kd.training.checks import check_models
+from keras_kd.training.compatibility import check_models
 
 HEAD = """\
 # Epochs, optimizer and loss are those of the recipe mnist, not chosen for these models.
@@ -46,7 +46,7 @@ class PlannedModel:
         name: As given; an assistant's is its name in `keras_kd.recipes.zoo`.
         architecture: Its name in `keras_kd.recipes.zoo`, None if it is of no family there.
         file: Its file, or its name among the shipped models; None where there is none.
-        parameters, macs: See `keras_kd.profile.Profile`.
+        parameters, macs: See `keras_kd.evaluation.profile.Profile`.
     """
 
     role: str
@@ -95,7 +95,7 @@ class Plan:
         return text
 
     def recipe(self):
-        """The plan as the text of a recipe, which `keras_kd.recipe.load` reads."""
+        """The plan as the text of a recipe, which `keras_kd.recipes.recipe.load` reads."""
         teacher, *taught = self.models
         names = [f"ta{i + 1}" for i in range(len(taught) - 1)] + ["student"]
         text = HEAD

@@ -12,7 +12,8 @@ from keras_kd import data, files
 from keras_kd.distribution.distribute import Workers
 from keras_kd.evaluation.uncertainty import over_seeds
 from keras_kd.recipes import data as recipe_data
-from keras_kd.recipes.recipe import AS_JSON, load_model, make_chain
+from keras_kd.recipes.model_files import load_model
+from keras_kd.recipes.recipe import AS_JSON, make_chain
 from keras_kd.runs import manifest
 from keras_kd.tables import markdown_table, shown_count
 
@@ -32,7 +33,7 @@ def run(
     """Runs a recipe: prepares the data, trains every stage, writes the run folder.
 
     Args:
-        recipe: A `keras_kd.recipe.Recipe`.
+        recipe: A `keras_kd.recipes.recipe.Recipe`.
         run_dir: A folder, new or of this recipe's run, which then goes on; see
             `DistillationChain.fit`. The recipe as resolved and the per-epoch accuracies are
             added.
@@ -138,7 +139,7 @@ def give_data(recipe, chain, train_data, labels):
 
     Args:
         recipe, chain: The `Recipe`, and its `DistillationChain`.
-        train_data: A `recipe_data.TrainData`.
+        train_data: A `keras_kd.recipes.data.TrainData`.
         labels: (n,), of all training images, those held out too.
 
     Raises:

@@ -18,7 +18,7 @@ def reliability(models, style, seed):
     """How often a model is right against how sure it says it is.
 
     Args:
-        models: Finished `run_reader.Model`s of one run.
+        models: Finished `runs.reader.Model`s of one run.
         style: What `styles` gives.
         seed: Of the run, where it is one of several; else None.
 
@@ -64,7 +64,7 @@ def confusion(model, name):
     """Labels against answers of one model.
 
     Args:
-        model: A finished `run_reader.Model`.
+        model: A finished `runs.reader.Model`.
         name: The picture's name.
 
     Returns:

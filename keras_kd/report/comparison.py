@@ -134,7 +134,7 @@ def comparisons(runs):
     A given stage, such as a file, was trained elsewhere, nobody knows how, so it is none.
 
     Args:
-        runs: A list of `run_reader.Run`, of the same recipe with different seeds.
+        runs: A list of `runs.reader.Run`, of the same recipe with different seeds.
 
     Returns:
         A list of `Comparison`, in the order of the stages, of what is finished.
@@ -194,7 +194,7 @@ def _by_examples(pairs):
 
 
 def mcnemar_of(model, baseline):
-    """McNemar's test of two `run_reader.Model`s on the same test data.
+    """McNemar's test of two `runs.reader.Model`s on the same test data.
 
     Raises:
         ValueError: Their answers are to different data.

@@ -12,8 +12,8 @@ def device_table(run, files):
     """Size, time, memory and accuracy of exported files.
 
     Args:
-        run: The `run_reader.Run` that they are of.
-        files: A list of `run_schema.DeviceFile`. Speed-up and shrink factor are over the
+        run: The `runs.reader.Run` that they are of.
+        files: A list of `runs.schema.DeviceFile`. Speed-up and shrink factor are over the
             file, if it is among them, of the `baseline` in float32 and the same format.
 
     Returns:
@@ -52,7 +52,7 @@ def conditions(run, exports, seed=None):
 
     Args:
         run: As `device_table` takes it.
-        exports: Its `run_schema.Exports`.
+        exports: Its `runs.schema.Exports`.
         seed: Of the run, where there are runs with other seeds.
 
     Returns:

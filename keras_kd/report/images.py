@@ -42,7 +42,7 @@ def disagreements(run, name):
     """The images on which a taught stage and its teacher answer differently.
 
     Args:
-        run: A `run_reader.Run`.
+        run: A `runs.reader.Run`.
         name: Of a finished, taught stage.
 
     Returns:

@@ -19,7 +19,7 @@ def page(folder, latencies, problems):
     """All that the templates show.
 
     Args:
-        folder: A `run_reader.RunFolder`.
+        folder: A `runs.reader.RunFolder`.
         latencies, problems: What `report.measured` gives.
 
     Returns:

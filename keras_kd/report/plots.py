@@ -12,7 +12,7 @@ def pareto(runs, costs, name, unit):
     """Accuracy against cost; the line joins the models that no cheaper one beats.
 
     Args:
-        runs: A list of `run_reader.Run`, of the same recipe with different seeds.
+        runs: A list of `runs.reader.Run`, of the same recipe with different seeds.
         costs: dict of model name to its cost, more than 0.
         name: What it costs, the picture's name.
         unit: The words at the axis.

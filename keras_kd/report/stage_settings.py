@@ -26,8 +26,8 @@ def differences(run, one, other):
     """The `Differences` between two stages of a run, as far as the run tells.
 
     Args:
-        run: A `run_reader.Run`.
-        one, other: A `run_reader.Model` each, of stages of it.
+        run: A `runs.reader.Run`.
+        one, other: A `runs.reader.Model` each, of stages of it.
     """
     unfair = {
         "labels": (_labels(run, one), _labels(run, other)),

@@ -35,7 +35,7 @@ def accuracy_table(runs):
     """How right each finished model is, and how like its teacher.
 
     Args:
-        runs: A list of `run_reader.Run`, of the same recipe with different seeds.
+        runs: A list of `runs.reader.Run`, of the same recipe with different seeds.
 
     Returns:
         A `Table`.
@@ -94,7 +94,7 @@ def class_table(models):
     """The classes one by one.
 
     Args:
-        models: Finished `run_reader.Model`s of one run; the first one's errors, precision
+        models: Finished `runs.reader.Model`s of one run; the first one's errors, precision
             and interval are shown, of the others the accuracy.
 
     Returns:
@@ -139,7 +139,7 @@ def mean_errors(errors):
 
 
 def taught_by(model):
-    """The names of a `run_reader.Model`'s teachers, or "labels" or "given"."""
+    """The names of a `runs.reader.Model`'s teachers, or "labels" or "given"."""
     return ", ".join(model.taught_by) or model.metrics.taught_by
 
 

@@ -11,8 +11,8 @@ from keras import ops
 
 from keras_kd.losses.arguments import check_positive
 from keras_kd.losses.ops import log_softmax
+from keras_kd.tasks.kinds import log_probabilities, outputs_kind
 from keras_kd.teachers.members import check_each, check_same, symbolic_input
-from keras_kd.training.kinds import log_probabilities, outputs_kind
 
 _KINDS = ("logits", "probabilities")
 

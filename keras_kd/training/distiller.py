@@ -3,11 +3,11 @@
 import keras
 from keras import ops, tree
 
-from keras_kd import losses as losses_module
 from keras_kd.distribution.replicas import scaled, unscaled, zero_if_empty
 from keras_kd.models.taps import Taps
+from keras_kd.tasks.kinds import OutputKinds, check_said
 from keras_kd.training import batch, checks
-from keras_kd.training.kinds import OutputKinds, check_said
+from keras_kd.training.compatibility import check_models
 from keras_kd.training.loading import distiller_arguments, distiller_config
 from keras_kd.training.schedules import ScheduledModel
 from keras_kd.training.several_steps import SeveralSteps
@@ -96,20 +96,15 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         validation_distillation=False,
         **kwargs,
     ):
-        checks.check_models(teacher, student)
+        check_models(teacher, student)
         # The student's policy decides whether `compile` adds loss scaling; inputs reach
         # each model as they are, and it casts them as its own policy says.
         kwargs.setdefault("dtype", student.dtype_policy)
         super().__init__(name=name, **{"autocast": False} | kwargs)
         self.teacher = teacher
         self.student = student
-        if not isinstance(distillation_losses, (list, tuple)):
-            distillation_losses = [distillation_losses]
-        # Tuples, as what is put into a list later would have no effect.
-        self.distillation_losses = tuple(map(losses_module.get, distillation_losses))
-        self.distillation_loss_weights = tuple(
-            checks.check_weights(distillation_loss_weights, len(distillation_losses))
-        )
+        weighted = checks.weighted(distillation_losses, distillation_loss_weights)
+        self.distillation_losses, self.distillation_loss_weights = weighted
         self.student_loss_weight = checks.check_fraction(
             "student_loss_weight", student_loss_weight
         )
@@ -122,21 +117,17 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         self.student_kinds.need([None], compared=False)
         self.validation_distillation = bool(validation_distillation)
         kinds = self.teacher_kinds, self.student_kinds
-        self._terms = tuple(
+        terms = tuple(
             make_term(loss, weight, teacher, student, *kinds)
-            for loss, weight in zip(
-                self.distillation_losses, self.distillation_loss_weights, strict=True
-            )
+            for loss, weight in zip(*weighted, strict=True)
         )
-        losses = [term.loss for term in self._terms]
+        self._terms, losses = terms, [term.loss for term in terms]
         checks.check_losses(teacher, losses, self.validation_distillation)
         # An attribute, so that Keras tracks their weights and saves them.
         self.loss_layers = [layer for loss in losses for layer in loss.layers]
-        terms = self._terms
         self._teacher_taps = Taps(teacher, {x for t in terms for x in t.teacher.names})
         self._student_taps = Taps(student, {x for t in terms for x in t.student.names})
-        weights = [self.student_loss_weight, *self.distillation_loss_weights]
-        self.follow_schedules(weights, losses)
+        self.follow_schedules([self.student_loss_weight, *weighted[1]], losses)
         self._step = OneStep()
         self.student_loss_tracker = keras.metrics.Mean(name="student_loss")
         self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
@@ -160,7 +151,8 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
     @property
     def trainable_variables(self):
         """The student's, and those of losses' layers: the teacher's are never updated."""
-        return self._of_trained("trainable_variables")
+        trained = [self.student, *self.loss_layers]
+        return [v for layer in trained for v in layer.trainable_variables]
 
     @property
     def non_trainable_variables(self):
@@ -169,11 +161,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
 
     @property
     def trainable_weights(self):
-        return self._of_trained("trainable_weights")
-
-    def _of_trained(self, attribute):
-        trained = [self.student, *self.loss_layers]
-        return [v for layer in trained for v in getattr(layer, attribute)]
+        return self.trainable_variables
 
     @property
     def non_trainable_weights(self):
@@ -222,23 +210,16 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         """As `keras.Model.fit`, after a look at the teacher and at data in memory.
 
         Raises:
-            ValueError: `compile` was not called; the teacher's weights or first answers are
-                not finite; `x` carries another's; labels are outside the student's classes,
-                or missing beside weights; validation has no loss to judge by; or there was
-                no batch. Arrays are looked at.
+            ValueError: As `checks.check_fit`; or `compile` was not called, `x` carries
+                another teacher's answers, labels are missing beside weights, or there was
+                no batch.
         """
         self._assert_compile_called("fit")
-        if not self.validation_distillation:
-            checks.check_loss_in_validation(self.loss, args, kwargs)
-        checks.check_finite(self.teacher)
         if self.student.built:
             # On JAX an error within the step would leave no weights behind.
             check_trains(self)
-        shape = getattr(self.student, "output_shape", None)
-        num_classes = shape[-1] if isinstance(shape, tuple) else None
-        checks.check_labels(y, self.loss, num_classes)
         checks.check_batch_size([term.loss for term in self._terms], x, *args, **kwargs)
-        checks.check_first_answers(self.run_teacher, x, self.teacher.name)
+        checks.check_fit(self, x, y, args, kwargs)
         history = super().fit(x, y, *args, **kwargs)
         if history.epoch and "loss" not in history.history:
             raise ValueError("`x` holds no batches, so nothing was trained.")
@@ -285,8 +266,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
                 f"{missing} missing. They are needed where student_loss_weight > 0, "
                 "and in validation unless validation_distillation=True."
             )
-        loss = unscaled(self._compile_loss(y, y_pred, sample_weight))
-        return ops.cast(loss, "float32")
+        return ops.cast(unscaled(self._compile_loss(y, y_pred, sample_weight)), "float32")
 
     def compute_distillation_loss(
         self, y, sample_weight, teacher, student, step=0, index=None, training=True

@@ -9,9 +9,10 @@ import keras
 from keras import ops
 
 from keras_kd import losses as losses_module
+from keras_kd.tasks.kinds import KINDS, OutputKinds
 from keras_kd.training import checks
 from keras_kd.training.batch import inputs_of
-from keras_kd.training.kinds import KINDS, OutputKinds
+from keras_kd.training.compatibility import check_peers
 from keras_kd.training.schedules import ScheduledModel
 from keras_kd.training.several_steps import SeveralSteps
 from keras_kd.training.terms import Outputs, make_term
@@ -97,13 +98,8 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         self._order = tuple(students.values())
         if distillation_losses is None:
             distillation_losses = losses_module.SoftTargets(temperature=1.0)
-        if not isinstance(distillation_losses, (list, tuple)):
-            distillation_losses = [distillation_losses]
-        # Tuples, as what is put into a list later would have no effect.
-        self.distillation_losses = tuple(map(losses_module.get, distillation_losses))
-        self.distillation_loss_weights = tuple(
-            checks.check_weights(distillation_loss_weights, len(distillation_losses))
-        )
+        weighted = checks.weighted(distillation_losses, distillation_loss_weights)
+        self.distillation_losses, self.distillation_loss_weights = weighted
         self.student_outputs = student_outputs
         said = _check_said(student_outputs, students)
         first = next(iter(students.values()))
@@ -120,9 +116,7 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
                 (k, self._term(loss, weight, peer, student))
                 for k, peer in enumerate(students)
                 if peer != student
-                for loss, weight in zip(
-                    self.distillation_losses, self.distillation_loss_weights, strict=True
-                )
+                for loss, weight in zip(*weighted, strict=True)
                 if weight != 0
             ]
             for student in students
@@ -314,7 +308,7 @@ def _check_students(students):
                 f"`students` must be built keras.Models. Received: {model!r} as {name!r}."
             )
         for other in models[:i]:
-            checks.check_peers(other, model)
+            check_peers(other, model)
     return dict(students)
 
 

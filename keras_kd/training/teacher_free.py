@@ -19,7 +19,7 @@ from keras_kd.losses.ops import (
     where_labelled,
 )
 from keras_kd.losses.shapes import check_two_classes
-from keras_kd.training.kinds import log_probabilities
+from keras_kd.tasks.kinds import log_probabilities
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")

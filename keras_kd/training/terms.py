@@ -16,8 +16,8 @@ from keras_kd.losses.base import (
 from keras_kd.losses.schedules import value_at
 from keras_kd.losses.shapes import check_batch
 from keras_kd.models.taps import find_layer
-from keras_kd.training.heads import Head, head_of, masked_weight
-from keras_kd.training.kinds import OutputKinds
+from keras_kd.tasks.heads import Head, head_of, masked_weight
+from keras_kd.tasks.kinds import OutputKinds
 
 
 class Outputs(NamedTuple):

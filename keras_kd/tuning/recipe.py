@@ -7,14 +7,9 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
-from keras_kd.recipes.recipe import (
-    AS_JSON,
-    LossRecipe,
-    PositiveInt,
-    Recipe,
-    Section,
-    StageRecipe,
-)
+from keras_kd.recipes.recipe import AS_JSON, Recipe
+from keras_kd.recipes.sections import LossRecipe, PositiveInt, Section
+from keras_kd.recipes.stage import StageRecipe
 
 NUMBERS = ("temperature", "student_loss_weight", "learning_rate")
 # In the order in which they are put in: a temperature goes into the loss that was chosen.
@@ -136,7 +131,7 @@ class Dimension:
 
 
 class TunedRecipe(Recipe):
-    """A recipe that is searched over; see `keras_kd.tune.tune`."""
+    """A recipe that is searched over; see `keras_kd.tuning.tune.tune`."""
 
     tune: TuneTable
 

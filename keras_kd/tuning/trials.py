@@ -10,8 +10,9 @@ from keras_kd import data, files
 from keras_kd.chain.passes import skip_epochs
 from keras_kd.chain.stage_run import BEST, CHECKPOINT, StageRun
 from keras_kd.recipes import data as recipe_data
-from keras_kd.recipes.recipe import AS_JSON, StageRecipe, make_chain
+from keras_kd.recipes.recipe import AS_JSON, make_chain
 from keras_kd.recipes.run import TEACHER_OUTPUTS, give_data
+from keras_kd.recipes.stage import StageRecipe
 
 # The run of the stages that no trial varies, in the folder of a search.
 BEFORE = "before"

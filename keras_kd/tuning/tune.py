@@ -11,7 +11,8 @@ from keras_kd import files
 from keras_kd.chain.progress import Progress
 from keras_kd.extras import needed_by
 from keras_kd.models.fingerprints import model_fingerprint
-from keras_kd.recipes.recipe import AS_JSON, load_model
+from keras_kd.recipes.model_files import load_model
+from keras_kd.recipes.recipe import AS_JSON
 from keras_kd.recipes.run import TEACHER_OUTPUTS
 from keras_kd.runs import manifest
 from keras_kd.tuning import trials as tune_trials

@@ -21,7 +21,7 @@ import keras_kd as kd
 from keras_kd import data
 from keras_kd.evaluation.uncertainty import over_seeds
 from keras_kd.exporters.export import proof_path
-from keras_kd.recipes import recipe
+from keras_kd.recipes.model_files import load_model
 from keras_kd.tables import markdown_table
 
 BATCH_SIZE, CALIBRATION = 256, 1000
@@ -38,7 +38,7 @@ def train(student, train_data, epochs, learning_rate, seed, steps):
     keras.utils.set_random_seed(seed)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
     distiller = kd.Distiller(
-        recipe.load_model("mnist/teacher"),
+        load_model("mnist/teacher"),
         student,
         kd.losses.SoftTargets(TEMPERATURE),
         student_loss_weight=STUDENT_LOSS_WEIGHT,
@@ -100,7 +100,7 @@ def table(proofs):
 def main(run_dir, out, stage, epochs, learning_rate):
     images, labels = data.load_arrays("mnist", "train")
     test = data.load_arrays("mnist", "test")
-    teacher = recipe.load_model("mnist/teacher")
+    teacher = load_model("mnist/teacher")
     given = (data.scale(images), labels)
     cached = kd.cache_teacher(teacher, given, dtype="float32", verbose=0)
     steps = len(images) // BATCH_SIZE
@@ -118,7 +118,7 @@ def main(run_dir, out, stage, epochs, learning_rate):
         for way in WAYS:
             path = out / folder.name / f"{way}.tflite"
             if not proof_path(path).exists():
-                student = recipe.load_model(folder / stage / "model.keras")
+                student = load_model(folder / stage / "model.keras")
                 calibration = images[:CALIBRATION]
                 make(way, student, path, train_data, calibration, test, settings)
             proofs[way].append(json.loads(proof_path(path).read_text()))

@@ -25,7 +25,8 @@ from tabulate import tabulate
 
 import keras_kd as kd
 from keras_kd import data
-from keras_kd.recipes import recipe, zoo
+from keras_kd.recipes import zoo
+from keras_kd.recipes.model_files import load_model
 from keras_kd.training.several_steps import batches_at_a_time
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -239,7 +240,7 @@ def ratio(values, others):
 def whole_run(way, train, test, epochs, batch_size, seed=0):
     """Seconds, and accuracies, of both stages and all that belongs to them."""
     keras.utils.set_random_seed(seed)
-    teacher = recipe.load_model("mnist/teacher")
+    teacher = load_model("mnist/teacher")
     live = data.batches(*train, batch_size, shuffle=True, seed=seed, drop_remainder=True)
     policy = "mixed_bfloat16" if "bfloat16" in way else "float32"
     accuracies, start = {}, time.perf_counter()
@@ -322,8 +323,8 @@ def main(repeats, steps, batch_sizes, epochs, plot_path, json_path):
     train, test = (data.load_arrays("mnist", split) for split in ("train", "test"))
     keras.utils.set_random_seed(0)
     teachers = {
-        "mnist_teacher": recipe.load_model("mnist/teacher"),
-        "mnist_ta": recipe.load_model("mnist/ta"),
+        "mnist_teacher": load_model("mnist/teacher"),
+        "mnist_ta": load_model("mnist/ta"),
     }
     medians, ratios = {}, {}
     for stage in STAGES:

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from keras_kd.data.idx import MNIST, IdxFile
@@ -40,3 +41,8 @@ def sample():
         ),
     }
     return dataclasses.replace(MNIST, splits=splits)
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).random((12, 9, 8, 3), dtype="float32")

@@ -6,7 +6,7 @@ import pytest
 
 from keras_kd import Distiller
 from keras_kd.losses import PerExampleLoss, SoftTargets
-from keras_kd.training.kinds import OutputKinds, check_said
+from keras_kd.tasks.kinds import OutputKinds, check_said
 from keras_kd.training.terms import Outputs, make_term
 
 LOGITS = np.array([[3.0, 0.0, -2.0], [1.0, 1.0, 400.0]], "float32")

@@ -9,7 +9,7 @@ from keras import layers, ops
 import keras_kd as kd
 from keras_kd import Distiller, MutualDistiller, teachers
 from keras_kd.losses import SoftTargets
-from keras_kd.training.kinds import OutputKinds, check_said, log_probabilities
+from keras_kd.tasks.kinds import OutputKinds, check_said, log_probabilities
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 Y = np.argmax(X[:, :3], axis=1)

@@ -1,0 +1,145 @@
+"""What a table of a recipe may hold, beside plain numbers and names."""
+
+import difflib
+from typing import Annotated
+
+import keras
+import pydantic
+from pydantic import Field
+
+from keras_kd import losses
+from keras_kd.data.augmentation import Deform
+from keras_kd.training import checks
+
+PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+
+
+def one_of(names, kind):
+    def check(value):
+        if value in names:
+            return value
+        near = difflib.get_close_matches(value, names, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no such {kind}: {value!r}. Known: {', '.join(names)}{hint}")
+
+    return pydantic.AfterValidator(check)
+
+
+SCHEDULES = sorted(
+    name
+    for name, value in vars(keras.optimizers.schedules).items()
+    if isinstance(value, type) and name != "LearningRateSchedule"
+)
+
+
+def made(value):
+    """A value of a recipe; of a table with the key `schedule`, the schedule it stands for.
+
+        temperature = { schedule = "CosineDecay", initial_learning_rate = 8.0, ... }
+
+    Raises:
+        ValueError: There is no such schedule, or it does not take these arguments.
+    """
+    if not isinstance(value, dict):
+        return value
+    arguments = dict(value)
+    name = arguments.pop("schedule", None)
+    if name not in SCHEDULES:
+        raise ValueError(
+            f"a table stands for a schedule of Keras. Received: schedule = {name!r}. "
+            f"Known: {', '.join(SCHEDULES)}"
+        )
+    try:
+        return getattr(keras.optimizers.schedules, name)(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"not a schedule of Keras: {error}") from error
+
+
+def _or_schedule(check):
+    """Lets a number be a schedule's table instead; `check` refuses what it may not give."""
+
+    def validate(value, validate_number):
+        if not isinstance(value, dict):
+            return validate_number(value)
+        check(made(value))
+        return value
+
+    return pydantic.WrapValidator(validate)
+
+
+Weight = Annotated[
+    float,
+    Field(ge=0),
+    _or_schedule(lambda x: checks.check_weights(x, count=1)),
+]
+Fraction = Annotated[
+    float,
+    Field(ge=0, le=1),
+    _or_schedule(lambda x: checks.check_fraction("student_loss_weight", x)),
+]
+
+
+class Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class _Named(Section):
+    """A table with a name and the named object's own arguments beside it."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @pydantic.model_validator(mode="after")
+    def _arguments_fit(self):
+        self.make()
+        return self
+
+
+class LossRecipe(_Named):
+    name: Annotated[str, one_of(losses.names(), "loss")]
+
+    def make(self):
+        arguments = {key: made(value) for key, value in self.model_extra.items()}
+        return losses.get(self.name, **arguments)
+
+
+class OptimizerRecipe(_Named):
+    def make(self):
+        arguments = {key: made(value) for key, value in self.model_extra.items()}
+        config = {"class_name": self.name, "config": arguments}
+        try:
+            return keras.optimizers.get(config)
+        except (TypeError, ValueError) as error:
+            first_line = str(error).splitlines()[0]
+            raise ValueError(f"not a Keras optimizer: {first_line}") from error
+
+
+class AugmentationRecipe(Section):
+    """Views of the training images; beside `views` the arguments of `augment.Deform`."""
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+    views: PositiveInt
+    # Of the views; not the recipe's, so that all its seeds see the same ones, and what a
+    # given teacher says of them is computed once.
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
+    # Whether they are made once, and kept in memory as bytes: 47 MB a view of MNIST.
+    stored: bool = False
+
+    def make(self):
+        try:
+            return Deform(**self.model_extra)
+        except TypeError as error:
+            raise ValueError(f"not what keras_kd.augment.Deform takes: {error}") from error
+
+    @pydantic.model_validator(mode="after")
+    def _arguments_fit(self):
+        self.make()
+        return self
+
+
+class EnsembleRecipe(Section):
+    """Trained stages as one model; the fields are those of `teachers.Ensemble`."""
+
+    models: Annotated[list[str], Field(min_length=1)]
+    weights: list[Annotated[float, Field(ge=0)]] | None = None
+    temperature: Annotated[float, Field(gt=0)] = 4.0

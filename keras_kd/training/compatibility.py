@@ -1,0 +1,143 @@
+"""Which models can be trained together: their inputs, and what they share."""
+
+import keras
+
+from keras_kd.losses.ops import fits_shape
+from keras_kd.models.probe import probe_inputs
+
+
+def check_models(teacher, student):
+    """Refuses a teacher and a student that cannot go together.
+
+    Raises:
+        ValueError: One is no built `keras.Model`, both are the same, their inputs differ,
+            or training the student would change variables of the teacher.
+    """
+    for name, model in (("teacher", teacher), ("student", student)):
+        if not isinstance(model, keras.Model):
+            raise ValueError(
+                f"`{name}` must be a keras.Model. Received: {model!r} of type "
+                f"{type(model).__name__}."
+            )
+    if teacher is student:
+        raise ValueError(
+            "`teacher` and `student` are the same model. Give the student its own: "
+            "keras.models.clone_model(teacher) makes one with fresh weights."
+        )
+    if not teacher.built:
+        raise ValueError(
+            "`teacher` has no weights yet: call it on a batch or load its weights "
+            f"first. Received: the unbuilt model {teacher.name!r}."
+        )
+    if not teacher.weights and not _holds_saved_model(teacher):
+        raise ValueError(
+            f"`teacher` {teacher.name!r} has no weights, so it was never trained."
+        )
+    check_taught("`student`", student.trainable_variables, teacher)
+    moved = _moved_in_training(student, teacher)
+    if moved:
+        raise ValueError(
+            "`student` shares layers with `teacher` whose state training changes: moving "
+            "statistics and the like. So the teacher would change. Give the student layers "
+            "of its own, or set trainable of a BatchNormalization to False. "
+            f"Shared: {', '.join(moved)}."
+        )
+    # Models without symbolic inputs are checked by their first batch.
+    teacher_shapes = _input_shapes(teacher)
+    student_shapes = _input_shapes(student)
+    if teacher_shapes and student_shapes and not _fit(teacher_shapes, student_shapes):
+        raise ValueError(
+            "`student` must take the inputs that `teacher` takes. Received: teacher "
+            f"{teacher.name!r} with input shapes {teacher_shapes}, student "
+            f"{student.name!r} with {student_shapes}."
+        )
+
+
+def check_taught(who, variables, teacher):
+    taught = {id(v) for v in variables}
+    shared = [v.path for v in teacher.variables if id(v) in taught]
+    if shared:
+        raise ValueError(
+            f"{who} would train variables that belong to `teacher`. Set the shared "
+            f"layers' trainable to False. Shared: {', '.join(shared)}."
+        )
+
+
+def _moved_in_training(student, other):
+    """Paths of what the two models share and a pass of the student in training changes."""
+    own = {id(v) for v in student.weights}
+    # Not the seeds of Dropout and the like: no answer hangs on them.
+    shared = [v for v in other.weights if id(v) in own]
+    if not shared:
+        return []
+    inputs = probe_inputs(other, batch_size=2) if student.built else None
+    if inputs is not None:
+        try:
+            # Nothing is assigned: it is put down what would be.
+            with keras.StatelessScope() as scope:
+                student(inputs, training=True)
+            return [v.path for v in shared if scope.get_current_value(v) is not None]
+        except Exception:  # Of layers that take no such inputs: any.
+            pass
+    states = states_of(student)
+    return [v.path for v in shared if id(v) in states]
+
+
+def states_of(model):
+    """Ids of the variables that no gradient trains and that training may change."""
+    states = set()
+    for layer in model._flatten_layers():
+        is_frozen = (
+            isinstance(layer, keras.layers.BatchNormalization) and not layer.trainable
+        )
+        if not is_frozen and not isinstance(layer, keras.layers.Normalization):
+            states |= {id(v) for v in layer._non_trainable_variables}
+    return states
+
+
+def check_peers(first, second):
+    """Refuses two students that cannot learn from each other.
+
+    Raises:
+        ValueError: They are one model, share variables that training would change, or
+            their inputs differ.
+    """
+    if first is second:
+        raise ValueError(
+            f"The model {first.name!r} is two of the `students`. Give each its own: "
+            "keras.models.clone_model makes one with fresh weights."
+        )
+    trained = {id(v) for v in first.trainable_variables}
+    shared = [v.path for v in second.variables if id(v) in trained]
+    if shared:
+        raise ValueError(
+            f"The `students` {first.name!r} and {second.name!r} share variables that would "
+            f"be trained: {', '.join(shared)}."
+        )
+    moved = _moved_in_training(first, second) + _moved_in_training(second, first)
+    if moved:
+        raise ValueError(
+            f"The `students` {first.name!r} and {second.name!r} share state that training "
+            f"changes, such as moving statistics: {', '.join(set(moved))}. Give "
+            "each layers of its own."
+        )
+    shapes, others = _input_shapes(first), _input_shapes(second)
+    if shapes and others and not _fit(shapes, others):
+        raise ValueError(
+            f"`students` must take the same inputs. Received: {first.name!r} with input "
+            f"shapes {shapes}, {second.name!r} with {others}."
+        )
+
+
+def _holds_saved_model(model):
+    """Whether it runs a SavedModel, whose weights may be constants of its graph."""
+    layers = model._flatten_layers()
+    return any(isinstance(layer, keras.layers.TFSMLayer) for layer in layers)
+
+
+def _input_shapes(model):
+    return [tuple(x.shape) for x in getattr(model, "inputs", None) or ()]
+
+
+def _fit(shapes, others):
+    return len(shapes) == len(others) and all(map(fits_shape, shapes, others))
