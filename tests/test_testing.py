@@ -279,6 +279,14 @@ class ForgetsItsPower(Squares):
     def call(self, teacher_outputs, student_outputs, y_true):
         return ops.mean(ops.abs(teacher_outputs - student_outputs) ** self.power, axis=-1)
 
+    def get_config(self):
+        return {}
+
+
+class KeepsItsPowerElsewhere(Squares):
+    def __init__(self, power=2.0):
+        self._power = power
+
 
 class ConfigGrows(Squares):
     def __init__(self, note=""):
@@ -307,6 +315,7 @@ class ConfigGrows(Squares):
         (RefusesOneInSilence(), {"batch_of_one"}),
         (LabelsNotMissed(), {"labels"}),
         (ForgetsItsPower(3.0), {"config"}),
+        (KeepsItsPowerElsewhere(3.0), {"config"}),
         (ConfigGrows(), {"config"}),
     ],
     ids=lambda x: repr(x) if isinstance(x, DistillationLoss) else "",

@@ -1,8 +1,5 @@
 """Teacher outputs computed once, kept in memory or on disk, checked on reuse."""
 
-import math
-import numbers
-
 import keras
 import tensorflow as tf
 from tqdm import tqdm
@@ -12,6 +9,7 @@ from keras_kd.cache.examples import ArrayExamples, StreamedExamples
 from keras_kd.cache.filling import CachedAnswers, all_answers
 from keras_kd.cache.fixed_augment import fix_augment
 from keras_kd.distribution.distribute import Workers
+from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import cache_settings
 from keras_kd.teachers import Several
 
@@ -108,9 +106,9 @@ def cache_teacher(
     if outputs is None and isinstance(teacher, Several):
         outputs = list(teacher.taps.values())
     names = _check_names(outputs)
-    views = _check_integer("views", views, 1)
-    batch_size = _check_integer("batch_size", batch_size, 1)
-    seed = _check_integer("seed", seed)
+    views = check_integer("views", views, 1)
+    batch_size = check_integer("batch_size", batch_size, 1)
+    seed = check_integer("seed", seed)
     top_k = _check_top_k(top_k, rest, names)
     _check_augment(augment, views, seed)
     if dtype not in ("float16", "float32"):
@@ -213,17 +211,6 @@ def _check_names(outputs):
     return set(names)
 
 
-def _check_integer(name, value, least=-math.inf):
-    """`value` as an int."""
-    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not is_integer or value < least:
-        limit = "" if least == -math.inf else f" >= {least}"
-        raise ValueError(
-            f"`{name}` must be an integer{limit}. Received: {name}={value!r}."
-        )
-    return int(value)
-
-
 def _check_top_k(top_k, rest, names):
     """`top_k` as an int, or None."""
     if rest not in ("even", "drop"):
@@ -237,7 +224,7 @@ def _check_top_k(top_k, rest, names):
             "`top_k` is of the teacher's own outputs, and `outputs` leaves them out. "
             f"Received: top_k={top_k}, outputs={sorted(names)}."
         )
-    return _check_integer("top_k", top_k, 1)
+    return check_integer("top_k", top_k, 1)
 
 
 def _check_augment(augment, views, seed):

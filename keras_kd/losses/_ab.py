@@ -114,9 +114,6 @@ class ActivationBoundaries(FeatureLoss):
             weight *= 2.0
         return total
 
-    def get_config(self):
-        return {"margin": self.margin, "scale": self.scale} | super().get_config()
-
 
 def _make_connector(shape, width):
     # The authors' draw, and PyTorch's batch normalisation.

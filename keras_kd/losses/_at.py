@@ -88,6 +88,3 @@ class AttentionTransfer(FeatureLoss):
     def call(self, teacher_features, student_features):
         pairs = zip(teacher_features, student_features, strict=True)
         return sum(attention_transfer(x, y, p=self.p) for x, y in pairs)
-
-    def get_config(self):
-        return {"p": self.p} | super().get_config()

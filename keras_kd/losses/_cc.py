@@ -171,7 +171,3 @@ class CorrelationCongruence(RelationLoss):
             order=self.order,
             sample_weight=sample_weight,
         )
-
-    def get_config(self):
-        own = {"gamma": self.gamma, "order": self.order, "form": self.form}
-        return own | super().get_config()

@@ -12,7 +12,6 @@ from keras import ops
 from keras_kd.losses.arguments import check_fraction, check_integer, check_positive
 from keras_kd.losses.base import PerExampleLoss
 from keras_kd.losses.features import make_projection
-from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import fits_shape, flat, of_one_shape, unit_vectors
 from keras_kd.losses.schedules import is_schedule
 from keras_kd.losses.shapes import check_size
@@ -211,7 +210,7 @@ class ContrastiveRepresentation(PerExampleLoss):
         seed=0,
         taps=None,
     ):
-        self.taps = as_one_pair(type(self).__name__, taps)
+        super().__init__(taps)
         self.num_examples = check_integer("num_examples", num_examples, 1)
         self.feat_dim = check_integer("feat_dim", feat_dim, 2)
         self.negatives = check_integer("negatives", negatives, 1)
@@ -299,17 +298,6 @@ class ContrastiveRepresentation(PerExampleLoss):
         scores = memory(*embeddings, ops.where(is_known, index, 0))
         values = contrastive_representation(*scores, num_examples=self.num_examples)
         return ops.where(is_known, values, float("nan"))
-
-    def get_config(self):
-        own = {
-            "num_examples": self.num_examples,
-            "feat_dim": self.feat_dim,
-            "negatives": self.negatives,
-            "temperature": self.temperature,
-            "momentum": self.momentum,
-            "seed": self.seed,
-        }
-        return own | taps_config(self.taps)
 
 
 def _take(rows, places):

@@ -12,7 +12,6 @@ from keras_kd.losses.arguments import (
     check_positive,
 )
 from keras_kd.losses.base import OneOutputLoss
-from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import log_softmax, norm
 from keras_kd.losses.weights import weighted_mean, weights_of
 
@@ -109,8 +108,7 @@ class DIST(OneOutputLoss):
         beta: Weight of the relation between classes, >= 0. Defaults to 1.0.
         gamma: Weight of the relation between examples, >= 0. Defaults to 1.0.
         temperature: T > 0. Defaults to 1.0.
-        taps: A pair of layer names, the teacher's first, whose outputs are the logits to
-            compare, for models with several outputs. Defaults to the models' own outputs.
+        taps: As `SoftTargets` takes them.
 
     Raises:
         ValueError: An argument is not a finite number of its range, `beta` and `gamma` are
@@ -133,6 +131,7 @@ class DIST(OneOutputLoss):
     shift_invariant = True
 
     def __init__(self, beta=1.0, gamma=1.0, temperature=1.0, taps=None):
+        super().__init__(taps)
         self.beta = check_not_negative("beta", beta)
         self.gamma = check_not_negative("gamma", gamma)
         check_not_all_zero(beta=self.beta, gamma=self.gamma)
@@ -140,7 +139,6 @@ class DIST(OneOutputLoss):
         self.least_classes = 2 if gamma else 3
         self.least_batch = 1 if beta else 3
         self.temperature = check_positive("temperature", temperature)
-        self.taps = as_one_pair("DIST", taps)
 
     def compute_loss(
         self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
@@ -153,7 +151,3 @@ class DIST(OneOutputLoss):
             temperature=now.temperature,
             sample_weight=sample_weight,
         )
-
-    def get_config(self):
-        config = {"beta": self.beta, "gamma": self.gamma, "temperature": self.temperature}
-        return config | taps_config(self.taps)

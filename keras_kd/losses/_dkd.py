@@ -12,7 +12,6 @@ from keras_kd.losses.arguments import (
     check_positive,
 )
 from keras_kd.losses.base import PerExampleLoss
-from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import (
     at_label,
     kl_divergence,
@@ -97,8 +96,7 @@ class DKD(PerExampleLoss):
         beta: Weight of the others among themselves, >= 0. Defaults to 8.0, mdistiller's;
             its experiments take 6.0 for some pairs on CIFAR-100, 0.5 for ImageNet.
         temperature: T > 0. Defaults to 4.0; its experiments on ImageNet take 1.0.
-        taps: A pair of layer names, the teacher's first, whose outputs are the logits to
-            compare, for models with several outputs. Defaults to the models' own outputs.
+        taps: As `SoftTargets` takes them.
 
     Raises:
         ValueError: An argument is not a finite number of its range, `alpha` and `beta` are
@@ -120,13 +118,13 @@ class DKD(PerExampleLoss):
     shift_invariant = True
 
     def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, taps=None):
+        super().__init__(taps)
         self.alpha = check_not_negative("alpha", alpha)
         self.beta = check_not_negative("beta", beta)
         check_not_all_zero(alpha=self.alpha, beta=self.beta)
         # Of two classes the one that is not labelled is alone among the others.
         self.least_classes = 2 if alpha else 3
         self.temperature = check_positive("temperature", temperature)
-        self.taps = as_one_pair("DKD", taps)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return dkd(
@@ -137,7 +135,3 @@ class DKD(PerExampleLoss):
             beta=self.beta,
             temperature=self.temperature,
         )
-
-    def get_config(self):
-        config = {"alpha": self.alpha, "beta": self.beta, "temperature": self.temperature}
-        return config | taps_config(self.taps)

@@ -102,6 +102,3 @@ Yim_A_Gift_From_CVPR_2017_paper.html)
             flow_of_solution(x, y, form=self.form, pooling=self.pooling)
             for x, y in zip(*flows, strict=True)
         )
-
-    def get_config(self):
-        return {"form": self.form, "pooling": self.pooling} | super().get_config()

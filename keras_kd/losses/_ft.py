@@ -102,6 +102,3 @@ class FactorTransfer(FeatureLoss):
     def call(self, teacher_features, student_features):
         pairs = zip(teacher_features, student_features, strict=True)
         return sum(factor_transfer(x, y, p1=self.p1, p2=self.p2) for x, y in pairs)
-
-    def get_config(self):
-        return {"p1": self.p1, "p2": self.p2} | super().get_config()

@@ -7,7 +7,6 @@ import keras
 
 from keras_kd.losses.arguments import check_choice, check_positive
 from keras_kd.losses.base import PerExampleLoss
-from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import cross_entropy, kl_divergence, log_softmax
 
 FORMS = ("kl", "cross_entropy")
@@ -78,10 +77,10 @@ class SoftTargets(PerExampleLoss):
     shift_invariant = True
 
     def __init__(self, temperature=4.0, form="kl", taps=None):
+        super().__init__(taps)
         self.temperature = check_positive("temperature", temperature)
         self.form = check_choice("form", form, FORMS)
         self.zero_at_agreement = form == "kl"
-        self.taps = as_one_pair("SoftTargets", taps)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return soft_targets(
@@ -90,7 +89,3 @@ class SoftTargets(PerExampleLoss):
             temperature=self.temperature,
             form=self.form,
         )
-
-    def get_config(self):
-        config = {"temperature": self.temperature, "form": self.form}
-        return config | taps_config(self.taps)

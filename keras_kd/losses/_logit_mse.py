@@ -8,7 +8,6 @@ from keras import ops
 
 from keras_kd.losses.arguments import check_choice
 from keras_kd.losses.base import PerExampleLoss
-from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import at_least_float32
 
 FORMS = ("mean", "half_sum")
@@ -51,8 +50,7 @@ class LogitMSE(PerExampleLoss):
         form: "mean" (default), PyTorch's `mse_loss`, as in Knowledge-Distillation-Zoo
             (AberHu), or "half_sum", half the sum over classes, the paper's equation 1. The
             authors published no code.
-        taps: A pair of layer names, the teacher's first, whose outputs are the logits to
-            compare, for models with several outputs. Defaults to the models' own outputs.
+        taps: As `SoftTargets` takes them.
 
     Raises:
         ValueError: `form` is unknown, or `taps` is not one pair.
@@ -69,11 +67,8 @@ class LogitMSE(PerExampleLoss):
     on_logits = True
 
     def __init__(self, form="mean", taps=None):
+        super().__init__(taps)
         self.form = check_choice("form", form, FORMS)
-        self.taps = as_one_pair("LogitMSE", taps)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return logit_mse(teacher_outputs, student_outputs, form=self.form)
-
-    def get_config(self):
-        return {"form": self.form} | taps_config(self.taps)

@@ -8,7 +8,6 @@ from keras import ops
 
 from keras_kd.losses.arguments import check_choice, check_positive
 from keras_kd.losses.base import PerExampleLoss
-from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import at_least_float32, kl_divergence, log_softmax, norm
 from keras_kd.losses.shapes import check_classes
 
@@ -79,8 +78,7 @@ class LogitStd(PerExampleLoss):
         multiplier: What the divergence is multiplied by, > 0. Defaults to None, T**2.
         unbiased: True (default) for a std that divides by num_classes - 1, PyTorch's and
             so that of the authors' code; False for one that divides by num_classes.
-        taps: A pair of layer names, the teacher's first, whose outputs are the logits to
-            compare, for models with several outputs. Defaults to the models' own outputs.
+        taps: As `SoftTargets` takes them.
 
     Raises:
         ValueError: A number is not finite or not > 0, `unbiased` is not True or False, or
@@ -103,12 +101,12 @@ class LogitStd(PerExampleLoss):
     shift_invariant = True
 
     def __init__(self, temperature=2.0, multiplier=None, unbiased=True, taps=None):
+        super().__init__(taps)
         self.temperature = check_positive("temperature", temperature)
         self.multiplier = multiplier
         if multiplier is not None:
             self.multiplier = check_positive("multiplier", multiplier)
         self.unbiased = check_choice("unbiased", unbiased, (True, False))
-        self.taps = as_one_pair("LogitStd", taps)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return logit_std(
@@ -118,10 +116,3 @@ class LogitStd(PerExampleLoss):
             multiplier=self.multiplier,
             unbiased=self.unbiased,
         )
-
-    def get_config(self):
-        return {
-            "temperature": self.temperature,
-            "multiplier": self.multiplier,
-            "unbiased": self.unbiased,
-        } | taps_config(self.taps)

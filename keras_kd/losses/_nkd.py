@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_kd.losses.arguments import check_not_negative, check_positive
 from keras_kd.losses.base import PerExampleLoss
-from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import (
     at_label,
     cross_entropy,
@@ -74,8 +73,7 @@ class NKD(PerExampleLoss):
     Args:
         gamma: Weight of the other classes, >= 0. Defaults to 1.5.
         temperature: T > 0, of the other classes alone. Defaults to 1.0.
-        taps: A pair of layer names, the teacher's first, whose outputs are the logits to
-            compare, for models with several outputs. Defaults to the models' own outputs.
+        taps: As `SoftTargets` takes them.
 
     Raises:
         ValueError: An argument is not a finite number of its range, or `taps` is not one
@@ -99,9 +97,9 @@ class NKD(PerExampleLoss):
     shift_invariant = True
 
     def __init__(self, gamma=1.5, temperature=1.0, taps=None):
+        super().__init__(taps)
         self.gamma = check_not_negative("gamma", gamma)
         self.temperature = check_positive("temperature", temperature)
-        self.taps = as_one_pair("NKD", taps)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return nkd(
@@ -111,7 +109,3 @@ class NKD(PerExampleLoss):
             gamma=self.gamma,
             temperature=self.temperature,
         )
-
-    def get_config(self):
-        config = {"gamma": self.gamma, "temperature": self.temperature}
-        return config | taps_config(self.taps)

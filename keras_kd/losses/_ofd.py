@@ -206,10 +206,6 @@ class FeatureOverhaul(FeatureLoss):
             loss = loss / 2 + ofd(teacher, student, margin=margin)
         return loss
 
-    def get_config(self):
-        config = {"margin": self.margin, "connector": self.connector}
-        return config | super().get_config()
-
 
 def _checked_margin(margin):
     """None, a float, or a list of floats and of lists of them; each <= 0."""

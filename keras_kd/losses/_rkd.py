@@ -198,10 +198,3 @@ class RelationalKnowledge(RelationLoss):
             angle_weight=self.angle_weight,
             sample_weight=sample_weight,
         )
-
-    def get_config(self):
-        weights = {
-            "distance_weight": self.distance_weight,
-            "angle_weight": self.angle_weight,
-        }
-        return weights | super().get_config()

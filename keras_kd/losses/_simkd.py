@@ -190,6 +190,3 @@ class SimKD(FeatureLoss):
             return (keras.layers.AdaptiveAveragePooling2D(size, dtype="float32"),)
         window = tuple(old // new for old, new in zip(sizes[1], size, strict=True))
         return (keras.layers.AveragePooling2D(window, dtype="float32"),)
-
-    def get_config(self):
-        return {"factor": self.factor} | super().get_config()

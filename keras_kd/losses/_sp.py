@@ -94,6 +94,3 @@ class SimilarityPreserving(RelationLoss):
         return similarity_preserving(
             teacher_outputs, student_outputs, norm=self.norm, sample_weight=sample_weight
         )
-
-    def get_config(self):
-        return {"norm": self.norm} | super().get_config()

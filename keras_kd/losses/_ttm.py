@@ -8,7 +8,6 @@ from keras import ops
 
 from keras_kd.losses.arguments import check_choice, check_positive
 from keras_kd.losses.base import PerExampleLoss
-from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import kl_divergence, log_softmax
 
 
@@ -64,8 +63,7 @@ class TTM(PerExampleLoss):
             repository's example of TTM; its example of WTTM has 0.2. Its `--ttm_l` left
             out is 1.
         weighted: False (default) for TTM, True for WTTM.
-        taps: A pair of layer names, the teacher's first, whose outputs are the logits to
-            compare, for models with several outputs. Defaults to the models' own outputs.
+        taps: As `SoftTargets` takes them.
 
     Raises:
         ValueError: `exponent` is not a finite number > 0, `weighted` is not True or False,
@@ -86,10 +84,10 @@ class TTM(PerExampleLoss):
     shift_invariant = True
 
     def __init__(self, exponent=0.1, weighted=False, taps=None):
+        super().__init__(taps)
         self.exponent = check_positive("exponent", exponent)
         self.weighted = check_choice("weighted", weighted, (True, False))
         self.zero_at_agreement = self.smallest_at_agreement = self.exponent == 1.0
-        self.taps = as_one_pair("TTM", taps)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return ttm(
@@ -98,7 +96,3 @@ class TTM(PerExampleLoss):
             exponent=self.exponent,
             weighted=self.weighted,
         )
-
-    def get_config(self):
-        config = {"exponent": self.exponent, "weighted": self.weighted}
-        return config | taps_config(self.taps)

@@ -153,7 +153,3 @@ class VariationalInformation(FeatureLoss):
             mean, variance = layer(student)
             loss += variational_information(teacher, mean, variance=variance)
         return loss
-
-    def get_config(self):
-        config = {"init_pred_var": self.init_pred_var, "eps": self.eps}
-        return config | super().get_config()

@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_kd.losses.arguments import check_positive
 from keras_kd.losses.base import PerExampleLoss
-from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import (
     at_label,
     cross_entropy,
@@ -83,8 +82,7 @@ class WSL(PerExampleLoss):
 
     Args:
         temperature: T > 0, of the soft targets. Defaults to 2.0, the authors' for ImageNet.
-        taps: A pair of layer names, the teacher's first, whose outputs are the logits to
-            compare, for models with several outputs. Defaults to the models' own outputs.
+        taps: As `SoftTargets` takes them.
 
     Raises:
         ValueError: `temperature` is not a finite number > 0, or `taps` is not one pair. In
@@ -110,11 +108,8 @@ class WSL(PerExampleLoss):
     stops_gradients = True
 
     def __init__(self, temperature=2.0, taps=None):
+        super().__init__(taps)
         self.temperature = check_positive("temperature", temperature)
-        self.taps = as_one_pair("WSL", taps)
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return wsl(teacher_outputs, student_outputs, y_true, temperature=self.temperature)
-
-    def get_config(self):
-        return {"temperature": self.temperature} | taps_config(self.taps)

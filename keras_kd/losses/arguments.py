@@ -62,7 +62,7 @@ def is_finite_number(value):
     return is_number and math.isfinite(value)
 
 
-def check_integer(name, value, least):
+def check_integer(name, value, least=-math.inf):
     """`value` as an int, if it is an integer >= `least`.
 
     Raises:
@@ -70,8 +70,9 @@ def check_integer(name, value, least):
     """
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_integer or value < least:
+        limit = "" if least == -math.inf else f", {least} or greater"
         raise ValueError(
-            f"`{name}` must be an integer, {least} or greater. Received: {name}={value!r}."
+            f"`{name}` must be an integer{limit}. Received: {name}={value!r}."
         )
     return int(value)
 

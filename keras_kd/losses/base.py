@@ -8,7 +8,7 @@ import warnings
 import keras
 from keras import ops
 
-from keras_kd.losses.layer_pairs import LayerPair
+from keras_kd.losses.layer_pairs import LayerPair, as_one_pair, taps_config
 from keras_kd.losses.ops import at_least_float32, fits_shape, of_one_shape
 from keras_kd.losses.schedules import is_schedule, shown, value_at
 from keras_kd.losses.shapes import check_classes, check_same_shape
@@ -124,8 +124,22 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         return {"training": training} if self.takes_training else {}
 
     def get_config(self):
-        """The constructor's arguments, for Keras's serialiser."""
-        return {}
+        """The constructor's arguments, for Keras's serialiser: attributes of their names.
+
+        Raises:
+            NotImplementedError: One is kept under another name, or not at all.
+        """
+        parameters = inspect.signature(type(self)).parameters.values()
+        several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+        names = [x.name for x in parameters if x.kind not in several]
+        missing = [name for name in names if not hasattr(self, name)]
+        if missing:
+            raise NotImplementedError(
+                f"{type(self).__name__} must implement `get_config()`, as its argument "
+                f"`{missing[0]}` is no attribute of that name."
+            )
+        config = {name: getattr(self, name) for name in names}
+        return config | taps_config(config.pop("taps", ()))
 
     @classmethod
     def from_config(cls, config):
@@ -137,7 +151,11 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         return cls(**arguments)
 
     def __repr__(self):
-        arguments = ", ".join(f"{k}={shown(v)}" for k, v in self.get_config().items())
+        try:
+            config = self.get_config()
+        except NotImplementedError:
+            return f"{type(self).__name__}(...)"
+        arguments = ", ".join(f"{k}={shown(v)}" for k, v in config.items())
         return f"{type(self).__name__}({arguments})"
 
 
@@ -154,6 +172,9 @@ class OneOutputLoss(DistillationLoss):
     """
 
     least_classes = 1
+
+    def __init__(self, taps=None):
+        self.taps = as_one_pair(type(self).__name__, taps)
 
     def check_shapes(self, teacher_shape, student_shape):
         """Refuses outputs that this loss cannot compare; unknown sizes are None.
@@ -261,6 +282,9 @@ class AdoptedLoss(DistillationLoss):
         self.on_logits = isinstance(loss, keras.distillation.LogitsDistillation)
         self._takes = set(inspect.signature(loss.compute_loss).parameters)
         self.takes_training = "training" in self._takes
+
+    def __repr__(self):
+        return self.name
 
     def build(self, teacher_shape, student_shape):
         # Keras's own compare element by element, and would broadcast; of others nothing

@@ -6,7 +6,6 @@ As those of `keras_kd.losses.contract`, functions of a loss and a batch.
 import numpy as np
 from keras import ops, tree
 
-from keras_kd.losses.base import AdoptedLoss
 from keras_kd.losses.loss_calls import (
     OUTPUTS,
     compute,
@@ -76,7 +75,7 @@ def check_not_constant(loss, batch):
 
 def _value_and_change(loss, batch):
     """The value, and how it changes with the student; None where it refuses the shapes."""
-    if not isinstance(loss, AdoptedLoss):
+    if loss.makes_layers:
         # One without layers for another shape.
         loss = type(loss).from_config(loss.get_config())
     try:

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.base import DistillationLoss
-from keras_kd.losses.layer_pairs import as_layer_pairs, taps_config
+from keras_kd.losses.layer_pairs import as_layer_pairs
 from keras_kd.losses.ops import at_least_float32, fits_shape, of_one_shape
 from keras_kd.losses.weights import weighted_mean
 
@@ -159,9 +159,6 @@ class FeatureLoss(DistillationLoss):
             )
         values = self.at_step(0).call(teacher, student, **self.mode(training))
         return weighted_mean(values, sample_weight)
-
-    def get_config(self):
-        return taps_config(self.taps)
 
     def _check_count(self, count, received):
         least, most = self.least_pairs, self.most_pairs

@@ -5,7 +5,6 @@ import abc
 from keras import ops
 
 from keras_kd.losses.base import OneOutputLoss
-from keras_kd.losses.layer_pairs import as_one_pair, taps_config
 from keras_kd.losses.ops import at_least_float32, fits_shape, of_shape
 from keras_kd.losses.shapes import check_size
 from keras_kd.losses.weights import weighted_mean
@@ -33,9 +32,6 @@ class RelationLoss(OneOutputLoss):
     widths_may_differ = True
     least_batch = 2
     least_size = 1
-
-    def __init__(self, taps=None):
-        self.taps = as_one_pair(type(self).__name__, taps)
 
     @abc.abstractmethod
     def call(self, teacher_outputs, student_outputs, sample_weight):
@@ -70,9 +66,6 @@ class RelationLoss(OneOutputLoss):
         now, mode = self.at_step(0), self.mode(training)
         values = now.call(teacher_outputs, student_outputs, sample_weight, **mode)
         return weighted_mean(values, sample_weight)
-
-    def get_config(self):
-        return taps_config(self.taps)
 
 
 def partner_weights(sample_weight, features):

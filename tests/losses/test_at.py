@@ -1,6 +1,5 @@
 """`at` against the paper's formula, in NumPy and float64."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -43,21 +42,6 @@ def test_the_default_is_the_square():
     np.testing.assert_allclose(found, expected(teacher, student), rtol=1e-6)
 
 
-def test_pairs_are_summed():
-    (t1, s1), (t2, s2) = (random_features(*shapes) for shapes in SHAPES[:2])
-    t2, s2 = t2[:5], s2[:5]
-    found = AttentionTransfer().compute_loss([t1[:5], t2], [s1[:5], s2])
-    reference = expected(t1[:5], s1[:5]) + expected(t2, s2)
-    np.testing.assert_allclose(found, reference, rtol=1e-6)
-
-
-def test_a_larger_map_is_averaged_before_the_attention():
-    teacher, student = random_features((3, 2, 2, 2), (3, 4, 4, 5))
-    averaged = student.reshape(3, 2, 2, 2, 2, 5).mean(axis=(2, 4))
-    found = AttentionTransfer().compute_loss(teacher, student)
-    np.testing.assert_allclose(found, expected(teacher, averaged), rtol=1e-6)
-
-
 def test_only_where_matters():
     teacher, student = random_features(*SHAPES[1])
     found = AttentionTransfer().compute_loss(3 * teacher, -0.1 * student[..., ::-1])
@@ -76,18 +60,6 @@ def test_constant_features(value, p):
         np.testing.assert_allclose(found, reference, rtol=1e-5)
     assert np.isfinite(loss.compute_loss(student, teacher))
     assert np.isfinite(student_gradient(loss, teacher, student)).all()
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_right_for_large_features(dtype):
-    # All at one place against all places alike: (1, 0, 0, 0) against (1, 1, 1, 1) / 2.
-    teacher = np.zeros((1, 2, 2, 3))
-    teacher[:, 0, 0] = 1e4
-    teacher = keras.ops.cast(teacher, dtype)
-    student = keras.ops.cast(np.full((1, 2, 2, 3), -1e4), dtype)
-    value = AttentionTransfer().compute_loss(teacher, student)
-    assert keras.backend.standardize_dtype(value.dtype) == "float32"
-    np.testing.assert_allclose(float(value), 0.25, rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0, -1, 0.5, 0.99, "2", None, float("inf"), True])

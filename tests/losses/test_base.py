@@ -210,3 +210,30 @@ def test_weights_that_are_all_zero_are_refused(name, weights):
     first, second = weights
     with pytest.raises(ValueError, match=f"One of `{first}`, `{second}` must be greater"):
         losses.get(name, **weights)
+
+
+class Powers(PerExampleLoss):
+    """Of a user who wrote no `get_config`."""
+
+    def __init__(self, power=2.0, taps=None, **kept_elsewhere):
+        super().__init__(taps)
+        self.power = power
+        vars(self).update(kept_elsewhere)
+
+    def call(self, teacher_outputs, student_outputs, y_true):
+        return ops.mean(ops.abs(teacher_outputs - student_outputs) ** self.power, axis=-1)
+
+
+def test_a_config_is_the_arguments_of_the_constructor():
+    assert RightClassLogit().get_config() == {}
+    loss = Powers(3.0, ("a", "b"), other=1)
+    assert loss.get_config() == {"power": 3.0, "taps": [["a", "b"]]}
+    assert repr(Powers.from_config(loss.get_config())) == repr(loss)
+
+
+def test_an_argument_that_is_kept_nowhere_is_named():
+    loss = Powers()
+    del loss.power
+    with pytest.raises(NotImplementedError, match="`get_config.*its argument `power`"):
+        loss.get_config()
+    assert repr(loss) == "Powers(...)"

@@ -1,6 +1,5 @@
 """`ft` against the paper's formula, in NumPy and float64."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -59,27 +58,6 @@ def test_factors_of_all_channels_need_as_many():
         FactorTransfer(p1=None).compute_loss(*random_features(*SHAPES[1]))
 
 
-def test_pairs_are_summed():
-    (t1, s1), (t2, s2) = (random_features(*shapes) for shapes in SHAPES[:2])
-    t1, s1 = t1[:5], s1[:5]
-    found = FactorTransfer().compute_loss([t1, t2], [s1, s2])
-    np.testing.assert_allclose(found, expected(t1, s1) + expected(t2, s2), rtol=1e-6)
-
-
-def test_a_larger_map_is_averaged_before_the_factor():
-    teacher, student = random_features((3, 2, 2, 2), (3, 4, 4, 5))
-    averaged = student.reshape(3, 2, 2, 2, 2, 5).mean(axis=(2, 4))
-    found = FactorTransfer().compute_loss(teacher, student)
-    np.testing.assert_allclose(found, expected(teacher, averaged), rtol=1e-6)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_small_batch(count):
-    teacher, student = random_features((count, 2, 3, 4), (count, 2, 3, 3))
-    found = FactorTransfer().compute_loss(teacher, student)
-    np.testing.assert_allclose(found, expected(teacher, student), rtol=1e-6)
-
-
 @pytest.mark.parametrize("p1", [1, 2, None])
 @pytest.mark.parametrize("value", [0.0, -1e4])
 def test_constant_features(value, p1):
@@ -93,19 +71,6 @@ def test_constant_features(value, p1):
     assert np.isfinite(loss.compute_loss(student, teacher))
     for target in (teacher, student):
         assert np.isfinite(student_gradient(loss, target, student)).all()
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_right_for_large_features(dtype):
-    # All at one place against all places alike: (1, 0, 0, 0) against (1, 1, 1, 1) / 2.
-    teacher = np.zeros((1, 2, 2, 3))
-    teacher[:, 0, 0] = 1e4
-    teacher = keras.ops.cast(teacher, dtype)
-    student = keras.ops.cast(np.full((1, 2, 2, 3), -1e4), dtype)
-    value = FactorTransfer().compute_loss(teacher, student)
-    assert keras.backend.standardize_dtype(value.dtype) == "float32"
-    np.testing.assert_allclose(float(value), 0.5, rtol=1e-6)
-    assert np.isfinite(student_gradient(FactorTransfer(), teacher, student)).all()
 
 
 @pytest.mark.parametrize("value", [0, "2", 1.5, True])
