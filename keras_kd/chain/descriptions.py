@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_kd.models.fingerprints import model_fingerprint
+from keras_kd.models.former_names import former_name
 from keras_kd.runs.manifest import ATTRIBUTES, CODE, UNKNOWN
 
 # Code that a library's version tells.
@@ -84,7 +85,7 @@ def is_of_a_library(thing):
 
 
 def _function(function, depth):
-    name = f"{function.__module__}.{function.__qualname__}"
+    name = f"{former_name(function.__module__)}.{function.__qualname__}"
     if is_of_a_library(function):
         # What it captured is told by nothing else.
         said = _captured(function, depth)
@@ -238,8 +239,11 @@ def _plain_function(value):
 
 def _name_of(value):
     name = getattr(value, "__qualname__", getattr(value, "__name__", repr(value)))
+    module = former_name(getattr(value, "__module__", ""))
+    if isinstance(value, types.ModuleType):
+        name = former_name(name)
     # An address in memory is another one each time.
-    return re.sub(r" at 0x[0-9a-f]+", "", f"{getattr(value, '__module__', '')}.{name}")
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{module}.{name}")
 
 
 def _digest(value):

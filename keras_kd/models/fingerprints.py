@@ -8,6 +8,7 @@ import numpy as np
 from keras import tree
 
 import keras_kd
+from keras_kd.models.former_names import former_name
 
 # What says how a model is trained or how its file is read, not what it answers.
 _WITHOUT_EFFECT = ("compile_config", "build_config", "build_input_shape", "trainable")
@@ -133,7 +134,8 @@ def _architecture(teacher):
         config = keras.saving.serialize_keras_object(teacher)
     # Keras's words for a model without a configuration.
     except (NotImplementedError, TypeError):
-        config = {"class": f"{type(teacher).__module__}.{type(teacher).__qualname__}"}
+        module = former_name(type(teacher).__module__)
+        config = {"class": f"{module}.{type(teacher).__qualname__}"}
     return _with_effect(config)
 
 
@@ -143,7 +145,7 @@ def _with_effect(config):
             # Python does not write a function's bytes the same way each time.
             return "a lambda"
         return {
-            key: _with_effect(value)
+            key: former_name(value) if key == "module" else _with_effect(value)
             for key, value in config.items()
             if key not in _WITHOUT_EFFECT
         }
