@@ -1,10 +1,14 @@
 """What every distillation loss has to hold, as checks that any loss can be put through.
 
-    kd.testing.check_distillation_loss(MyLoss(temperature=2.0))
-
-or, for a test of each check, in pytest:
+For a test of each check, in pytest, `distillation_loss_checks` lists them:
 
     @pytest.mark.parametrize("check", distillation_loss_checks(MyLoss()), ids=str)
+
+Example:
+
+```python
+kd.testing.check_distillation_loss(kd.losses.SoftTargets(temperature=2.0))
+```
 """
 
 import dataclasses

@@ -31,9 +31,6 @@ def cache_teacher(
 ):
     """Runs a teacher once over a data set and puts its outputs beside the examples.
 
-        train_ds = cache_teacher(teacher, (images, labels), path="cache/teacher")
-        distiller.fit(train_ds.shuffle(60_000).batch(256), epochs=12)
-
     The teacher runs in inference mode and in its own precision (load it under
     "mixed_bfloat16" for that). `keras_kd.Distiller` then reads the outputs from the batch
     and does not run it again. The data know whose answers they carry, and no Distiller of
@@ -97,6 +94,13 @@ def cache_teacher(
             of the same examples when called again; or an output is NaN, infinite or too
             large for float16; it names the example.
         OSError: The disk is full. Whole shards are kept, and the next call goes on.
+
+    Example:
+
+    ```python
+    train_ds = cache_teacher(teacher, (images, labels), path="cache/teacher")
+    distiller.fit(train_ds.shuffle(60_000).batch(256), epochs=12)
+    ```
 
     Reference:
         [Beyer et al., 2022](https://arxiv.org/abs/2106.05237): teacher and student see the

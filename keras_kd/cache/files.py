@@ -26,7 +26,18 @@ _MANIFEST = "manifest.json"
 
 
 class CacheError(ValueError):
-    """A cache of teacher outputs is damaged, or of another teacher or data set."""
+    """A cache of teacher outputs is damaged, or of another teacher or data set.
+
+    Example:
+
+    ```python
+    kd.cache_teacher(teacher, (images, labels), path="cache/teacher")
+    try:
+        kd.cache_teacher(student, (images, labels), path="cache/teacher")
+    except kd.CacheError as error:
+        print(error)  # names what differs, and what to do
+    ```
+    """
 
 
 class CacheFolder:

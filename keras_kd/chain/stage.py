@@ -57,6 +57,14 @@ class Stage:
 
     Raises:
         ValueError: An argument is not what is described here, or would have no effect.
+
+    Example:
+
+    ```python
+    first = Stage("ta", ta, epochs=12, distillation_losses=SoftTargets(temperature=4.0))
+    last = Stage("student", student, 40, "kd", taught_by=["teacher", "ta"], patience=5)
+    chain = DistillationChain(teacher, [first, last])
+    ```
     """
 
     name: str

@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_kd.data.batches import scale
+from keras_kd.data.pipeline import scale
 
 
 def stored_views(images, augment, views, seed, batch_size=1000):

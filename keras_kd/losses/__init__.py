@@ -1,4 +1,15 @@
-"""What the student is asked to match: one method, one file, one word."""
+"""What the student is asked to match: one method, one file, one word.
+
+Example:
+
+>>> from keras_kd import losses
+>>> losses.get("kd", temperature=2.0)
+SoftTargets(temperature=2.0, form='kl')
+>>> losses.get(losses.SoftTargets())
+SoftTargets(temperature=4.0, form='kl')
+>>> len(losses.names())
+23
+"""
 
 import difflib
 import inspect

@@ -14,7 +14,6 @@ _FORMER = {
     "chain.generations": "generations",
     "chain.stage": "stage",
     "data.augmentation": "data.augment",
-    "data.batches": "data.pipeline",
     "data.deform": "data.augment",
     "data.random_layers": "data.augment",
     "data.random_views": "data.augment",

@@ -1,4 +1,12 @@
-"""Teacher assistants between a teacher and a student: of which widths, and their recipe."""
+"""Teacher assistants between a teacher and a student: of which widths, and their recipe.
+
+Example:
+
+>>> from keras_kd import planner
+>>> plan = planner.plan("mnist_cnn_32_64", "mnist_cnn_4_8", assistants=1)
+>>> [model.name for model in plan.models]
+['mnist_cnn_32_64', 'mnist_cnn_12_23', 'mnist_cnn_4_8']
+"""
 
 import dataclasses
 import itertools

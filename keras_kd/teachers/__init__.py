@@ -1,4 +1,12 @@
-"""Whatever can teach, seen as one `keras.Model`."""
+"""Whatever can teach, seen as one `keras.Model`.
+
+Example:
+
+```python
+both = kd.teachers.Ensemble([teacher, second], temperature=4.0)
+distiller = kd.Distiller(both, student, kd.losses.SoftTargets(temperature=4.0))
+```
+"""
 
 from keras_kd.teachers.ensemble import Ensemble as Ensemble
 from keras_kd.teachers.saved_model import from_saved_model as from_saved_model

@@ -1,4 +1,13 @@
-"""Callbacks of a distillation."""
+"""Callbacks of a distillation, beside Keras's own, all of which it takes.
+
+Example:
+
+```python
+best = kd.callbacks.StudentCheckpoint("best.keras", "val_accuracy", save_best_only=True)
+callbacks = [best, kd.callbacks.StopOnBadLoss(), keras.callbacks.EarlyStopping(patience=3)]
+distiller.fit(train_ds, validation_data=val_ds, epochs=12, callbacks=callbacks)
+```
+"""
 
 import math
 

@@ -47,6 +47,14 @@ def load_distiller(filepath, teacher):
 
     Raises:
         ValueError: The file holds no Distiller, or one with its own teacher.
+
+    Example:
+
+    ```python
+    distiller.fit(train_ds, epochs=6)
+    distiller.save("distiller.keras", include_teacher=False)
+    distiller = load_distiller("distiller.keras", teacher)
+    ```
     """
     handed = [teacher]
     token = _handed.set(handed)

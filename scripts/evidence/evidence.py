@@ -27,7 +27,7 @@ from hinton import (
 )
 
 from keras_kd import data, files
-from keras_kd.cli import Group
+from keras_kd.cli.base import Group
 from keras_kd.evaluation.robustness import Robustness, robustness
 from keras_kd.evaluation.similarity import layer_similarity
 from keras_kd.models.taps import logits_layer

@@ -5,9 +5,13 @@ KERAS_BACKEND=jax XLA_FLAGS=--xla_force_host_platform_device_count=4 \
 """
 
 import json
+import sys
+from pathlib import Path
 
 import keras
-import train_on_backend as script
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.training import train_on_backend as script  # noqa: E402
 
 # Ten steps each.
 EPOCHS = 5

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-import keras_kd
+import keras_kd.tuning
 from keras_kd import data
 from keras_kd.chain.stage_run import StageRun
 from keras_kd.cli import main
@@ -288,7 +288,7 @@ def test_an_error_ends_the_search(load, no_test_images, tmp_path):
 def test_without_keras_tuner(load, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_tuner", None)
     monkeypatch.delitem(sys.modules, "keras_kd.tuning.search", raising=False)
-    monkeypatch.delattr(keras_kd, "tune_search", raising=False)
+    monkeypatch.delattr(keras_kd.tuning, "search", raising=False)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'keras_kd\[tune\]'"):
         tune(load(), tmp_path / "search")
     assert not (tmp_path / "search").exists()

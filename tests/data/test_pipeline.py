@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_kd.data import batches
-from keras_kd.data import batches as pipeline
-from keras_kd.data import load_arrays, scale
+from keras_kd.data import batches, load_arrays, pipeline, scale
 from keras_kd.data.idx import DataError
 from keras_kd.data.sources import prepare_dataset
 
