@@ -1,6 +1,7 @@
 """Seeds, small models and data, a full disk."""
 
 import contextlib
+import gc
 import gzip
 import resource
 import signal
@@ -13,6 +14,27 @@ import pytest
 from keras_kd import data
 
 SAMPLE = Path(__file__).parent / "data" / "mnist_sample"
+
+
+def pytest_collection_finish(session):
+    """What is imported by now stays; no collection of garbage need look through it."""
+    gc.collect()
+    gc.freeze()
+    # Graphs are many objects, which come and go together.
+    gc.set_threshold(100_000, 20, 50)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _garbage_of_a_module():
+    yield
+    gc.collect()
+    # TensorFlow and Keras keep a part of each graph for ever.
+    gc.freeze()
+
+
+def pytest_collection_modifyitems(items):
+    """Slow tests first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)

@@ -324,7 +324,7 @@ CHEAP = ("methods", "profile", "plan", "evaluate", "report", "compare", "card")
 
 def test_cheap_commands_run(tmp_path, monkeypatch, undrawn, mnist_sample):  # noqa: F811
     monkeypatch.chdir(tmp_path)
-    for name in ("mine", "new", "mnist"):
+    for name in ("mine", "new", "mnist", "seed1"):
         make_run(tmp_path / "runs" / name, examples=40)
     images = np.round(255 * mnist_sample[1][0]).astype("uint8")
     sample = (images, mnist_sample[1][1])
