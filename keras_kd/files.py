@@ -1,4 +1,4 @@
-"""The run folder: every file is written to a temporary name and renamed."""
+"""Files written whole or not at all: to a temporary name, and renamed; locks; checksums."""
 
 import contextlib
 import fcntl
