@@ -13,7 +13,7 @@ from keras_kd import losses as losses_module
 from keras_kd.losses import arguments
 from keras_kd.losses.schedules import check_schedule, is_schedule, shown
 from keras_kd.losses.shapes import check_batch
-from keras_kd.training.compatibility import check_taught, states_of
+from keras_kd.training.teacher_and_student import check_taught, states_of
 
 
 def check_fraction(name, value):
