@@ -1,6 +1,7 @@
 """Loads `.keras` files: any, safely; and what a Distiller's says of it."""
 
 import contextvars
+import zipfile
 
 import keras
 
@@ -20,6 +21,13 @@ def load_keras_file(path):
     Raises:
         ValueError: The file is not a model that Keras can load safely.
     """
+    if not zipfile.is_zipfile(path):
+        # Keras says that it was not found.
+        raise ValueError(
+            f"{path} could not be loaded as a Keras model: it is empty, cut short or of "
+            "another format. A .keras file is a zip archive that keras.Model.save writes; "
+            "copy it again from where it is whole."
+        )
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a file it cannot read.
