@@ -35,10 +35,13 @@ class Side:
         names: Of the tapped layers; None is the model's own outputs.
         kinds: Of the outputs, which are turned into logits first; None where the loss does
             not read them as logits.
+        shapes: Of what is tapped, one for each name; None where it is not known before the
+            model runs.
     """
 
     names: tuple
     kinds: OutputKinds | None
+    shapes: list
 
     def find(self, outputs):
         """What was tapped, as the model gives it, in a list."""
@@ -143,8 +146,8 @@ def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
     if not isinstance(loss, AdoptedLoss):
         _check_one_output(loss, teacher, teacher_names)
         _check_one_output(loss, student, student_names)
-    teacher_shapes = [_known_shape(teacher, name) for name in teacher_names]
-    student_shapes = [_known_shape(student, name) for name in student_names]
+    teacher_shapes = [known_shape(teacher, name) for name in teacher_names]
+    student_shapes = [known_shape(student, name) for name in student_names]
     if None not in teacher_shapes + student_shapes:
         one = len(pairs) == 1
         loss.build(
@@ -165,8 +168,8 @@ def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
     return Term(
         loss,
         weight,
-        Side(teacher_names, teacher_kinds if loss.on_logits else None),
-        Side(student_names, student_kinds if loss.on_logits else None),
+        Side(teacher_names, teacher_kinds if loss.on_logits else None, teacher_shapes),
+        Side(student_names, student_kinds if loss.on_logits else None, student_shapes),
         head_of(student, student_names),
     )
 
@@ -184,7 +187,7 @@ def _check_one_output(loss, model, names):
             )
 
 
-def _known_shape(model, name):
+def known_shape(model, name):
     """Shape of a layer's or a model's output, a list of them where it has several.
 
     None where it is not known before the model runs.
