@@ -8,6 +8,7 @@ import pydantic
 from pydantic import Field
 
 from keras_kd.chain.stage import Stage
+from keras_kd.files import check_folder_name
 from keras_kd.recipes.model_files import is_trained, load_to_train, zoo_or_file
 from keras_kd.recipes.sections import (
     EnsembleRecipe,
@@ -28,7 +29,7 @@ from keras_kd.teachers import Ensemble
 
 
 class StageRecipe(Section):
-    name: str
+    name: Annotated[str, pydantic.AfterValidator(check_folder_name)]
     # Of the zoo; or a trained model, as `teacher` names them.
     model: Annotated[str, pydantic.AfterValidator(zoo_or_file)] | None = None
     # Instead of `model`: stages before this one, or "teacher", together.

@@ -170,6 +170,11 @@ def test_a_number_is_a_finite_number(write_recipe, extra, stage, value):
         ("dense = 1", "", "dense: Input should be a valid boolean"),
         ("", 'restore_best = "yes"', "restore_best: Input should be a valid boolean"),
         ("", "classes = [1.0]", "classes 1: Input should be a valid integer"),
+        (
+            "",
+            "[[stage]]\nname = 'results.md'\nmodel = 'mnist_fc_8'\nepochs = 1",
+            "> name: is the name of something else in a run folder",
+        ),
         ("", "views = 3", "\n  stage 'first' has views, which go with an augment"),
         (
             "",
