@@ -156,8 +156,10 @@ class Stage:
                 student_loss_weight=0.5 if weight is None else weight,
             )
         # Keras takes no tuple.
-        is_tuple = isinstance(self.metrics, tuple)
-        metrics = list(self.metrics) if is_tuple else self.metrics
+        metrics = self.metrics
+        if not isinstance(metrics, (list, tuple, dict, type(None))):
+            metrics = [metrics]
+        metrics = list(metrics) if isinstance(metrics, tuple) else metrics
         model.compile(optimizer=self.optimizer, loss=self.loss, metrics=metrics)
         return model
 

@@ -45,6 +45,7 @@ def check_weights(weights, count):
         )
     if weights is None:
         return [1.0] * count
+    weights = weights.tolist() if isinstance(weights, np.ndarray) else weights
     weights = list(weights) if isinstance(weights, (list, tuple)) else [weights]
     if len(weights) != count or not all(map(_is_weight, weights)):
         raise ValueError(
