@@ -86,14 +86,14 @@ class Term:
         y, sample_weight = self.head.labels_and_weights(
             self.loss, student_outputs, y, sample_weight
         )
-        taught_by, picked = _in_one_precision(
-            self.teacher.pick(teacher_outputs),
-            self.student.pick(student_outputs),
-            self.loss.layers,
-        )
+        sides = self.teacher.pick(teacher_outputs), self.student.pick(student_outputs)
+        if not isinstance(self.loss, AdoptedLoss):
+            # {"logits": ...} is one output; another library's loss has it as it is.
+            sides, y, sample_weight = map(_alone, sides), _alone(y), _alone(sample_weight)
+        taught_by, picked = _in_one_precision(*sides, self.loss.layers)
         if self.loss.on_logits and not isinstance(self.loss, AdoptedLoss):
             raw = self.student.find(student_outputs)
-            sample_weight = masked_weight(raw[0], sample_weight)
+            sample_weight = masked_weight(_alone(raw[0]), sample_weight)
         dtype = keras.backend.result_type(
             *(x.dtype for x in tree.flatten(picked)), "float32"
         )
@@ -107,6 +107,12 @@ class Term:
         if isinstance(getattr(self.loss, "loss", None), KERAS_LOSSES):
             value = unscaled(value)
         return value_at(self.weight, step) * ops.cast(value, "float32")
+
+
+def _alone(structure):
+    """The one tensor in a dict or list that holds no other; else the structure itself."""
+    flat = tree.flatten(structure)
+    return flat[0] if len(flat) == 1 else structure
 
 
 def _in_one_precision(teacher, student, layers):
