@@ -23,13 +23,12 @@ IMPORTED = ("tensorflow", "keras_kd", "keras_kd.chain.chain", "tests.conftest")
 class Popen:
     """As `subprocess.Popen`, of [sys.executable, script, *arguments].
 
-    Standard output and errors go to files, opened or given as paths.
+    Standard output and errors go to files, which are opened here.
     """
 
     def __init__(self, command, env, stdout, stderr):
         self.returncode = None
-        outputs = [str(getattr(x, "name", x)) for x in (stdout, stderr)]
-        self.pid = _ask([command[1:], dict(env), outputs])
+        self.pid = _ask([command[1:], dict(env), [str(x.name) for x in (stdout, stderr)]])
 
     def poll(self):
         if self.returncode is None:
