@@ -161,7 +161,7 @@ def test_bad_values():
     refused = {
         "--seed=-1": "seed: Input should be greater",
         "--batch-size=0": "batch_size: Input should be greater",
-        "--epochs=0": "epochs = 0 goes with a trained model",
+        "--epochs=0": "`epochs` must be an integer, 1 or greater",
         "--seeds=0": "0 is not in the range x>=1",
     }
     for option, message in refused.items():
