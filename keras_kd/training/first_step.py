@@ -43,6 +43,7 @@ def _make_variables(model, batch):
     y, y_pred = model.metrics_see(y)
     if any(x is None for x in tree.flatten([y, y_pred])):
         return
+    tree.assert_same_structure(y, y_pred)
     metrics, losses = model._compile_metrics, model._compile_loss
     if metrics is not None and not metrics.built:
         metrics.build(y, y_pred)
@@ -51,8 +52,8 @@ def _make_variables(model, batch):
         losses.build(y, y_pred)
 
 
-def output_of(model):
-    """The one output of a model, symbolic; None where it has several, or none is known."""
-    outputs = getattr(model, "outputs", None) or ()
-    is_one = len(outputs) == 1 and not tree.is_nested(getattr(model, "output", None))
-    return outputs[0] if is_one else None
+def outputs_of(model):
+    """A model's outputs, symbolic, in their structure; None where they are not known."""
+    outputs = getattr(model, "outputs", None) or [None]
+    # A keras.Sequential has one, and no `output`.
+    return getattr(model, "output", outputs[0])

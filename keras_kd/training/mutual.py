@@ -13,7 +13,7 @@ from keras_kd.tasks.kinds import KINDS, OutputKinds
 from keras_kd.training import checks
 from keras_kd.training.batch import inputs_of
 from keras_kd.training.compatibility import check_peers
-from keras_kd.training.first_step import output_of
+from keras_kd.training.first_step import outputs_of
 from keras_kd.training.schedules import ScheduledModel
 from keras_kd.training.several_steps import SeveralSteps
 from keras_kd.training.terms import Outputs, make_term
@@ -259,7 +259,7 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         return logs
 
     def metrics_see(self, y):
-        outputs = [output_of(student) for student in self._order]
+        outputs = [outputs_of(student) for student in self._order]
         return self._of_each(y, None, outputs)[:2]
 
     def _of_each(self, y, sample_weight, y_pred):

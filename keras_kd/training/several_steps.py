@@ -4,7 +4,7 @@ import keras
 from keras import tree
 
 from keras_kd.distribution.distribute import Distributed, strategy_of
-from keras_kd.training.first_step import output_of, with_variables_before
+from keras_kd.training.first_step import outputs_of, with_variables_before
 from keras_kd.training.step_groups import Epoch, Groups
 
 # Batches that TensorFlow trains on before Python has a look; more gained little.
@@ -137,7 +137,7 @@ class SeveralSteps(Distributed):
 
     def metrics_see(self, y):
         """Labels and outputs as compiled metrics get them, None for what is not known."""
-        return y, output_of(self.student)
+        return y, outputs_of(self.student)
 
 
 def _is_eager(model):
