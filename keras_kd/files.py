@@ -1,4 +1,4 @@
-"""The run folder: every file is written to a temporary name and renamed."""
+"""Files written whole or not at all: to a temporary name, and renamed; locks; checksums."""
 
 import contextlib
 import fcntl
@@ -147,6 +147,36 @@ def export_saved_model(model, path):
     """Exports a Keras model to the folder `path` as a TensorFlow SavedModel."""
     with renamed_when_done(path) as temporary:
         model.export(temporary, verbose=False)
+
+
+# What stands in a run folder beside the stages' own folders, whatever the case.
+_TAKEN = (
+    "accuracies.md",
+    "exports.json",
+    "manifest.json",
+    "report",
+    "results.json",
+    "results.md",
+)
+# Bytes that file systems allow, less those of a temporary name.
+_LONGEST = 255 - 34
+
+
+def check_folder_name(name):
+    """`name`, if a stage's folder in a run folder can have it.
+
+    Raises:
+        ValueError: It cannot; says why, without naming the argument.
+    """
+    if not isinstance(name, str) or name in ("", ".", ".."):
+        raise ValueError("must be a non-empty string that can name a folder, not a path")
+    if any(x in name for x in "/\\") or not name.isprintable():
+        raise ValueError("must be a printable name that a folder can have, not a path")
+    if name.startswith(".") or name.casefold() in _TAKEN:
+        raise ValueError("is the name of something else in a run folder")
+    if len(name.encode()) > _LONGEST:
+        raise ValueError(f"is longer than the {_LONGEST} bytes that a folder's may have")
+    return name
 
 
 def inside(folder, name):

@@ -1,5 +1,7 @@
 """Tables as Markdown."""
 
+import re
+
 from tabulate import tabulate
 
 
@@ -23,9 +25,11 @@ def markdown_table(rows, numbers_from):
 def plain(text):
     """Text in which Markdown finds nothing to mark up, on one line."""
     text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
-    for mark in "\\`*[]|":
+    for mark in "\\`*[]|~$":
         text = text.replace(mark, f"\\{mark}")
-    return text
+    # Within a word an underscore is one; at a line's begin there are headings and lists.
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+    return re.sub(r"^(\d*)(>|#{1,6}\s|[+-]\s|(?<=\d)[.)]\s)", r"\1\\\2", text)
 
 
 def code(text):

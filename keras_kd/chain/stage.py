@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_kd.chain.descriptions import described
+from keras_kd.files import check_folder_name
 from keras_kd.models.fingerprints import model_fingerprint
 from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.training import checks
@@ -30,7 +31,8 @@ class Stage:
     the model is given: it is not trained, and is the next teacher.
 
     Args:
-        name: Unique in the chain; also the stage's folder in a run folder.
+        name: Unique in the chain; also the stage's folder in a run folder, so none of what
+            stands beside it there, "report" or "results.md" say.
         student: The `keras.Model` to train.
         epochs: Passes over the training data, at most, if it may stop early; or 0.
         distillation_losses: As `Distiller` takes them, or None. Of an object that stands
@@ -83,12 +85,10 @@ class Stage:
     train_data: Any = None
 
     def __post_init__(self):
-        is_name = isinstance(self.name, str) and self.name not in ("", ".", "..")
-        if not is_name or any(x in self.name for x in "/\\"):
-            raise ValueError(
-                "`name` must be a non-empty string that can name a folder. "
-                f"Received: name={self.name!r}."
-            )
+        try:
+            check_folder_name(self.name)
+        except ValueError as error:
+            raise ValueError(f"`name` {error}. Received: name={self.name!r}.") from error
         if not isinstance(self.student, keras.Model):
             raise ValueError(
                 f"Stage {self.name!r}: `student` must be a keras.Model. "
@@ -156,8 +156,10 @@ class Stage:
                 student_loss_weight=0.5 if weight is None else weight,
             )
         # Keras takes no tuple.
-        is_tuple = isinstance(self.metrics, tuple)
-        metrics = list(self.metrics) if is_tuple else self.metrics
+        metrics = self.metrics
+        if not isinstance(metrics, (list, tuple, dict, type(None))):
+            metrics = [metrics]
+        metrics = list(metrics) if isinstance(metrics, tuple) else metrics
         model.compile(optimizer=self.optimizer, loss=self.loss, metrics=metrics)
         return model
 

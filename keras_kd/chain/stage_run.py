@@ -309,6 +309,8 @@ class _KeepEpoch(keras.callbacks.Callback):
         self._run.begin_epoch(epoch)
 
     def on_epoch_end(self, epoch, logs=None):
+        if "loss" not in (logs or {}):
+            raise ValueError("`train_data` holds no batches, so nothing was trained.")
         logs = _one_value_each(logs)
         self._run.end_epoch(logs)
         self._scalars.write(epoch, logs)

@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import signal
+import threading
 from pathlib import Path
 
 import click
@@ -14,10 +16,29 @@ class Command(click.Command):
     """Loads Keras once its arguments are read, so that --help answers before that."""
 
     def invoke(self, ctx):
-        with without_remarks():
+        with _ended_by_ctrl_c(), without_remarks():
             keras_kd.register()
             _look_for_devices()
         return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c():
+    """Lets Ctrl-C end the process at once, while there is nothing to be saved.
+
+    An exception would reach the user as a traceback out of a library that is being loaded,
+    or be swallowed by one.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
+    if not is_main or before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _look_for_devices():

@@ -5,6 +5,7 @@ import hashlib
 import io
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -107,6 +108,8 @@ def check_prepared(dataset, data_dir):
     """Raises a `DataError` unless TFDS's folder holds every example of every split."""
     folder = Path(data_dir) / dataset.name / dataset.version
     repair = f"Remove {folder} and run: keras-kd data prepare {dataset.name}"
+    if Path(data_dir) != default_data_dir():
+        repair += f" --data-dir {shlex.quote(str(data_dir))}"
     try:
         splits = tfds.builder_from_directory(folder).info.splits
         counts = {split: splits[split].num_examples for split in dataset.counts}

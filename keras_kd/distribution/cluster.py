@@ -34,7 +34,8 @@ def find(workers=None, index=None, environment=os.environ):
         A `tf.distribute.cluster_resolver.ClusterResolver`, or None.
 
     Raises:
-        ValueError: `workers` and `index` do not fit each other, or TF_CONFIG is damaged.
+        ValueError: `workers` and `index` do not fit each other, or TF_CONFIG or Slurm's
+            variables are damaged.
     """
     resolvers = tf.distribute.cluster_resolver
     if workers is not None:
@@ -49,9 +50,23 @@ def find(workers=None, index=None, environment=os.environ):
         alone = sum(map(len, config["cluster"].values())) == 1
         return None if alone else resolvers.TFConfigClusterResolver()
     # One that Slurm's `srun` started.
-    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+    tasks = environment.get("SLURM_STEP_NUM_TASKS") or "1"
+    if not tasks.isdigit():
+        raise ValueError(
+            "The environment's SLURM_STEP_NUM_TASKS must be the number of tasks. "
+            f"Received: {tasks!r}."
+        )
+    if int(tasks) < 2:
+        return None
+    try:
         return resolvers.SlurmClusterResolver()
-    return None
+    # TensorFlow's words for variables that lack, or that it cannot read.
+    except (RuntimeError, ValueError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"The environment is of a step of {tasks} tasks of Slurm, and its other "
+            f"variables do not say which ({error}). Start the command by srun, or name the "
+            "workers: --workers HOST:PORT,... --worker-index N."
+        ) from error
 
 
 def _checked(workers, index):

@@ -4,7 +4,7 @@ import dataclasses
 import warnings
 
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_kd.evaluation.answers import Answers
 from keras_kd.losses.ops import kl_divergence, log_softmax
@@ -176,7 +176,10 @@ def _check_batch(batch):
             "`dataset` must give batches of (inputs, labels), without sample weights. "
             f"Received: a {type(batch).__name__}{length}."
         )
-    inputs, labels = batch[0], np.asarray(batch[1])
+    inputs, labels = batch
+    if isinstance(labels, dict) and len(labels) == 1:
+        (labels,) = labels.values()
+    labels = np.asarray(labels)
     is_column = labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1)
     if not is_column or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
@@ -189,6 +192,9 @@ def _check_batch(batch):
 
 def _check_outputs(outputs, labels, name, first):
     """Outputs as float32 (batch, num_classes); else a ValueError."""
+    # {"logits": ...} is one output, too.
+    flat = tree.flatten(outputs)
+    outputs = flat[0] if len(flat) == 1 else outputs
     shape = np.shape(outputs) if isinstance(outputs, np.ndarray) else None
     if shape is None or len(shape) != 2 or shape[0] != len(labels) or shape[1] < 2:
         received = type(outputs).__name__ if shape is None else f"shape {shape}"

@@ -16,6 +16,10 @@ logger = logging.getLogger("keras_kd")
 _WARM_UP = 10
 
 
+class UnknownShapes(ValueError):
+    """A model's inputs have no fixed shapes."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Profile:
     """A model's cost at batch 1.
@@ -44,21 +48,27 @@ def profile(model):
     """Counts parameters and MACs of one forward pass at batch 1.
 
     Args:
-        model: A built `keras.Model` whose input shapes are known but for the batch.
+        model: A built `keras.Model`.
 
     Returns:
         A `Profile`. What cannot be counted is None in it, never 0; tables show it as
-        "unknown", and the logger "keras_kd" says why.
+        "unknown", and the logger "keras_kd" says why: the shapes of the inputs are not
+        known but for the batch, say.
 
     Raises:
-        ValueError: The model is not built, or an input dimension is unknown.
+        ValueError: The model is not built.
     """
-    shapes = _input_shapes(model, batch_size=1)
+    if not model.built:
+        raise ValueError(
+            "`model` must be built: call it on a batch first. "
+            f"Received: the unbuilt model {model.name!r}."
+        )
     parameters = model.count_params()
     try:
-        count = _count(model, shapes)
-    except UnknownCount as error:
-        reason = f"The multiply-accumulates of {model.name!r} are unknown: {error}."
+        count = _count(model, _input_shapes(model, batch_size=1))
+    except (UnknownCount, UnknownShapes) as error:
+        why = str(error).rstrip(".")
+        reason = f"The multiply-accumulates of {model.name!r} are unknown: {why}."
         logger.warning(reason)
         return Profile(parameters, None, None, reason)
     if count.others is None:
@@ -158,13 +168,13 @@ def _input_shapes(model, batch_size):
     """Shapes of the model's inputs, a list; a ValueError if one is not known."""
     # A subclassed model has none.
     if not model.built or not getattr(model, "inputs", None):
-        raise ValueError(
+        raise UnknownShapes(
             "`model` must be built, with known input shapes. "
             f"Received: the model {model.name!r} without inputs."
         )
     shapes = [(batch_size, *x.shape[1:]) for x in model.inputs]
     if any(None in shape for shape in shapes):
-        raise ValueError(
+        raise UnknownShapes(
             "`model` must have fixed input shapes but for the batch. "
             f"Received: {[tuple(x.shape) for x in model.inputs]}."
         )

@@ -22,7 +22,7 @@ from keras_kd.losses.arguments import check_integer
 from keras_kd.recipes import assistant_widths, zoo
 from keras_kd.recipes.model_files import load_model
 from keras_kd.tables import markdown_table
-from keras_kd.training.compatibility import check_models
+from keras_kd.training.teacher_and_student import check_models
 
 HEAD = """\
 # Epochs, optimizer and loss are those of the recipe mnist, not chosen for these models.

@@ -9,7 +9,16 @@ from pydantic import Field
 
 from keras_kd import data
 from keras_kd.chain.chain import DistillationChain
-from keras_kd.recipes.sections import AugmentationRecipe, PositiveInt, Section, one_of
+from keras_kd.recipes.sections import (
+    AugmentationRecipe,
+    Flag,
+    Integer,
+    PositiveInt,
+    Rate,
+    Section,
+    Seed,
+    one_of,
+)
 from keras_kd.recipes.stage import StageRecipe
 
 RECIPES = Path(__file__).parent
@@ -23,23 +32,23 @@ class Recipe(Section):
     """A validated recipe; the fields are the keys of the TOML file."""
 
     dataset: Annotated[str, one_of(list(data.DATASETS), "data set")]
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     batch_size: PositiveInt
     # Of the students while they train; what is measured and saved is float32.
     dtype_policy: Annotated[str, one_of(DTYPE_POLICIES, "dtype policy")] = "float32"
     # "mnist/teacher" is a folder of models/; a path that ends in .keras is a file.
     teacher: str | None = None
     # As DistillationChain takes them.
-    dense: bool = False
-    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dense: Flag = False
+    drop_rate: Rate = 0.0
     # Each epoch sees another view of every training image. Without it: as they are.
     augmentation: AugmentationRecipe | None = None
     # So many of the last training images are held out; the accuracy after each epoch, and
     # what a stage chooses by it, is then on them. With 0 it is on the test images.
-    validation_examples: Annotated[int, Field(strict=True, ge=0)] = 0
+    validation_examples: Annotated[Integer, Field(ge=0)] = 0
     # With `validation_examples` of 0, whether the test images are seen after each epoch; if
     # not, once, at the end.
-    test_each_epoch: bool = True
+    test_each_epoch: Flag = True
     stage: Annotated[list[StageRecipe], Field(min_length=1)]
 
     @pydantic.model_validator(mode="after")
@@ -154,6 +163,11 @@ _OF_STAGES = ("epochs", "batch_size")
 
 def _validate(table, path, kind, overrides):
     given = {key: value for key, value in overrides.items() if value is not None}
+    if given.get("epochs", 1) < 1:
+        raise ValueError(
+            "`epochs` must be an integer, 1 or greater: it is of every stage that is "
+            f"trained. Received: epochs={given['epochs']!r}."
+        )
     of_stages, idle = {key: given[key] for key in _OF_STAGES if key in given}, list(given)
     given.pop("epochs", None)
     table = table | given
@@ -175,7 +189,9 @@ def _validate(table, path, kind, overrides):
     except pydantic.ValidationError as error:
         lines = [f"{path} is not a valid recipe:"]
         for problem in error.errors():
-            lines.append(f"  {_place(problem['loc'], table)}: {_message(problem)}")
+            # What is wrong with the whole names its stage itself.
+            place = _place(problem["loc"], table)
+            lines.append(f"  {place + ': ' if place else ''}{_message(problem)}")
         raise ValueError("\n".join(lines)) from error
 
 

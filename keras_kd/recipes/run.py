@@ -105,11 +105,17 @@ def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None):
 
     Raises:
         RunError, FileExistsError: As `run`.
-        ValueError: `count` is less than 1, or as `run`.
+        ValueError: `count` is less than 1, the last seed is 2**32 or more, or as `run`.
     """
     if count < 1:
         raise ValueError(f"`seeds` must be at least 1. Received: seeds={count}.")
     seeds = list(range(recipe.seed, recipe.seed + count))
+    if seeds[-1] >= 2**32:
+        raise ValueError(
+            f"`seeds`: the last of {count} seeds from {recipe.seed} on would be "
+            f"{seeds[-1]}, and seeds are less than 2**32. Give fewer, or a smaller first "
+            "`seed`."
+        )
     settings = {"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)}
     folder = manifest.open_seeds(run_dir, settings, seeds)
     outputs = folder / TEACHER_OUTPUTS

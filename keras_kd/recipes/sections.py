@@ -1,6 +1,7 @@
 """What a table of a recipe may hold, beside plain numbers and names."""
 
 import difflib
+import math
 from typing import Annotated
 
 import keras
@@ -9,9 +10,11 @@ from pydantic import Field
 
 from keras_kd import losses
 from keras_kd.data.augmentation import Deform
+from keras_kd.losses.arguments import is_finite_number
 from keras_kd.training import checks
 
-PositiveInt = Annotated[int, Field(strict=True, ge=1)]
+# Numbers of an optimizer that are steps or limits; others may be of any sign.
+_SIZES = ("learning_rate", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
 
 
 def one_of(names, kind):
@@ -49,10 +52,17 @@ def made(value):
             f"a table stands for a schedule of Keras. Received: schedule = {name!r}. "
             f"Known: {', '.join(SCHEDULES)}"
         )
+    for key, argument in arguments.items():
+        if isinstance(argument, str) and key != "name":
+            raise ValueError(f"{name} > {key} must be a number. Received: {argument!r}")
     try:
-        return getattr(keras.optimizers.schedules, name)(**arguments)
+        schedule = getattr(keras.optimizers.schedules, name)(**arguments)
+        value = float(schedule(0))
     except (TypeError, ValueError) as error:
         raise ValueError(f"not a schedule of Keras: {error}") from error
+    if not math.isfinite(value):
+        raise ValueError(f"the schedule {name} begins with {value}, no finite number")
+    return schedule
 
 
 def _or_schedule(check):
@@ -67,13 +77,21 @@ def _or_schedule(check):
     return pydantic.WrapValidator(validate)
 
 
+# What TOML writes as such: `true` is no number, and neither is "0.5".
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Integer = Annotated[int, Field(strict=True)]
+PositiveInt = Annotated[Integer, Field(ge=1)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
+Flag = Annotated[bool, Field(strict=True)]
+# Of a dropout layer, or of teachers that are left out.
+Rate = Annotated[Number, Field(ge=0, lt=1)]
 Weight = Annotated[
-    float,
+    Number,
     Field(ge=0),
     _or_schedule(lambda x: checks.check_weights(x, count=1)),
 ]
 Fraction = Annotated[
-    float,
+    Number,
     Field(ge=0, le=1),
     _or_schedule(lambda x: checks.check_fraction("student_loss_weight", x)),
 ]
@@ -106,12 +124,27 @@ class LossRecipe(_Named):
 class OptimizerRecipe(_Named):
     def make(self):
         arguments = {key: made(value) for key, value in self.model_extra.items()}
+        for key, value in arguments.items():
+            _check_number(key, value)
         config = {"class_name": self.name, "config": arguments}
         try:
             return keras.optimizers.get(config)
         except (TypeError, ValueError) as error:
             first_line = str(error).splitlines()[0]
             raise ValueError(f"not a Keras optimizer: {first_line}") from error
+
+
+def _check_number(key, value):
+    """Refuses what no optimizer takes for a number, and Keras finds out in training."""
+    # Of a schedule, where it begins.
+    value = float(value(0)) if callable(value) else value
+    is_number, allowed = is_finite_number(value), "a finite number"
+    if key in _SIZES:
+        is_number, allowed = is_number and value >= 0, allowed + ", 0 or greater"
+    elif key == "name" or not isinstance(value, (str, float)):
+        return
+    if not is_number:
+        raise ValueError(f"{key} must be {allowed}. Received: {value!r}")
 
 
 class AugmentationRecipe(Section):
@@ -121,9 +154,9 @@ class AugmentationRecipe(Section):
     views: PositiveInt
     # Of the views; not the recipe's, so that all its seeds see the same ones, and what a
     # given teacher says of them is computed once.
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     # Whether they are made once, and kept in memory as bytes: 47 MB a view of MNIST.
-    stored: bool = False
+    stored: Flag = False
 
     def make(self):
         try:
@@ -141,5 +174,5 @@ class EnsembleRecipe(Section):
     """Trained stages as one model; the fields are those of `teachers.Ensemble`."""
 
     models: Annotated[list[str], Field(min_length=1)]
-    weights: list[Annotated[float, Field(ge=0)]] | None = None
-    temperature: Annotated[float, Field(gt=0)] = 4.0
+    weights: list[Annotated[Number, Field(ge=0)]] | None = None
+    temperature: Annotated[Number, Field(gt=0)] = 4.0

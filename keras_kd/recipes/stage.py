@@ -8,14 +8,20 @@ import pydantic
 from pydantic import Field
 
 from keras_kd.chain.stage import Stage
+from keras_kd.files import check_folder_name
 from keras_kd.recipes.model_files import is_trained, load_to_train, zoo_or_file
 from keras_kd.recipes.sections import (
     EnsembleRecipe,
+    Flag,
     Fraction,
+    Integer,
     LossRecipe,
+    Number,
     OptimizerRecipe,
     PositiveInt,
+    Rate,
     Section,
+    Seed,
     Weight,
     made,
 )
@@ -23,27 +29,27 @@ from keras_kd.teachers import Ensemble
 
 
 class StageRecipe(Section):
-    name: str
+    name: Annotated[str, pydantic.AfterValidator(check_folder_name)]
     # Of the zoo; or a trained model, as `teacher` names them.
     model: Annotated[str, pydantic.AfterValidator(zoo_or_file)] | None = None
     # Instead of `model`: stages before this one, or "teacher", together.
     ensemble: EnsembleRecipe | None = None
     # With 0 a trained model is given as it is, and teaches.
-    epochs: Annotated[int, Field(strict=True, ge=0)] = 0
+    epochs: Annotated[Integer, Field(ge=0)] = 0
     # Beside the recipe's: stages of one recipe that differ in it have other first weights
     # and another order of the images.
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     # Instead of the recipe's.
     batch_size: PositiveInt | None = None
     # The training images: of these classes alone; so many of them, drawn at random, of each
     # class as many; each so often in an epoch.
-    classes: Annotated[list[int], Field(min_length=1)] | None = None
+    classes: Annotated[list[Integer], Field(min_length=1)] | None = None
     examples: PositiveInt | None = None
     repeat: PositiveInt = 1
     # Of the recipe's `augmentation`, instead of its own; with 0 the images as they are.
-    views: Annotated[int, Field(strict=True, ge=0)] | None = None
+    views: Annotated[Integer, Field(ge=0)] | None = None
     # Of the model's dropout layers, instead of their own rates.
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    dropout: Rate | None = None
     optimizer: OptimizerRecipe = OptimizerRecipe(name="adam")
     losses: list[LossRecipe] = []
     # A number, or a schedule's table: { schedule = "PolynomialDecay", ... }.
@@ -52,10 +58,10 @@ class StageRecipe(Section):
     # These, too, as Stage takes them.
     taught_by: str | list[str] | None = None
     patience: PositiveInt | None = None
-    restore_best: bool = False
+    restore_best: Flag = False
     monitor: str = "val_loss"
     # Printed beside ours; no part of the training.
-    published_accuracy: list[float] = []
+    published_accuracy: list[Number] = []
 
     def seed_of(self, recipe_seed):
         """The seed of the stage's first weights and of its images' order."""

@@ -4,9 +4,9 @@ import os
 import platform
 
 from keras_kd.report.answer_plots import confusion, reliability
-from keras_kd.report.comparison import comparisons, likes
 from keras_kd.report.devices import conditions, device_table
 from keras_kd.report.drawing import styles
+from keras_kd.report.gain import comparisons, likes
 from keras_kd.report.images import contact_sheet, disagreements
 from keras_kd.report.plots import curves, pareto
 from keras_kd.report.recipe import recipe_file, repeat

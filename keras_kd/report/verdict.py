@@ -3,7 +3,7 @@
 import math
 
 from keras_kd.evaluation.uncertainty import over_seeds
-from keras_kd.report.comparison import (
+from keras_kd.report.gain import (
     SIGNIFICANT,
     Comparison,
     comparisons,
@@ -58,7 +58,7 @@ def verdict(runs):
 def warnings(runs):
     """A sentence for each taught stage that ends worse than its architecture alone.
 
-    Beside the same stages as a verdict on it would be, see `comparison.likes`.
+    Beside the same stages as a verdict on it would be, see `gain.likes`.
     """
     every = comparisons(runs)
     judged = [

@@ -9,14 +9,10 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 
-
-def _names_a_folder(name):
-    if name in ("", ".", "..") or any(x in name for x in "/\\") or not name.isprintable():
-        raise ValueError("must be a printable name of a folder, not a path")
-    return name
+from keras_kd.files import check_folder_name
 
 
-Name = Annotated[str, pydantic.AfterValidator(_names_a_folder)]
+Name = Annotated[str, pydantic.AfterValidator(check_folder_name)]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 Count = Annotated[int, pydantic.Field(ge=0)]
 Size = Annotated[int, pydantic.Field(ge=1)]

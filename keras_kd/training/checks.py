@@ -13,7 +13,7 @@ from keras_kd import losses as losses_module
 from keras_kd.losses import arguments
 from keras_kd.losses.schedules import check_schedule, is_schedule, shown
 from keras_kd.losses.shapes import check_batch
-from keras_kd.training.compatibility import check_taught, states_of
+from keras_kd.training.teacher_and_student import check_taught, states_of
 
 
 def check_fraction(name, value):
@@ -45,6 +45,7 @@ def check_weights(weights, count):
         )
     if weights is None:
         return [1.0] * count
+    weights = weights.tolist() if isinstance(weights, np.ndarray) else weights
     weights = list(weights) if isinstance(weights, (list, tuple)) else [weights]
     if len(weights) != count or not all(map(_is_weight, weights)):
         raise ValueError(

@@ -7,10 +7,10 @@ from keras_kd.distribution.replicas import scaled, unscaled, zero_if_empty
 from keras_kd.models.taps import Taps
 from keras_kd.tasks.kinds import OutputKinds, check_said
 from keras_kd.training import batch, checks
-from keras_kd.training.compatibility import check_models
 from keras_kd.training.loading import distiller_arguments, distiller_config
 from keras_kd.training.schedules import ScheduledModel
 from keras_kd.training.several_steps import SeveralSteps
+from keras_kd.training.teacher_and_student import check_models
 from keras_kd.training.terms import Outputs, make_term
 from keras_kd.training.train_step import (
     OneStep,

@@ -1,8 +1,12 @@
 """Loads `.keras` files: any, safely; and what a Distiller's says of it."""
 
 import contextvars
+import json
+import zipfile
 
 import keras
+
+from keras_kd.training.terms import known_shape
 
 # Holds the teacher until the Distiller's `from_config` takes it.
 _handed = contextvars.ContextVar("handed", default=None)
@@ -20,6 +24,13 @@ def load_keras_file(path):
     Raises:
         ValueError: The file is not a model that Keras can load safely.
     """
+    if not zipfile.is_zipfile(path):
+        # Keras says that it was not found.
+        raise ValueError(
+            f"{path} could not be loaded as a Keras model: it is empty, cut short or of "
+            "another format. A .keras file is a zip archive that keras.Model.save writes; "
+            "copy it again from where it is whole."
+        )
     try:
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a file it cannot read.
@@ -35,18 +46,21 @@ def load_keras_file(path):
         ) from error
 
 
-def load_distiller(filepath, teacher):
+def load_distiller(filepath, teacher, custom_objects=None, safe_mode=True):
     """Loads a Distiller that was saved with `include_teacher=False`.
 
     Args:
         filepath: A `.keras` file.
         teacher: The teacher, a `keras.Model`, with its weights.
+        custom_objects, safe_mode: As `keras.saving.load_model` takes them. Without safe
+            mode a Lambda layer's code in the file runs: for files of your own alone.
 
     Returns:
         The `Distiller`, compiled as it was; `fit` goes on where it stopped.
 
     Raises:
-        ValueError: The file holds no Distiller, or one with its own teacher.
+        ValueError: The file holds no Distiller, or one with its own teacher; or a loss has
+            layers in it, made for a teacher of other shapes.
 
     Example:
 
@@ -56,10 +70,11 @@ def load_distiller(filepath, teacher):
     distiller = load_distiller("distiller.keras", teacher)
     ```
     """
+    _check_shapes(filepath, teacher)
     handed = [teacher]
     token = _handed.set(handed)
     try:
-        distiller = keras.saving.load_model(filepath, safe_mode=True)
+        distiller = keras.saving.load_model(filepath, custom_objects, safe_mode=safe_mode)
     finally:
         _handed.reset(token)
     if handed:
@@ -69,6 +84,24 @@ def load_distiller(filepath, teacher):
         )
     distiller.put_teacher(teacher)
     return distiller
+
+
+def _check_shapes(filepath, teacher):
+    """Refuses a teacher whose tapped outputs the file's layers were not made for."""
+    if not isinstance(teacher, keras.Model) or not zipfile.is_zipfile(filepath):
+        return  # There are words for that elsewhere.
+    with zipfile.ZipFile(filepath) as file:
+        config = json.loads(file.read("config.json"))
+    # Of files of earlier versions it is not known.
+    for name, shape in (config.get("config") or {}).get("teacher_shapes", ()):
+        now = known_shape(teacher, name)
+        if None not in (shape, now) and tuple(shape) != tuple(now):
+            what = "its own output" if name is None else f"its layer {name!r}"
+            raise ValueError(
+                f"`teacher` does not fit {filepath}, in which a loss has layers: they were "
+                f"made for {what} of shape {tuple(shape)}. Received: teacher "
+                f"{teacher.name!r}, where it is of shape {tuple(now)}."
+            )
 
 
 def take_handed_teacher():
@@ -101,6 +134,13 @@ def distiller_config(distiller):
         "teacher_outputs": distiller.teacher_kinds.to_config(),
         "student_outputs": distiller.student_kinds.to_config(),
         "validation_distillation": distiller.validation_distillation,
+        # For `load_distiller`, to tell another teacher's.
+        "teacher_shapes": [
+            pair
+            for term in distiller._terms
+            if term.loss.layers
+            for pair in zip(term.teacher.names, term.teacher.shapes, strict=True)
+        ],
     }
 
 
@@ -122,4 +162,6 @@ def distiller_arguments(config, custom_objects=None):
     }
     for name in ("distillation_losses", "distillation_loss_weights"):
         objects[name] = list(map(deserialize, config[name]))
-    return config | objects
+    # Which tells `load_distiller` what the teacher was.
+    kept = {k: x for k, x in config.items() if k != "teacher_shapes"}
+    return kept | objects

@@ -35,10 +35,13 @@ class Side:
         names: Of the tapped layers; None is the model's own outputs.
         kinds: Of the outputs, which are turned into logits first; None where the loss does
             not read them as logits.
+        shapes: Of what is tapped, one for each name; None where it is not known before the
+            model runs.
     """
 
     names: tuple
     kinds: OutputKinds | None
+    shapes: list
 
     def find(self, outputs):
         """What was tapped, as the model gives it, in a list."""
@@ -83,14 +86,14 @@ class Term:
         y, sample_weight = self.head.labels_and_weights(
             self.loss, student_outputs, y, sample_weight
         )
-        taught_by, picked = _in_one_precision(
-            self.teacher.pick(teacher_outputs),
-            self.student.pick(student_outputs),
-            self.loss.layers,
-        )
+        sides = self.teacher.pick(teacher_outputs), self.student.pick(student_outputs)
+        if not isinstance(self.loss, AdoptedLoss):
+            # {"logits": ...} is one output; another library's loss has it as it is.
+            sides, y, sample_weight = map(_alone, sides), _alone(y), _alone(sample_weight)
+        taught_by, picked = _in_one_precision(*sides, self.loss.layers)
         if self.loss.on_logits and not isinstance(self.loss, AdoptedLoss):
             raw = self.student.find(student_outputs)
-            sample_weight = masked_weight(raw[0], sample_weight)
+            sample_weight = masked_weight(_alone(raw[0]), sample_weight)
         dtype = keras.backend.result_type(
             *(x.dtype for x in tree.flatten(picked)), "float32"
         )
@@ -104,6 +107,12 @@ class Term:
         if isinstance(getattr(self.loss, "loss", None), KERAS_LOSSES):
             value = unscaled(value)
         return value_at(self.weight, step) * ops.cast(value, "float32")
+
+
+def _alone(structure):
+    """The one tensor in a dict or list that holds no other; else the structure itself."""
+    flat = tree.flatten(structure)
+    return flat[0] if len(flat) == 1 else structure
 
 
 def _in_one_precision(teacher, student, layers):
@@ -143,8 +152,8 @@ def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
     if not isinstance(loss, AdoptedLoss):
         _check_one_output(loss, teacher, teacher_names)
         _check_one_output(loss, student, student_names)
-    teacher_shapes = [_known_shape(teacher, name) for name in teacher_names]
-    student_shapes = [_known_shape(student, name) for name in student_names]
+    teacher_shapes = [known_shape(teacher, name) for name in teacher_names]
+    student_shapes = [known_shape(student, name) for name in student_names]
     if None not in teacher_shapes + student_shapes:
         one = len(pairs) == 1
         loss.build(
@@ -165,8 +174,8 @@ def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
     return Term(
         loss,
         weight,
-        Side(teacher_names, teacher_kinds if loss.on_logits else None),
-        Side(student_names, student_kinds if loss.on_logits else None),
+        Side(teacher_names, teacher_kinds if loss.on_logits else None, teacher_shapes),
+        Side(student_names, student_kinds if loss.on_logits else None, student_shapes),
         head_of(student, student_names),
     )
 
@@ -184,7 +193,7 @@ def _check_one_output(loss, model, names):
             )
 
 
-def _known_shape(model, name):
+def known_shape(model, name):
     """Shape of a layer's or a model's output, a list of them where it has several.
 
     None where it is not known before the model runs.

@@ -1,12 +1,13 @@
-"""A script: fills a cache in processes that are killed, or in several at once.
+"""A script: fills caches in processes that are killed, and in several at once.
 
-    python killed_fill.py FOLDER killed-at-each-step | killed-at-random | at-once | once
+    python killed_fill.py FOLDER
 
-Prints how many processes were killed before it was full.
+Prints, as JSON, how many processes were killed before each cache in the folder was full.
 """
 
 import functools
 import itertools
+import json
 import os
 import random
 import signal
@@ -109,15 +110,13 @@ def at_once(path, processes=3):
     return sum(map(was_killed, [start(fill, path) for _ in range(processes)]))
 
 
-def main(path, how):
-    ways = {
-        "killed-at-each-step": killed_at_each_step,
-        "killed-at-random": killed_at_random,
-        "at-once": at_once,
-        "once": functools.partial(at_once, processes=1),
-    }
-    print(ways[how](path))
+WAYS = {
+    "killed-at-each-step": killed_at_each_step,
+    "killed-at-random": killed_at_random,
+    "at-once": at_once,
+    "once": functools.partial(at_once, processes=1),
+}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(json.dumps({how: way(Path(sys.argv[1], how)) for how, way in WAYS.items()}))

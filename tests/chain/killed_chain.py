@@ -1,11 +1,12 @@
-"""A script: runs a chain in processes that are killed, one after another, until one ends.
+"""A script: runs chains in processes that are killed, one after another, until one ends.
 
-    python killed_chain.py FOLDER at-writes | at-random | once
+    python killed_chain.py FOLDER
 
-Prints how many processes were killed before that.
+Prints, as JSON, how many processes were killed before each run in the folder had ended.
 """
 
 import itertools
+import json
 import os
 import random
 import shutil
@@ -106,32 +107,31 @@ def killed_at_writes(folder):
     moments = random.Random(0)
     for count in itertools.count():
         # Later and later, as a process has the more to look through before it goes on.
-        if not was_killed(start(run_and_die, folder, moments.randrange(2, 30 + 2 * count))):
+        if not was_killed(start(run_and_die, folder, moments.randrange(2, 30 + 4 * count))):
             return count
 
 
-def killed_at_random(folder):
+def killed_at_random(folder, whole):
     # A fast machine would be done before it is killed three times, a slow one never.
-    since = time.monotonic()
-    was_killed(start(run, folder + "-unharmed"))
-    whole = time.monotonic() - since
     delays = random.Random(1)
     for count in itertools.count():
         process = start(run, folder)
         # Later and later, so that it ends; early first, as another may be twice as fast as
         # the unharmed one was.
-        time.sleep(whole * delays.uniform(0.05, 0.2 + count / 20))
+        time.sleep(whole * delays.uniform(0.05, 0.2 + count / 12))
         os.kill(process, signal.SIGKILL)
         if not was_killed(process):
             return count
 
 
-def once(folder):
-    return int(was_killed(start(run, folder)))
-
-
-WAYS = {"at-writes": killed_at_writes, "at-random": killed_at_random, "once": once}
+def main(folder):
+    since = time.monotonic()
+    kills = {"once": int(was_killed(start(run, folder / "once")))}
+    whole = time.monotonic() - since
+    kills["at-writes"] = killed_at_writes(folder / "at-writes")
+    kills["at-random"] = killed_at_random(folder / "at-random", whole)
+    print(json.dumps(kills))
 
 
 if __name__ == "__main__":
-    print(WAYS[sys.argv[2]](sys.argv[1]))
+    main(Path(sys.argv[1]))

@@ -368,3 +368,52 @@ def test_labelled_arrays_are_examples_labels_and_weights(vectors, train_data, ma
         moved = np.any(before[0] != student.get_weights()[0])
         assert moved == moves
         assert len(result.histories["student"]["accuracy"]) == 1
+
+
+class Subclassed(keras.Model):
+    """Whose input shapes nobody knows before it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def free_size():
+    """Images of any size."""
+    inputs = keras.Input((None, None, 1))
+    maps = keras.layers.Conv2D(2, 3, padding="same")(inputs)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    return keras.Model(inputs, keras.layers.Dense(3)(pooled))
+
+
+def test_what_cannot_be_counted_stops_no_chain(make_model, train_data, tmp_path, caplog):
+    student = Subclassed()
+    student(np.zeros((1, 4)))
+    stage = Stage("s", student, 1, "kd", metrics="accuracy")
+    result = DistillationChain(make_model(), [stage]).fit(
+        train_data, train_data, tmp_path, verbose=0
+    )
+    assert "val_accuracy" in result.histories["s"]
+    assert result.models[1].macs is None and result.models[1].parameters == 4 * 3 + 3
+    assert "The multiply-accumulates of 'subclassed" in caplog.text
+    assert "unknown" in (tmp_path / "results.md").read_text()
+
+
+def test_images_of_any_size(tmp_path):
+    x = np.random.default_rng(0).random((16, 6, 6, 1)).astype("float32")
+    data = batched(x, np.arange(16) % 3, 8)
+    chain = DistillationChain(free_size(), [Stage("s", free_size(), 1, "kd")])
+    result = chain.fit(data, data, tmp_path, verbose=0)
+    assert [x.macs for x in result.models] == [None, None]
+
+
+# Keras's words for it, which do not say what to do.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pytest.mark.parametrize("losses", ["kd", None])
+def test_no_batches_to_train_on(make_model, train_data, losses):
+    chain = DistillationChain(make_model(), [Stage("s", make_model(), 1, losses)])
+    with pytest.raises(ValueError, match="Stage 's': `train_data` holds no batches, so"):
+        chain.fit(train_data.take(0), train_data, verbose=0)

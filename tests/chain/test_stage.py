@@ -51,6 +51,7 @@ def taught(stage):
         ({"name": "a\\b"}, r"Received: name='a\\\\b'"),
         ({"name": ".."}, "Received: name='..'"),
         ({"name": "."}, "Received: name='.'"),
+        ({"name": "Report"}, "`name` is the name of something else in a run folder"),
         ({"student": "a.keras"}, "Stage 's': `student` must be a keras.Model"),
         ({"student": None}, "Received: None"),
         (

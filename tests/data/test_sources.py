@@ -174,7 +174,8 @@ def test_damaged_prepared_folder(sample, folder, tmp_path, damage):
         sample = idx.MNIST
     else:
         (target / "dataset_info.json").write_text("{")
-    with pytest.raises(DataError, match=f"Remove {target} and run: keras-kd data prepare"):
+    advice = f"Remove {target} and run: keras-kd data prepare mnist --data-dir {tmp_path}"
+    with pytest.raises(DataError, match=advice):
         prepare_dataset(sample, tmp_path)
 
 

@@ -12,8 +12,10 @@ import pytest
 
 from keras_kd.distribution import cluster
 from keras_kd.distribution.distribute import WorkerError, strategy_of
+from tests import forked
 
 WORKER = Path(__file__).parent / "train_on_cluster.py"
+COMMAND_LINE = Path(__file__).parents[1] / "sample_command_line.py"
 SCRIPTS = Path(__file__).parents[2] / "scripts" / "benchmarks"
 # Seconds in which the others must have ended after one was killed; 5 to 15 here.
 END = 60
@@ -129,6 +131,7 @@ def test_processes_end_with_the_time(tmp_path):
 @pytest.mark.slow
 def test_two_workers_learn_what_one_does(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setattr(cluster, "subprocess", forked)
     workers = importlib.import_module("workers")
     clusters = {count: workers.run(count) for count in (1, 2)}
     rows, good = workers.compare(clusters)
@@ -142,9 +145,15 @@ def test_two_workers_learn_what_one_does(monkeypatch):
     assert not workers.compare({1: clusters[1], 2: clusters[2][:1]})[1]
 
 
+def run_two(*command):
+    """Runs a script in two processes, forked, that are a cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "subprocess", forked)
+        return cluster.run_locally([sys.executable, *map(str, command)], 2, timeout=240)
+
+
 def run_chain(folder, *arguments):
-    command = [sys.executable, str(WORKER), "chain", str(folder), *arguments]
-    done = cluster.run_locally(command, 2, timeout=240)
+    done = run_two(WORKER, "chain", folder, *arguments)
     told = [folder / f"told-{index}.json" for index in range(2)]
     return done, [json.loads(x.read_text()) for x in told if x.is_file()]
 
@@ -187,21 +196,32 @@ def test_a_killed_worker_ends_the_others_and_a_new_start_goes_on(
 
 @pytest.mark.slow
 def test_the_readme_example_runs_on_two_workers():
-    command = [sys.executable, str(WORKER), "readme"]
-    done = cluster.run_locally(command, 2, timeout=240)
+    done = run_two(WORKER, "readme")
     assert [code for code, _ in done] == [0, 0], done[0][1][-3000:] + done[1][1][-3000:]
     # Of both, one line.
     first, second = (text.splitlines()[-1] for _, text in done)
     assert first == second and json.loads(first)["epochs"] == 2
 
 
+RECIPE = """
+dataset = "mnist"
+batch_size = 50
+seed = 3
+teacher = "mnist/student"
+[[stage]]
+name = "first"
+model = "mnist_fc_8"
+epochs = 1
+losses = [{ name = "kd" }]
+examples = 200
+"""
+
+
 @pytest.mark.slow
 def test_the_command_line_runs_a_recipe_on_two_workers(tmp_path, write_recipe):
-    stage = 'losses = [{ name = "kd" }]\nexamples = 200'
-    extra = 'seed = 3\nteacher = "mnist/teacher"'
-    recipe, folder = write_recipe(extra, stage), tmp_path / "run"
-    command = [sys.executable, str(WORKER), "cli", "run", str(recipe)]
-    done = cluster.run_locally([*command, "--run-dir", str(folder)], 2, timeout=240)
+    folder = tmp_path / "run"
+    command = (COMMAND_LINE, "run", write_recipe(text=RECIPE), "--run-dir", folder)
+    done = run_two(*command)
     assert [code for code, _ in done] == [0, 0], done[0][1][-3000:] + done[1][1][-3000:]
     assert f"Written to {folder}" in done[0][1]
     assert "Run folder" not in done[1][1] and "| model" not in done[1][1]
@@ -210,6 +230,6 @@ def test_the_command_line_runs_a_recipe_on_two_workers(tmp_path, write_recipe):
     assert (folder / "accuracies.md").is_file()
     assert not (folder / ".teacher_outputs").exists()
     # A second start finds the run, on the chief, and the other worker hears of it.
-    done = cluster.run_locally([*command, "--run-dir", str(folder)], 2, timeout=240)
+    done = run_two(*command)
     assert done[0][0] == 1 and "holds a run" in done[0][1]
     assert done[1][0] != 0

@@ -1,7 +1,6 @@
-"""A worker that test_cluster starts: a chain, or the command line on the sample of MNIST.
+"""A worker that test_cluster starts: a chain, or the example of the README.
 
     TF_CONFIG=... python tests/distribution/train_on_cluster.py chain FOLDER [INDEX_TO_KILL]
-    TF_CONFIG=... python tests/distribution/train_on_cluster.py cli [keras-kd's arguments]
     TF_CONFIG=... python tests/distribution/train_on_cluster.py readme
 """
 
@@ -101,24 +100,6 @@ def count_shards(folder):
     return written
 
 
-def run_command_line(*arguments):
-    import numpy as np
-
-    sys.path.insert(0, str(Path(__file__).parents[2]))
-    from keras_kd import data
-    from keras_kd.cli import main
-    from tests.conftest import _read
-
-    def load_arrays(name, split, data_dir):
-        prefix = "t10k" if split == "test" else "train"
-        images = _read(f"{prefix}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28, 1)
-        return images, _read(f"{prefix}-labels-idx1-ubyte.gz", 8).astype(np.int64)
-
-    data.prepare = lambda *arguments: None
-    data.load_arrays = load_arrays
-    main(list(arguments))
-
-
 def run_readme():
     page = Path(__file__).parents[2] / "keras_kd" / "distribution" / "README.md"
     code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
@@ -150,7 +131,5 @@ def run_readme():
 if __name__ == "__main__":
     if sys.argv[1] == "chain":
         run_chain(Path(sys.argv[2]), *sys.argv[3:])
-    elif sys.argv[1] == "readme":
-        run_readme()
     else:
-        run_command_line(*sys.argv[2:])
+        run_readme()

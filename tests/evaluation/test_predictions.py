@@ -189,3 +189,17 @@ def test_outputs_that_are_no_probabilities():
         predict(echo(name="m"), data, outputs="probabilities")
     with pytest.raises(ValueError, match="`outputs` must be .*'probabilities'. Received"):
         predict(echo(), [(X, Y)], outputs="softmax")
+
+
+def test_one_output_in_a_dict(make_model, vectors):
+    import tensorflow as tf
+
+    model = make_model()
+    inputs = keras.Input((4,))
+    wrapped = keras.Model(inputs, {"logits": model(inputs)})
+    x, y = vectors
+    plain = predict(model, tf.data.Dataset.from_tensor_slices((x, y)).batch(16))
+    data = tf.data.Dataset.from_tensor_slices((x, {"logits": y})).batch(16)
+    found = predict(wrapped, data)
+    np.testing.assert_array_equal(found.labels, plain.labels)
+    np.testing.assert_allclose(found.log_probs, plain.log_probs, rtol=1e-6)

@@ -52,23 +52,27 @@ def test_unbuilt_model():
         profile(keras.Sequential([keras.layers.Dense(2)]))
 
 
-def test_subclassed_model():
+def test_subclassed_model(caplog):
     class Subclassed(keras.Model):
         def call(self, x):
             return x
 
     model = Subclassed()
     model(np.ones((1, 2)))
-    with pytest.raises(ValueError, match="`model` must be built, with known input shapes"):
-        profile(model)
+    with caplog.at_level("WARNING", "keras_kd"):
+        cost = profile(model)
+    assert (cost.parameters, cost.macs, cost.pure_macs) == (0, None, None)
+    assert "with known input shapes. Received: the model 'subclassed" in cost.unknown
+    assert caplog.messages == [cost.unknown]
 
 
 def test_unknown_image_size():
     model = keras.Sequential(
         [keras.layers.Input((None, None, 1)), keras.layers.Conv2D(2, 3)]
     )
-    with pytest.raises(ValueError, match="fixed input shapes .*None, None, None, 1"):
-        profile(model)
+    cost = profile(model)
+    assert (cost.parameters, cost.macs, cost.pure_macs) == (20, None, None)
+    assert "fixed input shapes but for the batch. Received: [(None, None" in cost.unknown
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Models by path and by name, loaded without running code of the file."""
 
+import zipfile
+
 import keras
 import pytest
 
@@ -22,8 +24,15 @@ def test_not_a_model_file(tmp_path, make_model, content):
         make_model().save(path)
         content = path.read_bytes()[:-100]
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="wrong.keras could not be loaded as a Keras"):
+    with pytest.raises(ValueError, match="wrong.keras could not be .*empty, cut short or"):
         load_model(path)
+
+
+def test_an_archive_of_something_else(tmp_path):
+    with zipfile.ZipFile(tmp_path / "wrong.keras", "w") as file:
+        file.writestr("a.txt", "a")
+    with pytest.raises(ValueError, match="could not be loaded as a Keras model"):
+        load_model(tmp_path / "wrong.keras")
 
 
 def test_code_in_a_model_file_does_not_run(tmp_path):

@@ -143,6 +143,80 @@ def test_names_what_is_wrong_and_where(write_recipe, extra, stage, message):
     assert re.search(message, str(caught.value)) or message in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["true", '"0.5"', "nan", "inf"])
+@pytest.mark.parametrize(
+    "extra, stage",
+    [
+        ("", "student_loss_weight = {}"),
+        ("", "distillation_loss_weights = [{}]"),
+        ("", "dropout = {}"),
+        ("", "published_accuracy = [{}]"),
+        ("dense = true\ndrop_rate = {}", ""),
+        ("", 'optimizer = {{ name = "adam", learning_rate = {} }}'),
+        ("", 'losses = [{{ name = "kd", temperature = {} }}]'),
+    ],
+)
+def test_a_number_is_a_finite_number(write_recipe, extra, stage, value):
+    path = write_recipe(extra.format(value), stage.format(value))
+    with pytest.raises(ValueError, match="(number|finite)") as caught:
+        recipe.load(path)
+    (place,) = str(caught.value).splitlines()[1:]
+    assert place.startswith(('  stage 1 ("first") > ', "  drop_rate: "))
+
+
+@pytest.mark.parametrize(
+    "extra, stage, words",
+    [
+        ("dense = 1", "", "dense: Input should be a valid boolean"),
+        ("", 'restore_best = "yes"', "restore_best: Input should be a valid boolean"),
+        ("", "classes = [1.0]", "classes 1: Input should be a valid integer"),
+        (
+            "",
+            "[[stage]]\nname = 'results.md'\nmodel = 'mnist_fc_8'\nepochs = 1",
+            "> name: is the name of something else in a run folder",
+        ),
+        ("", "views = 3", "\n  stage 'first' has views, which go with an augment"),
+        (
+            "",
+            'optimizer = { name = "adam", clipnorm = -1.0 }',
+            "optimizer: clipnorm must be a finite number, 0 or greater. Received: -1.0",
+        ),
+        (
+            "",
+            'optimizer = { name = "adam", beta_1 = nan }',
+            "optimizer: beta_1 must be a finite number. Received: nan",
+        ),
+        (
+            "",
+            'losses = [{ name = "kd", temperature = { schedule = "CosineDecay", '
+            'initial_learning_rate = 8.0, decay_steps = "ten" } }]',
+            "losses 1: CosineDecay > decay_steps must be a number. Received: 'ten'",
+        ),
+        (
+            "",
+            'optimizer = { name = "adam", learning_rate = { schedule = "CosineDecay", '
+            "initial_learning_rate = nan, decay_steps = 10 } }",
+            "optimizer: the schedule CosineDecay begins with nan, no finite number",
+        ),
+        (
+            "",
+            'optimizer = { name = "adam", learning_rate = { schedule = "CosineDecay", '
+            "initial_learning_rate = -1.0, decay_steps = 10 } }",
+            "optimizer: learning_rate must be a finite number, 0 or greater",
+        ),
+    ],
+)
+def test_what_is_no_such_value_is_refused_in_its_place(write_recipe, extra, stage, words):
+    with pytest.raises(ValueError) as caught:
+        recipe.load(write_recipe(extra, stage))
+    assert words in str(caught.value)
+
+
+def test_epochs_of_all_stages_are_one_or_more(write_recipe):
+    with pytest.raises(ValueError, match="`epochs` must be an integer, 1 or greater"):
+        recipe.load(write_recipe(), epochs=0)
+
+
 def test_schedules(write_recipe):
     stage = """
         losses = [

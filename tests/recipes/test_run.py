@@ -293,6 +293,10 @@ def test_several_seeds(write_recipe, sample_data, tmp_path):
         recipe_run.run(loaded, folder, verbose=0)
     with pytest.raises(RunError, match="seed-3 holds one run, not a run over several"):
         recipe_run.run_seeds(loaded, 2, folder / "seed-3", verbose=0)
+    with pytest.raises(ValueError, match="the last of 3 seeds from 4294967295 on would be"):
+        last = loaded.model_copy(update={"seed": 2**32 - 1})
+        recipe_run.run_seeds(last, 3, tmp_path / "none", verbose=0)
+    assert not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match="`seeds` must be at least 1"):
         recipe_run.run_seeds(loaded, 0, tmp_path / "none", verbose=0)
 

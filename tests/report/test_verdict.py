@@ -10,7 +10,7 @@ import pytest
 
 from keras_kd.evaluation.uncertainty import McNemar
 from keras_kd.recipes import recipe
-from keras_kd.report.comparison import Comparison, comparisons, mcnemar_of
+from keras_kd.report.gain import Comparison, comparisons, mcnemar_of
 from keras_kd.report.verdict import (
     _headline,
     _reasons,

@@ -183,7 +183,7 @@ def test_a_hostile_run(tmp_path):
     text = re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE)
     assert not re.search(r"<(script|b|i)\b", text)
     assert "\n- ta failed: &lt;script>alert(1)&lt;/script> # \\| \\`x\\`\n" in text
-    rows = [x for x in text.splitlines() if x.startswith("| &lt;i>alone \\| $x_$ ")]
+    rows = [x for x in text.splitlines() if x.startswith(r"| &lt;i>alone \| \$x\_\$ ")]
     assert len(rows) == 2
 
 

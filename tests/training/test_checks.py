@@ -144,3 +144,9 @@ def test_label_losses_that_fit(make_model):
         distiller.compile("sgd", loss)
     said = kd.Distiller(make_model(), make_model(), "kd", student_outputs="logits")
     said.compile("sgd", "sparse_categorical_crossentropy")
+
+
+def test_weights_as_an_array():
+    assert checks.check_weights(np.array([1.0, 0.5]), count=2) == [1.0, 0.5]
+    with pytest.raises(ValueError, match="one finite number >= 0 for each of the 1"):
+        checks.check_weights(np.array([1.0, 0.5]), count=1)

@@ -94,6 +94,45 @@ def test_a_teacher_that_does_not_fit_is_refused(make_model, tmp_path):
         kd.load_distiller(tmp_path / "d.keras", teacher=make_model(num_classes=5))
 
 
+def test_a_teacher_of_other_widths_is_refused_where_a_loss_has_layers(
+    make_model, vectors, tmp_path
+):
+    teacher, student = make_model(units=8), make_model(units=4)
+    names = teacher.layers[0].name, student.layers[0].name
+    distiller = kd.Distiller(teacher, student, [kd.losses.FitNet(taps=names), "kd"])
+    distiller.save(tmp_path / "d.keras", include_teacher=False)
+    other = make_model(units=16)
+    other.layers[0].name = names[0]
+    words = rf"its layer '{names[0]}' of shape \(None, 8\). Received: .*\(None, 16\)"
+    with pytest.raises(ValueError, match=words):
+        kd.load_distiller(tmp_path / "d.keras", other)
+
+
+def test_objects_of_ones_own_are_given_to_the_loader(make_model, tmp_path):
+    class Doubled(keras.layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    student = keras.Sequential([keras.layers.Input((4,)), Doubled(), keras.layers.Dense(3)])
+    distiller = kd.Distiller(make_model(), student, "kd")
+    distiller.save(tmp_path / "d.keras", include_teacher=False)
+    given = {"Doubled": Doubled}
+    again = kd.load_distiller(tmp_path / "d.keras", distiller.teacher, given)
+    assert isinstance(again.student.layers[0], Doubled)
+    with pytest.raises(TypeError, match="Doubled"):
+        kd.load_distiller(tmp_path / "d.keras", distiller.teacher)
+
+
+def test_code_in_a_file_runs_where_that_is_asked_for(make_model, tmp_path):
+    layers = [keras.layers.Input((4,)), keras.layers.Lambda(lambda x: x)]
+    student = keras.Sequential([*layers, keras.layers.Dense(3)])
+    distiller = kd.Distiller(make_model(), student, "kd")
+    distiller.save(tmp_path / "d.keras", include_teacher=False)
+    with pytest.raises(ValueError, match="safe_mode"):
+        kd.load_distiller(tmp_path / "d.keras", distiller.teacher)
+    kd.load_distiller(tmp_path / "d.keras", distiller.teacher, safe_mode=False)
+
+
 @pytest.mark.parametrize(
     "loss",
     [

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_kd import Distiller
+from keras_kd import losses as losses_module
 from keras_kd.losses import PerExampleLoss, SoftTargets
 from keras_kd.tasks.kinds import OutputKinds, check_said
 from keras_kd.training.terms import Outputs, make_term
@@ -128,3 +129,32 @@ def test_probabilities_teach_as_their_logits_do(vectors):
         results.append(student.get_weights()[0])
     assert np.abs(results[0] - start[0]).max() > 0.01
     np.testing.assert_allclose(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+@pytest.mark.parametrize("losses", [["kd"], ["dkd"], ["kd", "fitnet"]])
+@pytest.mark.parametrize("form", ["dict", "list"])
+def test_one_output_in_a_dict_or_list_is_that_output(losses, form):
+    x = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    y, weights = np.argmax(x[:, :3], axis=1), np.linspace(0, 1, 16)
+
+    def history(wrap):
+        keras.utils.set_random_seed(0)
+        models = []
+        for units in (8, 4):
+            inputs = keras.Input((4,))
+            hidden = keras.layers.Dense(units, activation="relu", name="hidden")(inputs)
+            models.append(keras.Model(inputs, wrap(keras.layers.Dense(3)(hidden))))
+        taps = {"fitnet": {"taps": ("hidden", "hidden")}}
+        made = [losses_module.get(name, **taps.get(name, {})) for name in losses]
+        distiller = Distiller(*models, made)
+        distiller.compile("sgd", wrap(SPARSE))
+        fit = {"batch_size": 8, "shuffle": False, "verbose": 0, "sample_weight": weights}
+        return distiller.fit(x, wrap(y), **fit).history
+
+    wrap = {"dict": lambda x: {"logits": x}, "list": lambda x: [x]}[form]
+    found, expected = history(wrap), history(lambda x: x)
+    for name in ("loss", "student_loss", "distillation_loss"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)

@@ -139,7 +139,7 @@ def frozen(teacher, student):
         return str(error)
 
 
-def main(folder):
+def tell(folder):
     x, y, _ = make_data()
     teacher = make_model(seed=1, units=16)
     student = make_model(seed=2, units=5, regularizer=keras.regularizers.L2(0.01))
@@ -159,8 +159,8 @@ def main(folder):
     told["memory"] = remember(teacher, student, folder)
     told["frozen"] = frozen(teacher, student)
     told["teacher_unchanged"] = as_bytes(teacher) == before
-    print(json.dumps(told))
+    return told
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    print(json.dumps(tell(Path(sys.argv[1]))))

@@ -6,8 +6,8 @@ import json
 import os
 import re
 import socket
-import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from keras_kd.tuning import trials as tune_trials
 from keras_kd.tuning import tune as tunes
 from keras_kd.tuning.recipe import TunedRecipe
 from keras_kd.tuning.tune import tune
+from tests import forked
 
 TUNED = """
 dataset = "mnist"
@@ -182,10 +183,10 @@ def interrupted(monkeypatch, at):
 
 def test_goes_on_as_if_it_had_not_stopped(load, no_test_images, tmp_path, monkeypatch):
     """With the strategy whose values hang on what was found before: from the fourth."""
-    tuned = load('strategy = "bayesian"\ntrials = 5', epochs=2)
+    tuned = load('strategy = "bayesian"\ntrials = 4', epochs=2)
     whole = tune(tuned, tmp_path / "whole", verbose=0)
     folder = tmp_path / "search"
-    for at in (1, 8):
+    for at in (1, 6):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             interrupted(patch, at)
             tune(tuned, folder, verbose=0)
@@ -199,14 +200,14 @@ def test_goes_on_as_if_it_had_not_stopped(load, no_test_images, tmp_path, monkey
         return metrics
 
     monkeypatch.setattr(tune_trials.Trials, "run", spy)
-    # Stopped in the fifth trial's first epoch, or the like, so one is left or two.
+    # Stopped in the fourth trial's first epoch, or the like, so one is left or two.
     assert tune(tuned, folder, verbose=0) == whole
     assert len(epochs) in (1, 2)
     epochs.clear()
     assert tune(tuned, folder, verbose=0) == whole and not epochs
     # More are added to those that are there.
-    more = load('strategy = "bayesian"\ntrials = 6', epochs=2)
-    assert len(tune(more, folder, verbose=0).splitlines()) == 2 + 6 and len(epochs) == 1
+    more = load('strategy = "bayesian"\ntrials = 5', epochs=2)
+    assert len(tune(more, folder, verbose=0).splitlines()) == 2 + 5 and len(epochs) == 1
 
 
 def test_another_search_is_refused(load, sample_data, tmp_path):
@@ -336,26 +337,32 @@ def test_a_worker_that_comes_late(load, tmp_path, monkeypatch, no_test_images, c
         tune(load("trials = 1\nobjective = 'val_loss'"), folder)
 
 
-PROCESS = """
-import sys
-from tests.conftest import mnist_sample, sample_data
-import pytest
-from keras_kd.cli import main
-sample_data.__wrapped__(pytest.MonkeyPatch(), mnist_sample.__wrapped__())
-main(sys.argv[1:])
-"""
+COMMAND_LINE = Path(__file__).parents[1] / "sample_command_line.py"
+# What a process says of a trial that is done.
+LINE = re.compile(r"^trial \d+: ", re.MULTILINE)
 
 
-def start(*arguments, **variables):
-    """`keras-kd` in a process of its own, on the sample."""
-    variables["PYTHONPATH"] = str(Path(__file__).parents[2])
-    return subprocess.Popen(
-        [sys.executable, "-c", PROCESS, *map(str, arguments)],
-        env=os.environ | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+class Started(forked.Popen):
+    """`keras-kd` in a process of its own, on the sample; what it says is in files."""
+
+    def __init__(self, *arguments, **variables):
+        self._files = [tempfile.NamedTemporaryFile("r") for _ in range(2)]
+        command = [sys.executable, str(COMMAND_LINE), *map(str, arguments)]
+        super().__init__(command, os.environ | variables, *self._files)
+
+    @property
+    def output(self):
+        return Path(self._files[0].name).read_text()
+
+    @property
+    def error(self):
+        return Path(self._files[1].name).read_text()
+
+    def wait_for(self, there):
+        """Until `there()`; fails when the process ends before."""
+        while not there():
+            assert self.poll() is None, self.error
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -366,31 +373,30 @@ def ended(processes):
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
-
-
-def lines_of(process, begin):
-    """The next line that a process prints which begins so."""
-    for line in process.stdout:
-        if line.startswith(begin):
-            return line
-    raise AssertionError(process.stderr.read())
+            process.wait()
 
 
 @pytest.mark.slow
 def test_killed_processes(write_recipe, no_test_images, tmp_path):
     """With SIGKILL: while the second trial is trained, and somewhere after it."""
-    text = TUNED.format(tune="trials = 4", space=RATES, epochs=60)
+    text = TUNED.format(tune="trials = 3", space=RATES, epochs=20)
     path, folder = write_recipe(text=text), tmp_path / "search"
-    for waited, seconds in (("trial 1", 0.2), ("trial 2", 0.7)):
-        with ended([start("tune", path, "--run-dir", folder)]) as (process,):
-            lines_of(process, waited)
-            time.sleep(seconds)
-    process = start("tune", path, "--run-dir", folder)
-    with ended([process]):
-        output, error = process.communicate(timeout=200)
-    assert process.returncode == 0, error
-    assert "ta: done before" in output and "trial 1: " not in output
+    command = ("tune", path, "--run-dir", folder)
+
+    def second_is_trained():
+        one_is_done = "trial 1: " in process.output
+        return one_is_done and list(folder.rglob("checkpoint.npz"))
+
+    with ended([Started(*command)]) as (process,):
+        process.wait_for(second_is_trained)
+    assert "trial 1: " in process.output and process.returncode == -9
+    with ended([Started(*command)]) as (process,):
+        process.wait_for(lambda: "trial 2: " in process.output)
+        time.sleep(0.3)
+    assert "trial 1: " not in process.output
+    with ended([Started(*command)]) as (process,):
+        assert process.wait(timeout=200) == 0, process.error
+    assert "ta: done before" in process.output and "trial 1: " not in process.output
     whole = tune(recipe.load(path, TunedRecipe), tmp_path / "whole", verbose=0)
     assert (folder / "trials.md").read_text() == whole + "\n"
 
@@ -412,25 +418,26 @@ def role(name, port):
 @pytest.mark.slow
 def test_a_chief_and_two_workers(write_recipe, tmp_path):
     space = RATES + '\nloss = ["kd", "logit_mse"]\ntemperature = [1.0, 4.0]'
-    path = write_recipe(text=TUNED.format(tune="trials = 8", space=space, epochs=40))
+    path = write_recipe(text=TUNED.format(tune="trials = 5", space=space, epochs=15))
     folder, port, until = tmp_path / "search", free_port(), time.monotonic() + 400
     command = ("tune", path, "--run-dir", folder)
     names = ("worker0", "worker1", "chief")
-    with ended([start(*command, **role(x, port)) for x in names]) as processes:
+    with ended([Started(*command, **role(x, port)) for x in names]) as processes:
         # One of them dies within a trial, and is started again under its name.
-        lines_of(processes[1], "trial ")
-        processes[1].kill()
-        processes[1].communicate()
-        processes[1] = start(*command, **role("worker1", port))
+        second = processes[1]
+        second.wait_for(lambda: re.search(LINE, second.output))
+        second.kill()
+        assert second.wait() == -9
+        processes[1] = Started(*command, **role("worker1", port))
         outputs = {}
         for name, process in zip(names, processes, strict=True):
             left = max(1, until - time.monotonic())
-            outputs[name], error = process.communicate(timeout=left)
-            assert process.returncode == 0, error
+            assert process.wait(timeout=left) == 0, process.error
+            outputs[name] = process.output
     found = rows(folder)
-    assert sorted(int(x["trial"]) for x in found) == list(range(1, 9))
+    assert sorted(int(x["trial"]) for x in found) == list(range(1, 6))
     assert not any(x["val_accuracy"] == "failed" for x in found)
-    assert "\ntrial " in outputs["worker0"]
+    assert re.search(LINE, outputs["worker0"])
     # The assistant was trained once, by one of them.
     assert (folder / "before" / "ta" / "model.keras").is_file()
     assert "ta: taught by labels" not in outputs["worker1"]
@@ -439,6 +446,6 @@ def test_a_chief_and_two_workers(write_recipe, tmp_path):
     assert best["learning_rate"] == pytest.approx(float(found[0]["learning_rate"]))
     # One that died when all was tried, but not written, needs no worker.
     (folder / "best.toml").unlink()
-    with ended([start(*command, **role("chief", port))]) as (chief,):
-        assert chief.communicate(timeout=100) and chief.returncode == 0
+    with ended([Started(*command, **role("chief", port))]) as (chief,):
+        assert chief.wait(timeout=100) == 0, chief.error
     assert (folder / "best.toml").is_file()

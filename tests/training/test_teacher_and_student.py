@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.training.compatibility import check_models, check_peers
+from keras_kd.training.teacher_and_student import check_models, check_peers
 
 
 @pytest.mark.parametrize("unknown", [(None, 4), (3, None)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from keras_kd.evaluation.uncertainty import McNemar, mcnemar
-from keras_kd.report.comparison import Comparison, chance_of_examples
+from keras_kd.report.gain import Comparison, chance_of_examples
 
 DRAWS, EXAMPLES = 1000, 300
 
