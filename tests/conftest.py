@@ -68,7 +68,7 @@ def mnist_sample():
     return tuple(splits)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model():
     """Builds a small classifier of vectors of 4, ending in logits."""
 
@@ -85,11 +85,14 @@ def make_model():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def vectors():
     """64 vectors of 4 with labels in 0..2 that a small model can learn."""
     x = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
-    return x, np.argmax(x[:, :3], axis=1)
+    y = np.argmax(x[:, :3], axis=1)
+    # They are all tests'.
+    x.flags.writeable = y.flags.writeable = False
+    return x, y
 
 
 @pytest.fixture

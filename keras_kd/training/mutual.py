@@ -12,6 +12,7 @@ from keras_kd import losses as losses_module
 from keras_kd.tasks.kinds import KINDS, OutputKinds
 from keras_kd.training import checks
 from keras_kd.training.batch import inputs_of
+from keras_kd.training.first_step import outputs_of
 from keras_kd.training.schedules import ScheduledModel
 from keras_kd.training.several_steps import SeveralSteps
 from keras_kd.training.teacher_and_student import check_peers
@@ -256,6 +257,10 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             # The peers were not asked: nothing, rather than a zero that looks perfect.
             logs.pop("distillation_loss", None)
         return logs
+
+    def metrics_see(self, y):
+        outputs = [outputs_of(student) for student in self._order]
+        return self._of_each(y, None, outputs)[:2]
 
     def _of_each(self, y, sample_weight, y_pred):
         """Labels, outputs and weights, in lists of one for each student."""

@@ -4,6 +4,7 @@ import keras
 from keras import tree
 
 from keras_kd.distribution.distribute import Distributed, strategy_of
+from keras_kd.training.first_step import outputs_of, with_variables_before
 from keras_kd.training.step_groups import Epoch, Groups
 
 # Batches that TensorFlow trains on before Python has a look; more gained little.
@@ -128,10 +129,15 @@ class SeveralSteps(Distributed):
 
     def _make_function(self, step_function, **of_backend):
         function = super()._make_function(step_function, **of_backend)
-        trains = step_function == self.train_step and strategy_of(self) is None
-        if trains and self._chooses_steps and not _is_eager(self):
-            return Groups(self, step_function, function)
-        return function
+        if _is_eager(self) or strategy_of(self) is not None:
+            return function
+        if step_function == self.train_step and self._chooses_steps:
+            function = Groups(self, step_function, function)
+        return with_variables_before(function, self)
+
+    def metrics_see(self, y):
+        """Labels and outputs as compiled metrics get them, None for what is not known."""
+        return y, outputs_of(self.student)
 
 
 def _is_eager(model):

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,12 +23,12 @@ from keras_kd.runs.manifest import RunError
 SCRIPT = Path(__file__).with_name("killed_chain.py")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def data(vectors):
     return tf.data.Dataset.from_tensor_slices(vectors).batch(16)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_chain(make_model):
     """Builds the same chain each time, but for what is given."""
 
@@ -41,6 +42,23 @@ def make_chain(make_model):
         return DistillationChain(teacher, stages)
 
     return make
+
+
+SETTINGS = {"recipe_name": "mine", "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def finished(make_chain, data, tmp_path_factory):
+    """What `fit` returned, and the folder of its run, which no test changes."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    how = {"run_dir": folder, "verbose": 0, "settings": SETTINGS}
+    return make_chain().fit(data, data, **how), folder
+
+
+@pytest.fixture
+def run_dir(finished, tmp_path):
+    """A copy of that folder."""
+    return shutil.copytree(finished[1], tmp_path / "run")
 
 
 def files_of(folder):
@@ -85,29 +103,26 @@ def test_killed_at_any_moment_it_ends_as_if_it_never_was(tmp_path):
         assert left - events == there - events
 
 
-def test_a_finished_run_is_taken_up_whole(make_chain, data, tmp_path):
-    chain = make_chain()
-    first = chain.fit(data, data, run_dir=tmp_path / "run", verbose=0)
-    before = files_of(tmp_path / "run")
+def test_a_finished_run_is_taken_up_whole(make_chain, data, finished, run_dir):
+    first = finished[0]
+    before = files_of(run_dir)
     again = make_chain()
     fresh = again.stages[0].student.get_weights()
-    second = again.fit(None, data, run_dir=tmp_path / "run", verbose=0)
+    second = again.fit(None, data, run_dir=run_dir, verbose=0, settings=SETTINGS)
     assert second.histories == first.histories
     assert second.table() == first.table()
     for name, student in first.students.items():
         for a, b in zip(student.get_weights(), second.students[name].get_weights()):
             np.testing.assert_array_equal(a, b)
     assert not np.array_equal(fresh[0], second.students["first"].get_weights()[0])
-    after = files_of(tmp_path / "run")
+    after = files_of(run_dir)
     assert after.keys() == before.keys()
     rewritten = {x.name for x in after if after[x] != before[x]}
     assert rewritten <= {"results.md", "results.json"}
 
 
-def test_what_a_run_folder_holds(make_chain, data, tmp_path):
-    settings = {"recipe_name": "mine", "batch_size": 16}
-    folder = tmp_path / "run"
-    make_chain().fit(data, data, run_dir=folder, verbose=0, settings=settings)
+def test_what_a_run_folder_holds(finished):
+    folder = finished[1]
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["recipe_name"] == "mine" and manifest["batch_size"] == 16
     states = [x["state"] for x in (manifest["teacher"], *manifest["stages"])]
@@ -132,27 +147,26 @@ def test_what_a_run_folder_holds(make_chain, data, tmp_path):
         ({"seed": 1}, "initial_weights.*set_random_seed with the same seed"),
     ],
 )
-def test_another_run_is_refused(make_chain, data, tmp_path, change, message):
-    make_chain().fit(data, data, run_dir=tmp_path / "run", verbose=0)
-    before = files_of(tmp_path / "run")
+def test_another_run_is_refused(make_chain, data, run_dir, change, message):
+    before = files_of(run_dir)
+    how = {"run_dir": run_dir, "verbose": 0, "settings": SETTINGS}
     with pytest.raises(RunError, match=f"(?s)holds another run.*{message}"):
-        make_chain(**change).fit(data, data, run_dir=tmp_path / "run", verbose=0)
-    assert files_of(tmp_path / "run") == before
+        make_chain(**change).fit(data, data, **how)
+    assert files_of(run_dir) == before
 
 
-def test_damage_to_a_finished_stage_is_refused(make_chain, data, tmp_path):
-    folder = tmp_path / "run"
-    make_chain().fit(data, data, run_dir=folder, verbose=0)
+def test_damage_to_a_finished_stage_is_refused(make_chain, data, run_dir):
+    folder, how = run_dir, {"verbose": 0, "settings": SETTINGS}
     model = folder / "first" / "model.keras"
     damaged = bytearray(model.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     model.write_bytes(damaged)
     before = files_of(folder)
     with pytest.raises(RunError, match="first/model.keras is not what the run wrote"):
-        make_chain().fit(data, data, run_dir=folder, verbose=0)
+        make_chain().fit(data, data, run_dir=folder, **how)
     model.unlink()
     with pytest.raises(RunError, match="first/model.keras is missing"):
-        make_chain().fit(data, data, run_dir=folder, verbose=0)
+        make_chain().fit(data, data, run_dir=folder, **how)
     assert files_of(folder).keys() == before.keys() - {model}
 
 
@@ -180,9 +194,8 @@ def pressing(data, stage, times):
     return train_data
 
 
-def test_ctrl_c_once_stops_when_the_epoch_is_saved(make_chain, data, tmp_path):
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    make_chain().fit(data, data, run_dir=whole, verbose=0)
+def test_ctrl_c_once_stops_when_the_epoch_is_saved(make_chain, data, finished, tmp_path):
+    whole, folder = finished[1], tmp_path / "run"
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match="after epoch 1, which is saved"):
         make_chain().fit(pressing(data, 2, times=1), data, run_dir=folder, verbose=0)

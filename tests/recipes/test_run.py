@@ -16,6 +16,18 @@ from keras_kd.recipes import zoo
 from keras_kd.runs.manifest import RunError
 
 
+@pytest.fixture
+def write_recipe(write_recipe):
+    """Of small networks, whose files are soon written."""
+
+    def write(*args, **kwargs):
+        path = write_recipe(*args, **kwargs)
+        path.write_text(path.read_text().replace("mnist_student", "mnist_fc_16"))
+        return path
+
+    return write
+
+
 def chain_text(teacher):
     return f"""
 dataset = "mnist"
@@ -35,7 +47,7 @@ epochs = 2
 
 
 def test_run(write_recipe, sample_data, tmp_path):
-    zoo.build("mnist_ta").save(tmp_path / "teacher.keras")
+    zoo.build("mnist_cnn_4_8").save(tmp_path / "teacher.keras")
     loaded = recipe.load(write_recipe(text=chain_text(tmp_path / "teacher.keras")))
     run_dir = tmp_path / "run"
     result, accuracies = recipe_run.run(loaded, run_dir, verbose=0)
@@ -67,21 +79,22 @@ def test_mixed_precision_in_training_and_float32_in_the_files(
 
 
 def test_run_with_a_loss_on_features(write_recipe, sample_data, tmp_path):
-    """Any loss with its arguments; layers of its own bridge 128 and 784 units."""
-    zoo.build("mnist_ta").save(tmp_path / "teacher.keras")
+    """Any loss with its arguments; layers of its own bridge 128 and 16 units."""
+    zoo.build("mnist_cnn_4_8").save(tmp_path / "teacher.keras")
     text = chain_text(tmp_path / "teacher.keras").replace(
         '[{ name = "kd", temperature = 4.0 }]',
         '[{ name = "fitnet", taps = ["hidden1", "hidden2"] }, '
         '{ name = "rkd", angle_weight = 0.0, taps = [["hidden1", "hidden1"]] }]\n'
         "distillation_loss_weights = [1.0, 0.1]",
     )
+    text = text.replace("mnist_student", "mnist_fc_8_16")
     loaded = recipe.load(write_recipe(text=text.replace("epochs = 2", "epochs = 1")))
     result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
     assert result.histories["student"]["distillation_loss"][0] > 0
 
 
 def test_run_dense(write_recipe, sample_data, tmp_path):
-    zoo.build("mnist_ta").save(tmp_path / "teacher.keras")
+    zoo.build("mnist_cnn_4_8").save(tmp_path / "teacher.keras")
     text = chain_text(tmp_path / "teacher.keras").replace("epochs = 2", "epochs = 1")
     text = text.replace('name = "alone"', 'name = "second"\nlosses = [{ name = "kd" }]')
     loaded = recipe.load(write_recipe(text="dense = true\ndrop_rate = 0.25\n" + text))
@@ -92,7 +105,7 @@ def test_run_dense(write_recipe, sample_data, tmp_path):
 def test_same_seed_same_bytes_and_paired_initial_weights(
     write_recipe, sample_data, tmp_path
 ):
-    zoo.build("mnist_ta").save(tmp_path / "teacher.keras")
+    zoo.build("mnist_cnn_4_8").save(tmp_path / "teacher.keras")
     path = write_recipe(text=chain_text(tmp_path / "teacher.keras"))
     weights = {}
     for run, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -112,7 +125,7 @@ def test_same_seed_same_bytes_and_paired_initial_weights(
 def test_labels_out_of_range(write_recipe, sample_data, monkeypatch, tmp_path):
     few = keras.Sequential([keras.layers.Input((28, 28, 1)), keras.layers.Flatten()])
     few.add(keras.layers.Dense(4))
-    monkeypatch.setitem(zoo.ARCHITECTURES, "mnist_student", lambda: few)
+    monkeypatch.setitem(zoo.ARCHITECTURES, "mnist_fc_16", lambda: few)
     with pytest.raises(ValueError, match="labels must be in 0..3.* from 0 to 9"):
         recipe_run.run(recipe.load(write_recipe()), tmp_path / "run", verbose=0)
 
@@ -166,7 +179,7 @@ monitor = "val_accuracy"
 
 
 def test_a_trained_model_is_given(write_recipe, sample_data, tmp_path):
-    zoo.build("mnist_ta").save(tmp_path / "ta.keras")
+    zoo.build("mnist_cnn_4_8").save(tmp_path / "ta.keras")
     stage = f"""
 [[stage]]
 name = "ta"
@@ -190,23 +203,23 @@ dataset = "mnist"
 batch_size = 50
 dtype_policy = "mixed_bfloat16"
 test_each_epoch = false
-augmentation = { views = 3 }
+augmentation = { views = 2 }
 [[stage]]
 name = "first"
 model = "mnist_fc_16"
-epochs = 2
+epochs = 1
 [[stage]]
 name = "second"
 model = "mnist_fc_16"
 seed = 1
-epochs = 2
+epochs = 1
 [[stage]]
 name = "both"
 ensemble = { models = ["first", "second"] }
 [[stage]]
 name = "student"
 model = "mnist_fc_8"
-epochs = 4
+epochs = 3
 losses = [{ name = "kd" }]
 student_loss_weight = 0.0
 """
@@ -231,7 +244,7 @@ def test_an_ensemble_teaches_on_views_and_the_test_images_are_seen_once(
     # Stopped while the student learns, it goes on with the outputs that are kept.
     def stop(run, logs, end=StageRun.end_epoch):
         end(run, logs)
-        if run.stage.name == "student" and run.epochs_done == 2:
+        if run.stage.name == "student" and run.epochs_done == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -304,7 +317,6 @@ def test_fewer_seeds_keep_the_table_of_all(write_recipe, sample_data, tmp_path):
 def test_a_given_model_is_one_for_all_seeds(write_recipe, sample_data, tmp_path):
     zoo.build("mnist_fc_8").save(tmp_path / "teacher.keras")
     text = chain_text(tmp_path / "teacher.keras").replace("epochs = 2", "epochs = 1")
-    text = text.replace("mnist_student", "mnist_fc_8")
     loaded = recipe.load(write_recipe(text=text))
     table = recipe_run.run_seeds(loaded, 2, tmp_path / "run", verbose=0).splitlines()
     seeds = {x.split("|")[1].strip(): x.split("|")[3].strip() for x in table[2:]}

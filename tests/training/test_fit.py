@@ -14,7 +14,7 @@ from keras_kd.training.callbacks import StudentCheckpoint
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_distiller(make_model):
     """A compiled Distiller whose two models always start from the same weights."""
 
@@ -32,6 +32,12 @@ def make_distiller(make_model):
 def fitted(distiller, *data, **arguments):
     distiller.fit(*data, **({"shuffle": False, "verbose": 0} | arguments))
     return distiller.student.get_weights()
+
+
+@pytest.fixture(scope="module")
+def expected(make_distiller, vectors):
+    """Weights after an epoch on arrays, in batches of 16."""
+    return fitted(make_distiller(jit_compile=False), *vectors, batch_size=16)
 
 
 def assert_same(weights, expected, rtol=1e-5):
@@ -67,16 +73,16 @@ def generator(x, y):
     ],
     ids=["tf.data", "PyDataset", "generator"],
 )
-def test_sources_of_data_all_train_the_same(make_distiller, vectors, source):
-    expected = fitted(make_distiller(), *vectors, batch_size=16)
+def test_sources_of_data_all_train_the_same(make_distiller, vectors, expected, source):
     assert_same(fitted(make_distiller(), source(*vectors)), expected)
 
 
 @pytest.mark.parametrize(
     "arguments", [{"steps_per_execution": 2}, {"jit_compile": True}, {"run_eagerly": True}]
 )
-def test_ways_to_compile_all_train_the_same(make_distiller, vectors, arguments):
-    expected = fitted(make_distiller(jit_compile=False), *vectors, batch_size=16)
+def test_ways_to_compile_all_train_the_same(
+    make_distiller, vectors, expected, arguments
+):
     weights = fitted(make_distiller(**arguments), *vectors, batch_size=16)
     assert_same(weights, expected)
 

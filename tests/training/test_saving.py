@@ -13,11 +13,16 @@ import keras_kd as kd
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def fitted(make_model, vectors, losses="kd", **arguments):
+def made(make_model, losses="kd", **arguments):
     distiller = kd.Distiller(
         make_model(units=16), make_model(name="student"), losses, **arguments
     )
     distiller.compile(keras.optimizers.Adam(0.01, beta_1=0.8), LOSS, metrics=["accuracy"])
+    return distiller
+
+
+def fitted(make_model, vectors, *args, **arguments):
+    distiller = made(make_model, *args, **arguments)
     distiller.fit(*vectors, shuffle=False, epochs=2, verbose=0)
     return distiller
 
@@ -56,8 +61,8 @@ def test_a_teacher_handed_back_keeps_its_weights(make_model, vectors, tmp_path):
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
-def test_without_the_teacher_the_file_holds_none_of_it(make_model, vectors, tmp_path):
-    distiller = fitted(make_model, vectors)
+def test_without_the_teacher_the_file_holds_none_of_it(make_model, tmp_path):
+    distiller = made(make_model)
     sizes = {}
     for include in (True, False):
         distiller.save(tmp_path / "d.keras", include_teacher=include)
@@ -68,8 +73,8 @@ def test_without_the_teacher_the_file_holds_none_of_it(make_model, vectors, tmp_
     assert sizes[False] < sizes[True]
 
 
-def test_a_file_without_teacher_says_how_to_load_it(make_model, vectors, tmp_path):
-    fitted(make_model, vectors).save(tmp_path / "d.keras", include_teacher=False)
+def test_a_file_without_teacher_says_how_to_load_it(make_model, tmp_path):
+    made(make_model).save(tmp_path / "d.keras", include_teacher=False)
     with pytest.raises(ValueError, match="keras_kd.load_distiller"):
         keras.saving.load_model(tmp_path / "d.keras")
 
@@ -83,8 +88,8 @@ def test_load_distiller_refuses_other_files(make_model, vectors, tmp_path, what)
         kd.load_distiller(tmp_path / "m.keras", teacher=make_model())
 
 
-def test_a_teacher_that_does_not_fit_is_refused(make_model, vectors, tmp_path):
-    fitted(make_model, vectors).save(tmp_path / "d.keras", include_teacher=False)
+def test_a_teacher_that_does_not_fit_is_refused(make_model, tmp_path):
+    made(make_model).save(tmp_path / "d.keras", include_teacher=False)
     with pytest.raises(ValueError, match=r"same shape.*\(None, 5\)"):
         kd.load_distiller(tmp_path / "d.keras", teacher=make_model(num_classes=5))
 

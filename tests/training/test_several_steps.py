@@ -339,20 +339,16 @@ def test_the_default_is_as_keras_with_one_step(distillers, tmp_path, name):
 
 
 @pytest.mark.filterwarnings("ignore:.*ran out of data")
-@pytest.mark.parametrize("looks", [False, True])
 @pytest.mark.parametrize("name", UNKNOWN_LENGTH)
-def test_every_step_is_that_of_a_batch(distillers, tmp_path, name, looks):
+def test_every_step_is_that_of_a_batch(distillers, tmp_path, name):
     case, of_known_length = UNKNOWN_LENGTH[name]
-    model, other = distillers()
-    if looks:
-        # As if somebody looked at each batch.
-        case = looking(case)
-    found = run(model, case, tmp_path / "found")
-    expected = run(other, of_known_length, tmp_path / "expected")
-    _, other = distillers()
-    hooks = run(other, UNKNOWN_LENGTH[name][0], tmp_path / "hooks")["hooks"]
-    assert [x[:2] for x in found["hooks"]] == [x[:2] for x in hooks]
-    assert_same(found | {"hooks": None}, expected | {"hooks": None})
+    expected = run(distillers()[1], of_known_length, tmp_path / "expected")
+    hooks = run(distillers()[1], case, tmp_path / "hooks")["hooks"]
+    # Then as if somebody looked at each batch.
+    for how, each in {"grouped": case, "looked at": looking(case)}.items():
+        found = run(distillers()[0], each, tmp_path / how)
+        assert [x[:2] for x in found["hooks"]] == [x[:2] for x in hooks], how
+        assert_same(found | {"hooks": None}, expected | {"hooks": None})
 
 
 def looking(case):
@@ -391,17 +387,21 @@ def schedule_average_and_accumulation():
     return keras.optimizers.SGD(decay, use_ema=True, gradient_accumulation_steps=3)
 
 
+def few(model, folder):
+    return fit(model, dataset().take(3), validation_data=dataset().take(2), epochs=2)
+
+
 @pytest.mark.parametrize(
-    "how",
+    "how, case",
     [
-        lambda: {"run_eagerly": True},
-        lambda: {"optimizer": schedule_average_and_accumulation()},
+        (lambda: {"run_eagerly": True}, few),
+        (lambda: {"optimizer": schedule_average_and_accumulation()}, several),
     ],
     ids=["run_eagerly", "optimizer"],
 )
-def test_so_it_is_however_it_is_compiled(tmp_path, how):
+def test_so_it_is_however_it_is_compiled(tmp_path, how, case):
     found, expected = (
-        run(compiled(make_distiller, **arguments, **how()), several, tmp_path / str(i))
+        run(compiled(make_distiller, **arguments, **how()), case, tmp_path / str(i))
         for i, arguments in enumerate([{}, {"steps_per_execution": 1}])
     )
     assert_same(found, expected)
