@@ -171,7 +171,7 @@ class Distributed(keras.Model):
     Without a strategy everything is Keras's.
     """
 
-    # A `step_groups.Epoch` while `fit` need not have the metrics of each batch.
+    # A `compiled_steps.Epoch` while `fit` need not have the metrics of each batch.
     _epoch = None
 
     def fit(

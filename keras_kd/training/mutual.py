@@ -12,7 +12,7 @@ from keras_kd import losses as losses_module
 from keras_kd.tasks.kinds import KINDS, OutputKinds
 from keras_kd.training import checks
 from keras_kd.training.batch import inputs_of
-from keras_kd.training.first_step import outputs_of
+from keras_kd.training.compiled_steps import outputs_of
 from keras_kd.training.schedules import ScheduledModel
 from keras_kd.training.several_steps import SeveralSteps
 from keras_kd.training.teacher_and_student import check_peers

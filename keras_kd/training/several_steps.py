@@ -4,8 +4,12 @@ import keras
 from keras import tree
 
 from keras_kd.distribution.distribute import Distributed, strategy_of
-from keras_kd.training.first_step import outputs_of, with_variables_before
-from keras_kd.training.step_groups import Epoch, Groups
+from keras_kd.training.compiled_steps import (
+    Epoch,
+    Groups,
+    outputs_of,
+    with_variables_before,
+)
 
 # Batches that TensorFlow trains on before Python has a look; more gained little.
 MOST_AT_A_TIME = 8

@@ -12,8 +12,8 @@ import tensorflow as tf
 import keras_kd as kd
 from keras_kd.chain.stage import _LabelsAlone
 from keras_kd.training.callbacks import StopOnBadLoss, StudentCheckpoint
+from keras_kd.training.compiled_steps import Groups
 from keras_kd.training.several_steps import batches_at_a_time
-from keras_kd.training.step_groups import Groups
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 X = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
