@@ -69,6 +69,8 @@ def test_a_cluster_of_slurm(monkeypatch):
         (None, None, {"TF_CONFIG": '{"cluster": {}}'}, "damaged.*task"),
         (None, None, config(2, worker=["a:1", "b:1"]), "this process among them"),
         (None, None, config(0, ps=["a:1", "b:1"]), "must name jobs 'worker'"),
+        (None, None, {"SLURM_STEP_NUM_TASKS": "x"}, "number of tasks. Received: 'x'"),
+        (None, None, {"SLURM_STEP_NUM_TASKS": "2"}, "of 2 tasks of Slurm, and its other"),
     ],
 )
 def test_what_names_no_cluster_is_refused(workers, index, environment, words):
