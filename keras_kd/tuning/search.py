@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import signal
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -66,7 +68,10 @@ def search(recipe, folder, trials, say, is_worker=False, is_distributed=False):
             # No worker would come, for whom a chief waits.
             return tuner.done()
     try:
-        tuner.search()
+        with _Interrupts() as interrupts:
+            tuner.interrupts = interrupts
+            tuner.search()
+            interrupts.check()
     except FatalError as error:
         raise error.__cause__ from None
     except grpc.RpcError as error:
@@ -76,6 +81,37 @@ def search(recipe, folder, trials, say, is_worker=False, is_distributed=False):
             raise
         raise ConnectionError(f"The chief cannot be reached: {error}") from error
     return None if is_worker else tuner.done()
+
+
+class _Interrupts:
+    """Remembers Ctrl-C while its block runs, so that nobody can swallow it for good.
+
+    As always it raises KeyboardInterrupt, wherever the process is; within a callback of a
+    library, such as JAX's of the garbage collector, that is thrown away.
+    """
+
+    _pressed = False
+
+    def __enter__(self):
+        is_main = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGINT)
+        self._listens = is_main and before is signal.default_int_handler
+        if self._listens:
+            signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *error):
+        if self._listens:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _press(self, *_):
+        self._pressed = True
+        raise KeyboardInterrupt
+
+    def check(self):
+        """Raises what was swallowed."""
+        if self._pressed:
+            raise KeyboardInterrupt
 
 
 def _is_done(oracle):
@@ -197,6 +233,7 @@ class _Tuner(BaseTuner):
             self.oracle.save()
 
     def run_trial(self, trial):
+        self.interrupts.check()
         number, drawn = int(trial.trial_id) + 1, trial.hyperparameters.values
         values = self._values(drawn)
         folder, past = self.get_trial_dir(trial.trial_id), drawn.get("tuner/trial_id")

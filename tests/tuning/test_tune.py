@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import tempfile
@@ -208,6 +209,30 @@ def test_goes_on_as_if_it_had_not_stopped(load, no_test_images, tmp_path, monkey
     # More are added to those that are there.
     more = load('strategy = "bayesian"\ntrials = 5', epochs=2)
     assert len(tune(more, folder, verbose=0).splitlines()) == 2 + 5 and len(epochs) == 1
+
+
+def test_ctrl_c_that_a_library_swallows_stops_before_the_next_trial(
+    load, no_test_images, tmp_path, monkeypatch
+):
+    """As in a callback of the garbage collector, whose exceptions Python throws away."""
+    handler = signal.getsignal(signal.SIGINT)
+    tuned, folder, ran = load("trials = 3"), tmp_path / "search", []
+    run = tune_trials.Trials.run
+
+    def press(trials, values, *arguments, **options):
+        ran.append(values)
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("went on")
+        return run(trials, values, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tune_trials.Trials, "run", press)
+        with pytest.raises(KeyboardInterrupt):
+            tune(tuned, folder, verbose=0)
+    assert len(ran) == 1 and signal.getsignal(signal.SIGINT) is handler
+    assert not (folder / "best.toml").exists()
+    assert len(tune(tuned, folder, verbose=0).splitlines()) == 2 + 3
 
 
 def test_another_search_is_refused(load, sample_data, tmp_path):
