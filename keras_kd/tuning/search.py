@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import gc
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -231,6 +232,15 @@ class _Tuner(BaseTuner):
         # It has nothing of its own to keep.
         if not self._is_asking:
             self.oracle.save()
+
+    def _try_run_and_update_trial(self, *arguments, **keywords):
+        # KerasTuner prints the traceback of a trial that failed, which has said it itself.
+        config = sys.modules[BaseTuner.__module__].config_module
+        before, config.DEBUG = config.DEBUG, False
+        try:
+            super()._try_run_and_update_trial(*arguments, **keywords)
+        finally:
+            config.DEBUG = before
 
     def run_trial(self, trial):
         self.interrupts.check()

@@ -293,9 +293,13 @@ def test_hyperband_goes_on_with_the_best(load, no_test_images, tmp_path, trained
     assert once["val_accuracy"] == went_on[-1]
 
 
-def test_what_does_not_converge_has_failed(load, no_test_images, tmp_path):
+def test_what_does_not_converge_has_failed(load, no_test_images, tmp_path, caplog, capfd):
     tuned = load("trials = 2", "learning_rate = [0.01, 1e38]")
-    tune(tuned, tmp_path / "search", verbose=0)
+    with caplog.at_level("INFO", "keras_kd"):
+        tune(tuned, tmp_path / "search")
+    assert "Traceback" not in capfd.readouterr().err
+    (line,) = [x for x in caplog.messages if ": failed: " in x]
+    assert re.match(r"trial \d: failed: student_loss is .* in epoch 1", line)
     good, bad = rows(tmp_path / "search")
     assert (bad["val_accuracy"], bad["learning_rate"]) == ("failed", "1e+38")
     assert "0.01" in (tmp_path / "search" / "best.toml").read_text()
