@@ -104,8 +104,9 @@ class CacheFolder:
         for name, array in arrays.items():
             data = io.BytesIO()
             np.save(data, array, allow_pickle=False)
-            files[name] = _sha256(data.getbuffer())
-            self._write(name, data.getbuffer())
+            with data.getbuffer() as content:
+                files[name] = _sha256(content)
+                self._write(name, content)
         shard = {**fingerprint, "files": files}
         self._write_json(_record_name(number), {"shard": shard})
         return shard

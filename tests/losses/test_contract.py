@@ -129,12 +129,12 @@ def test_identifier_is_the_name_of_source_and_test(name):
 
 @pytest.mark.parametrize("name", losses.names())
 def test_docstring_has_formula_arguments_and_a_link_to_the_paper(name):
-    text = losses.LOSSES[name].__doc__
-    before_arguments, arguments = text.split("\n    Args:\n")
-    assert "\n        loss" in before_arguments and " = " in before_arguments
-    arguments, reference = arguments.split("\n    Reference:\n")
+    text = inspect.getdoc(losses.LOSSES[name])
+    before_arguments, arguments = text.split("\nArgs:\n")
+    assert "\n    loss" in before_arguments and " = " in before_arguments
+    arguments, reference = arguments.split("\nReference:\n")
     for argument in inspect.signature(losses.LOSSES[name]).parameters:
-        assert f"        {argument}: " in arguments
+        assert f"    {argument}: " in arguments
     assert "](https://" in reference
 
 
