@@ -23,13 +23,11 @@ def large(batch):
 
 def tensors(batch, dtype="float32"):
     """The arrays as tensors, floats cast to `dtype`; as they are where it is None."""
-    tensors = tree.map_structure(ops.convert_to_tensor, batch)
+    made = tree.map_structure(ops.convert_to_tensor, batch)
     if dtype is None:
-        return tensors
-    is_float = keras.backend.is_float_dtype
-    return tree.map_structure(
-        lambda x: ops.cast(x, dtype) if is_float(x.dtype) else x, tensors
-    )
+        return made
+    floats = keras.backend.is_float_dtype
+    return tree.map_structure(lambda x: ops.cast(x, dtype) if floats(x.dtype) else x, made)
 
 
 def compute(loss, batch, dtype="float32", training=True):
