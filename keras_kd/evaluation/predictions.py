@@ -4,10 +4,11 @@ import dataclasses
 import warnings
 
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
 from keras_kd.evaluation.answers import Answers
 from keras_kd.losses.ops import kl_divergence, log_softmax
+from keras_kd.tasks.heads import alone
 from keras_kd.tasks.kinds import ends_in_softmax, log_probabilities
 from keras_kd.training.batch import inputs_of
 from keras_kd.training.checks import check_one_of
@@ -177,9 +178,8 @@ def _check_batch(batch):
             f"Received: a {type(batch).__name__}{length}."
         )
     inputs, labels = batch
-    if isinstance(labels, dict) and len(labels) == 1:
-        (labels,) = labels.values()
-    labels = np.asarray(labels)
+    # Not of a list, which may be the numbers themselves.
+    labels = np.asarray(alone(labels) if isinstance(labels, dict) else labels)
     is_column = labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1)
     if not is_column or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
@@ -193,8 +193,7 @@ def _check_batch(batch):
 def _check_outputs(outputs, labels, name, first):
     """Outputs as float32 (batch, num_classes); else a ValueError."""
     # {"logits": ...} is one output, too.
-    flat = tree.flatten(outputs)
-    outputs = flat[0] if len(flat) == 1 else outputs
+    outputs = alone(outputs)
     shape = np.shape(outputs) if isinstance(outputs, np.ndarray) else None
     if shape is None or len(shape) != 2 or shape[0] != len(labels) or shape[1] < 2:
         received = type(outputs).__name__ if shape is None else f"shape {shape}"

@@ -8,6 +8,12 @@ from keras_kd.losses.weights import weights_of
 from keras_kd.models.taps import outputs_made_of
 
 
+def alone(structure):
+    """The one tensor in a dict or list that holds no other; else the structure itself."""
+    flat = tree.flatten(structure)
+    return flat[0] if len(flat) == 1 else structure
+
+
 class Head(NamedTuple):
     """The student's outputs that are made of what a loss taps.
 

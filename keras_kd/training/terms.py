@@ -16,7 +16,7 @@ from keras_kd.losses.base import (
 from keras_kd.losses.schedules import value_at
 from keras_kd.losses.shapes import check_batch
 from keras_kd.models.taps import find_layer
-from keras_kd.tasks.heads import Head, head_of, masked_weight
+from keras_kd.tasks.heads import Head, alone, head_of, masked_weight
 from keras_kd.tasks.kinds import OutputKinds
 
 
@@ -89,11 +89,11 @@ class Term:
         sides = self.teacher.pick(teacher_outputs), self.student.pick(student_outputs)
         if not isinstance(self.loss, AdoptedLoss):
             # {"logits": ...} is one output; another library's loss has it as it is.
-            sides, y, sample_weight = map(_alone, sides), _alone(y), _alone(sample_weight)
+            sides, y, sample_weight = map(alone, sides), alone(y), alone(sample_weight)
         taught_by, picked = _in_one_precision(*sides, self.loss.layers)
         if self.loss.on_logits and not isinstance(self.loss, AdoptedLoss):
             raw = self.student.find(student_outputs)
-            sample_weight = masked_weight(_alone(raw[0]), sample_weight)
+            sample_weight = masked_weight(alone(raw[0]), sample_weight)
         dtype = keras.backend.result_type(
             *(x.dtype for x in tree.flatten(picked)), "float32"
         )
@@ -107,12 +107,6 @@ class Term:
         if isinstance(getattr(self.loss, "loss", None), KERAS_LOSSES):
             value = unscaled(value)
         return value_at(self.weight, step) * ops.cast(value, "float32")
-
-
-def _alone(structure):
-    """The one tensor in a dict or list that holds no other; else the structure itself."""
-    flat = tree.flatten(structure)
-    return flat[0] if len(flat) == 1 else structure
 
 
 def _in_one_precision(teacher, student, layers):

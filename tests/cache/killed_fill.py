@@ -20,6 +20,7 @@ import numpy as np
 
 from keras_kd.cache import filling
 from keras_kd.cache.cache import cache_teacher
+from tests.killed import start, was_killed
 
 filling.SHARD_EXAMPLES = 32
 
@@ -61,24 +62,6 @@ def die_at(moment):
         replace_and_step,
         unlink_and_step,
     )
-
-
-def start(function, *arguments):
-    # TensorFlow is imported but has not run yet, so its process may be copied.
-    process = os.fork()
-    if process == 0:
-        function(*arguments)
-        os._exit(0)
-    return process
-
-
-def was_killed(process):
-    _, status = os.waitpid(process, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    if os.WEXITSTATUS(status) != 0:
-        sys.exit("a process failed")
-    return False
 
 
 def fill_and_die(path, moment):

@@ -160,7 +160,11 @@ def test_large_outputs_make_shorter_shards(tmp_path, teacher, vectors, monkeypat
 def test_however_it_was_filled_the_files_are_the_same(tmp_path):
     """By processes with SIGKILL at each step, and whenever; and by several at once."""
     result = subprocess.run(
-        [sys.executable, SCRIPT, tmp_path], capture_output=True, text=True, check=True
+        [sys.executable, SCRIPT, tmp_path],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])},
     )
     kills, whole = json.loads(result.stdout), content(tmp_path / "once")
     least = {"killed-at-each-step": 20, "killed-at-random": 1, "at-once": 0, "once": 0}

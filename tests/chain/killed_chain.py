@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kd import DistillationChain, Stage, losses
+from tests.killed import start, was_killed
 
 DATA = np.random.default_rng(0).normal(size=(96, 4)).astype("float32")
 
@@ -74,28 +75,6 @@ def die_at(moment):
     Path.write_text = dying(Path.write_text)
     np.savez = dying(np.savez)
     shutil.rmtree = dying(shutil.rmtree)
-
-
-def start(function, *arguments):
-    # TensorFlow is imported but has not run yet, so its process may be copied.
-    process = os.fork()
-    if process == 0:
-        try:
-            function(*arguments)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            os._exit(1)
-        os._exit(0)
-    return process
-
-
-def was_killed(process):
-    _, status = os.waitpid(process, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    if os.WEXITSTATUS(status) != 0:
-        sys.exit("a process failed")
-    return False
 
 
 def run_and_die(folder, moment):
