@@ -27,6 +27,7 @@ _PUBLIC = {
     "testing": "testing",
     "with_index": "cache.index",
 }
+__all__ = list(_PUBLIC)
 # TensorFlow is loaded for these alone, so that a Distiller on another backend needs none.
 _LATER = {
     "CacheError",

@@ -24,6 +24,12 @@ def test_dir_shows_the_public_names_alone():
     assert len({id(getattr(kd, name)) for name in PUBLIC}) == len(PUBLIC)
 
 
+def test_a_star_gives_the_public_names_alone():
+    names = {}
+    exec("from keras_kd import *", names)
+    assert names.keys() - {"__builtins__"} == set(PUBLIC)
+
+
 def test_other_names_are_none():
     with pytest.raises(AttributeError, match="'keras_kd' has no attribute 'Student'"):
         kd.Student

@@ -190,12 +190,13 @@ class Measuring:
         return self._predictions[name]
 
     def _keep_images(self, folder, indices):
-        """Writes the first images of these, where examples are images."""
-        images, first, indices = [], 0, indices[:_KEPT_IMAGES]
+        """Writes the first images of these, where examples are images of one size."""
+        images, first, indices, size = [], 0, indices[:_KEPT_IMAGES], None
         for inputs, labels in self._test_data:
             # Several inputs are a tuple, list or dict.
             shape = getattr(inputs, "shape", ())
-            if len(shape) != 4 or shape[-1] not in (1, 3):
+            size = size or tuple(shape[1:])
+            if len(shape) != 4 or shape[-1] not in (1, 3) or tuple(shape[1:]) != size:
                 return
             here = indices[(indices >= first) & (indices < first + len(labels))]
             images.append(np.asarray(inputs)[here - first])

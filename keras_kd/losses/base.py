@@ -127,19 +127,30 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         """The constructor's arguments, for Keras's serialiser: attributes of their names.
 
         Raises:
-            NotImplementedError: One is kept under another name, or not at all.
+            NotImplementedError: They do not tell the arguments: one is not kept under its
+                own name, as it was given, or the constructor takes any number of them.
         """
-        parameters = inspect.signature(type(self)).parameters.values()
         several = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-        names = [x.name for x in parameters if x.kind not in several]
-        missing = [name for name in names if not hasattr(self, name)]
-        if missing:
-            raise NotImplementedError(
-                f"{type(self).__name__} must implement `get_config()`, as its argument "
-                f"`{missing[0]}` is no attribute of that name."
-            )
-        config = {name: getattr(self, name) for name in names}
-        return config | taps_config(config.pop("taps", ()))
+        config = {}
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            if name == "taps":
+                config |= taps_config(self.taps)
+            elif name in vars(self) and parameter.kind not in several:
+                config[name] = vars(self)[name]
+            else:
+                raise self._untold(name)
+        # One that is changed when it is kept would be changed again.
+        again = type(self)(**config)
+        for name in config:
+            if repr(getattr(again, name)) != repr(getattr(self, name)):
+                raise self._untold(name)
+        return config
+
+    def _untold(self, name):
+        return NotImplementedError(
+            f"{type(self).__name__} must implement `get_config()`, as its argument "
+            f"`{name}` is not kept as it was given in an attribute of that name."
+        )
 
     @classmethod
     def from_config(cls, config):

@@ -98,9 +98,9 @@ def _check_shapes(filepath, teacher):
         if None not in (shape, now) and tuple(shape) != tuple(now):
             what = "its own output" if name is None else f"its layer {name!r}"
             raise ValueError(
-                f"`teacher` does not fit {filepath}, in which a loss has layers: they were "
-                f"made for {what} of shape {tuple(shape)}. Received: teacher "
-                f"{teacher.name!r}, where it is of shape {tuple(now)}."
+                f"`teacher` does not fit {filepath}, whose losses were built for {what} of "
+                f"shape {tuple(shape)}. Received: teacher {teacher.name!r}, where it is of "
+                f"shape {tuple(now)}."
             )
 
 
@@ -138,7 +138,7 @@ def distiller_config(distiller):
         "teacher_shapes": [
             pair
             for term in distiller._terms
-            if term.loss.layers
+            if term.loss.makes_layers
             for pair in zip(term.teacher.names, term.teacher.shapes, strict=True)
         ],
     }

@@ -410,6 +410,26 @@ def test_images_of_any_size(tmp_path):
     assert [x.macs for x in result.models] == [None, None]
 
 
+def test_images_of_several_sizes(tmp_path):
+    import tensorflow as tf
+
+    def batches():
+        draw = np.random.default_rng(0)
+        for size in (6, 9):
+            yield draw.random((8, size, size, 1)).astype("float32"), np.arange(8) % 3
+
+    specs = tf.TensorSpec((None, None, None, 1)), tf.TensorSpec((None,), tf.int64)
+    train, test = (
+        tf.data.Dataset.from_generator(batches, output_signature=specs).apply(
+            tf.data.experimental.assert_cardinality(2)
+        )
+        for _ in range(2)
+    )
+    chain = DistillationChain(free_size(), [Stage("s", free_size(), 1, "kd")])
+    chain.fit(train, test, tmp_path, verbose=0)
+    assert not (tmp_path / "s" / "disagreements.npz").exists()
+
+
 # Keras's words for it, which do not say what to do.
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @pytest.mark.parametrize("losses", ["kd", None])

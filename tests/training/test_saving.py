@@ -108,6 +108,18 @@ def test_a_teacher_of_other_widths_is_refused_where_a_loss_has_layers(
         kd.load_distiller(tmp_path / "d.keras", other)
 
 
+def test_a_teacher_for_which_a_loss_would_need_layers_is_refused(make_model, tmp_path):
+    teacher, student = make_model(units=8), make_model(units=8)
+    names = teacher.layers[0].name, student.layers[0].name
+    distiller = kd.Distiller(teacher, student, kd.losses.FitNet(taps=names))
+    assert not distiller.loss_layers
+    distiller.save(tmp_path / "d.keras", include_teacher=False)
+    other = make_model(units=16)
+    other.layers[0].name = names[0]
+    with pytest.raises(ValueError, match=r"shape \(None, 8\). Received: .*\(None, 16\)"):
+        kd.load_distiller(tmp_path / "d.keras", other)
+
+
 def test_objects_of_ones_own_are_given_to_the_loader(make_model, tmp_path):
     class Doubled(keras.layers.Layer):
         def call(self, x):
