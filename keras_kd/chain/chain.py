@@ -155,6 +155,8 @@ class DistillationChain:
         *,
         test_data=None,
         settings=None,
+        callbacks=None,
+        steps_per_epoch=None,
     ):
         """Trains every stage and measures every model.
 
@@ -182,20 +184,31 @@ class DistillationChain:
                 a function that takes a stage's teacher, None where there is none, and
                 returns new ones, with what `cache_teacher` keeps of it. That of a stage
                 with several teachers is a `keras_kd.teachers.Several`.
-            validation_data: Batches of (inputs, labels), for the accuracies after each
-                epoch, and for the epoch to stop at or restore, where a stage chooses one.
-                None measures nothing after an epoch, and needs `test_data`.
+            validation_data: As `fit` takes it, but for generators, which cannot be gone
+                through again: batches of (inputs, labels) or (inputs, labels,
+                sample_weight), or arrays. For the metrics after each epoch, and for the
+                epoch to stop at or restore, where a stage chooses one. None measures
+                nothing after an epoch, and needs `test_data`.
             run_dir: A folder, new or of this chain's run, for a manifest, and for each
                 model a file (`.keras`), its history (CSV, TensorBoard), what it answered
                 (CSV) and its metrics; the table (Markdown, JSON); and the last distilled
                 student as SavedModel.
             verbose: "auto" shows a bar on a terminal and else a line a stage; 0 nothing; 1
                 and 2 as in Keras's `fit`.
-            test_data: Batches of (inputs, labels), for the table. Defaults to
-                `validation_data`, unless a stage chooses its epoch by these.
+            test_data: As `validation_data`, for the table, with class numbers or one-hot
+                labels. Each example counts once, whatever its weight, as in Keras's
+                `metrics`. Defaults to `validation_data`, unless a stage chooses its epoch
+                by these.
             settings: dict of JSON values that make the run what it is and that the chain
                 cannot see, such as the batch size. Kept in the manifest; a folder whose
                 settings differ is refused.
+            callbacks: A list of `keras.callbacks.Callback`, for each stage in turn; or a
+                function that takes a `Stage` and gives the list, of new ones for each. What
+                they keep for themselves is in no checkpoint: where a run is gone on with, a
+                warning says so.
+            steps_per_epoch: Batches an epoch, at least 1, for training data that are
+                repeated without end, or of which an epoch is a part; an epoch goes on where
+                the one before ended. Defaults to all batches.
 
         Returns:
             A `ChainResult`.
@@ -216,7 +229,15 @@ class DistillationChain:
         self._check_data(validation_data, test_data)
         test_data = validation_data if test_data is None else test_data
         return run_chain(
-            self, train_data, validation_data, run_dir, verbose, test_data, settings
+            self,
+            train_data,
+            validation_data,
+            run_dir,
+            verbose,
+            test_data,
+            settings,
+            callbacks,
+            steps_per_epoch,
         )
 
     def _check_data(self, validation_data, test_data):

@@ -6,9 +6,9 @@ import random
 
 import keras
 import numpy as np
-from keras import tree
 
 from keras_kd.chain.descriptions import is_of_a_library
+from keras_kd.data.order import ShuffledBatches, is_dataset
 
 # Transformations that begin what is before them when they begin themselves.
 _BEGIN_TOGETHER = frozenset(
@@ -19,16 +19,15 @@ _BEGIN_TOGETHER = frozenset(
         "_Skip", "_Shard", "_AssertCardinality", "_Zip", "_Shuffle", "Examples",
     )
 )  # fmt: skip
-# Examples a step where the data are arrays, as in Keras.
-_BATCH_SIZE = 32
 # A larger array of a PyDataset is taken for its examples, which stay as they are.
 _LARGEST = 2**20
 
 
-def check_repeatable(**data):
+def check_repeatable(steps=None, **data):
     """Refuses data that can be gone through once alone, or never to their end.
 
     Args:
+        steps: `steps_per_epoch`, where that ends an epoch of data without an end.
         **data: By the argument's name; None is left out.
 
     Raises:
@@ -42,11 +41,13 @@ def check_repeatable(**data):
                 "model. Give tf.data.Dataset.from_generator(function, ...), which begins "
                 "anew each time, or a keras.utils.PyDataset"
             )
-        elif _is_endless(value):
+        elif not steps and _is_endless(value):
             problem = (
-                "has no end, so an epoch would have none. Leave `repeat` out, or end it "
-                "with take(steps)"
+                "has no end, so a pass would have none. Leave `repeat` out, or end it with "
+                "take(steps)"
             )
+            if name == "train_data":
+                problem += ", or say `steps_per_epoch`"
         if problem:
             raise ValueError(f"`{name}` {problem}. Received: {value!r}.")
 
@@ -54,62 +55,7 @@ def check_repeatable(**data):
 def _is_endless(data):
     if isinstance(data, keras.utils.PyDataset):
         return data.num_batches is None
-    return _is_dataset(data) and int(data.cardinality()) == -1
-
-
-def in_order(data, seed):
-    """Data that `fit` would shuffle, shuffled by a seed, so that they can be gone on with.
-
-    Args:
-        data: What `fit` takes as x; of arrays x, (x, y) or (x, y, sample_weight). A
-            `tf.data.Dataset` shuffles itself, or does not.
-        seed: list of integers.
-
-    Returns:
-        Arrays as batches of 32, as Keras makes them, in another order each epoch; a
-        `keras.utils.PyDataset` whose batches are in another order each epoch, as far as
-        their number is known; other data as they are.
-    """
-    if isinstance(data, keras.utils.PyDataset):
-        return ShuffledBatches(data, seed)
-    arrays = tree.flatten(data)
-    if arrays and all(isinstance(x, np.ndarray) for x in arrays):
-        import tensorflow as tf
-
-        parts = data if isinstance(data, tuple) else (data,)
-        examples = tf.data.Dataset.from_tensor_slices(parts)
-        number = int(np.random.default_rng(seed).integers(2**31))
-        return examples.shuffle(len(arrays[0]), seed=number).batch(_BATCH_SIZE)
-    return data
-
-
-class ShuffledBatches(keras.utils.PyDataset):
-    """A PyDataset whose batches are in another order each epoch, by nothing but a seed.
-
-    Attributes:
-        epoch: The one whose order is next, from 0.
-    """
-
-    def __init__(self, data, seed):
-        super().__init__(data.workers, data.use_multiprocessing, data.max_queue_size)
-        self.data, self.epoch, self._seed = data, 0, seed
-        self._order = None
-
-    @property
-    def num_batches(self):
-        return self.data.num_batches
-
-    def __getitem__(self, index):
-        return self.data[index if self._order is None else int(self._order[index])]
-
-    def on_epoch_begin(self):
-        self.data.on_epoch_begin()
-        if self.num_batches is not None:
-            rng = np.random.default_rng([*self._seed, self.epoch])
-            self._order = rng.permutation(self.num_batches)
-
-    def on_epoch_end(self):
-        self.data.on_epoch_end()
+    return is_dataset(data) and int(data.cardinality()) == -1
 
 
 def counted(dataset, epochs):
@@ -125,7 +71,7 @@ def counted(dataset, epochs):
     Returns:
         The data set, counting in `begun` how often an iteration over it has begun.
     """
-    if not _is_dataset(dataset) or int(dataset.cardinality()) >= 0:
+    if not is_dataset(dataset) or int(dataset.cardinality()) >= 0:
         return dataset
     import tensorflow as tf
 
@@ -171,7 +117,7 @@ def _begun_in(epochs):
     return epochs * (2 if keras.backend.backend() == "tensorflow" else 1)
 
 
-def skip_epochs(data, epochs, to_end=False):
+def skip_epochs(data, epochs, to_end=False, steps=None):
     """Makes data go on as if `fit` had gone through them so many epochs.
 
     Shuffles and views of a `tf.data.Dataset` advance when an iteration begins, so that only
@@ -183,10 +129,17 @@ def skip_epochs(data, epochs, to_end=False):
         data: What `in_order` gave, or a `tf.data.Dataset`.
         epochs: How many.
         to_end: Whether that `fit` was over; else another one goes on with the next epoch.
+        steps: `steps_per_epoch`: then all epochs are of one iteration, of which a `fit`
+            that goes on takes what lies `order.behind` them.
     """
     if isinstance(data, keras.utils.PyDataset):
         _call_hooks(data, epochs, to_end)
-    if not _is_dataset(data):
+    if not is_dataset(data):
+        return
+    if steps:
+        taken = zip(range(epochs * steps), data, strict=False) if to_end else ()
+        for _ in taken:
+            pass
         return
     _, at_once = _state_of(data)
     for _ in range(epochs):
@@ -218,15 +171,25 @@ def share_state(data, others):
     return any(own & _stateful(x) for x in others)
 
 
-def doubts(data):
-    """Why training on the data might not go on as if it had never stopped: sentences."""
+def doubts(data, steps=None):
+    """Why training on the data might not go on as if it had never stopped: sentences.
+
+    Args:
+        data: What `in_order` gave.
+        steps: `steps_per_epoch`, or None.
+    """
     if isinstance(data, ShuffledBatches):
+        if steps and _stateful(data):
+            return [
+                "with `steps_per_epoch` batches of its PyDataset are read ahead of what "
+                "on_epoch_begin and on_epoch_end change"
+            ]
         return [
             "its PyDataset is gone on with in the same order, but the same bits need that "
             "a batch hangs on its number alone, and on what on_epoch_begin and "
             "on_epoch_end do by a seed"
         ]
-    if not _is_dataset(data):
+    if not is_dataset(data):
         return [f"what a {type(data).__name__} gives next cannot be known"]
     found = set()
     for node in _walk(data):
@@ -243,7 +206,7 @@ def doubts(data):
             )
         if "Unseeded" in kinds:
             found.add("its data are changed at random without a seed")
-    if _is_dataset(data) and data.options().deterministic is False:
+    if is_dataset(data) and data.options().deterministic is False:
         found.add("its data come in any order (deterministic=False)")
     return sorted(found)
 
@@ -284,7 +247,7 @@ def _stateful(data):
     if isinstance(data, keras.utils.PyDataset):
         hooks = (type(data).on_epoch_begin, type(data).on_epoch_end)
         return set() if all(map(is_of_a_library, hooks)) else {id(data)}
-    return {id(x) for x in _walk(data) if _has_state(x)} if _is_dataset(data) else set()
+    return {id(x) for x in _walk(data) if _has_state(x)} if is_dataset(data) else set()
 
 
 def _state_of(dataset):
@@ -340,9 +303,3 @@ def _walk(dataset):
 
 def _number(value):
     return 0 if value is None else int(value)
-
-
-def _is_dataset(data):
-    import tensorflow as tf
-
-    return isinstance(data, tf.data.Dataset)

@@ -1,12 +1,14 @@
 """What a fitted chain leaves: the models, and what was measured of each."""
 
 import dataclasses
+import itertools
 import json
 import logging
 
 import numpy as np
 
 from keras_kd import files as run_dirs
+from keras_kd.evaluation import labelled
 from keras_kd.evaluation.answers import Answers
 from keras_kd.evaluation.evaluate import Evaluation
 from keras_kd.evaluation.predictions import Fidelity, predict
@@ -116,13 +118,15 @@ class Measuring:
     """Measures the models of a chain on its test data, each asked once.
 
     Args:
-        test_data: Batches of (inputs, labels).
+        test_data: As `predict` takes them.
         folder: The run folder, or None.
         writes: Whether this process writes into it.
+        argument: What the user calls the data, for messages.
     """
 
-    def __init__(self, test_data, folder=None, writes=True):
+    def __init__(self, test_data, folder=None, writes=True, argument="test_data"):
         self._test_data, self._folder, self._writes = test_data, folder, writes
+        self._argument = argument
         self._predictions = {}
 
     def measure(self, model, name, taught_by, teachers=None, **details):
@@ -156,6 +160,15 @@ class Measuring:
             run_dirs.write_json(folder / "metrics.json", result.to_dict())
         return result
 
+    def try_out(self, model, name):
+        """Answers the first batch, for what else would fail when all is trained.
+
+        Raises:
+            ValueError: As `predict`.
+        """
+        first = itertools.islice(labelled.batches(self._test_data, self._argument), 1)
+        predict(in_float32(model), list(first), name=name, argument=self._argument)
+
     def files(self, name):
         """Names of the files that `measure` wrote of a model."""
         names = ("model.keras", "answers.csv", "metrics.json", "disagreements.npz")
@@ -186,13 +199,15 @@ class Measuring:
     def _predict(self, name, model):
         if name not in self._predictions:
             model = in_float32(model)
-            self._predictions[name] = predict(model, self._test_data, name=name)
+            self._predictions[name] = predict(
+                model, self._test_data, name=name, argument=self._argument
+            )
         return self._predictions[name]
 
     def _keep_images(self, folder, indices):
         """Writes the first images of these, where examples are images of one size."""
         images, first, indices, size = [], 0, indices[:_KEPT_IMAGES], None
-        for inputs, labels in self._test_data:
+        for inputs, labels in labelled.batches(self._test_data):
             # Several inputs are a tuple, list or dict.
             shape = getattr(inputs, "shape", ())
             size = size or tuple(shape[1:])

@@ -3,6 +3,9 @@
 import contextlib
 import logging
 
+import keras
+from keras import tree
+
 from keras_kd import files as run_dirs
 from keras_kd.chain import passes, random_state
 from keras_kd.chain.ctrl_c import CtrlC
@@ -11,7 +14,9 @@ from keras_kd.chain.own_objects import check_apart, unmoved
 from keras_kd.chain.progress import Progress
 from keras_kd.chain.result import ChainResult, Measuring
 from keras_kd.chain.stage_run import StageRun, read_history
+from keras_kd.data.order import in_order
 from keras_kd.distribution.distribute import Workers, scope_of, strategy_of
+from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import teacher_id
 from keras_kd.runs.manifest import TAKEN, Manifest, environment
 from keras_kd.training.precision import in_float32
@@ -20,9 +25,23 @@ from keras_kd.training.whose_answers import refusal, whose_answers
 logger = logging.getLogger(__name__)
 
 
-def run_chain(chain, train_data, validation_data, run_dir, verbose, test_data, settings):
+def run_chain(
+    chain,
+    train_data,
+    validation_data,
+    run_dir,
+    verbose,
+    test_data,
+    settings,
+    callbacks,
+    steps_per_epoch,
+):
     """`DistillationChain.fit`; arguments, result and errors are its own."""
-    _check_data(chain, train_data, validation_data, test_data, run_dir)
+    steps = steps_per_epoch
+    if steps is not None:
+        steps = check_integer("steps_per_epoch", steps, least=1)
+    measured = {"validation_data": validation_data, "test_data": test_data}
+    _check_data(chain, train_data, measured, run_dir, steps)
     check_apart(chain.teacher, chain.stages)
     # Made before the first is trained: what is drawn at random for a stage must not hang on
     # how much of the run is done already.
@@ -33,7 +52,7 @@ def run_chain(chain, train_data, validation_data, run_dir, verbose, test_data, s
         progress = stack.enter_context(Progress(chain.stages, verbose))
         manifest, ctrl_c = None, None
         if run_dir is not None:
-            description = _describe(chain, settings or {})
+            description = _describe(chain, steps, settings or {})
 
             def open_manifest():
                 if workers.is_chief:
@@ -44,20 +63,20 @@ def run_chain(chain, train_data, validation_data, run_dir, verbose, test_data, s
             # Nobody changes what it says before all have read it.
             workers.wait()
             ctrl_c = stack.enter_context(CtrlC())
-        run = _ChainRun(chain, to_fit, manifest, progress, ctrl_c, test_data)
-        result = run.fit(train_data, validation_data)
+        run = _ChainRun(chain, to_fit, manifest, progress, ctrl_c, measured)
+        result = run.fit(train_data, _Callbacks(callbacks), steps)
         # A chief that is still writing is no lost worker.
         workers.wait()
         return result
 
 
-def _check_data(chain, train_data, validation_data, test_data, run_dir):
+def _check_data(chain, train_data, measured, run_dir, steps):
     """Refuses data that a chain cannot go through, or a run folder not go on with."""
-    measured = {"validation_data": validation_data, "test_data": test_data}
-    passes.check_repeatable(train_data=train_data, **measured)
+    passes.check_repeatable(steps, train_data=train_data)
+    passes.check_repeatable(**measured)
     for stage in chain.stages:
         with _named(stage):
-            passes.check_repeatable(train_data=stage.train_data)
+            passes.check_repeatable(steps, train_data=stage.train_data)
             data = train_data if stage.train_data is None else stage.train_data
             if run_dir is None or not stage.epochs or callable(data):
                 continue
@@ -91,8 +110,9 @@ def _workers_of(chain):
     return Workers.of(chain.stages[0].student)
 
 
-def _describe(chain, settings):
-    description = chain.describe()
+def _describe(chain, steps, settings):
+    # Of a run that an earlier version began nothing says it; it had none.
+    description = chain.describe() | {"steps_per_epoch": steps}
     taken = sorted(settings.keys() & (description.keys() | environment().keys() | TAKEN))
     if taken:
         raise ValueError(
@@ -117,21 +137,54 @@ def _named(stage):
         raise type(error)(f"Stage {stage.name!r}: {error}") from error
 
 
+class _Callbacks:
+    """The user's callbacks, for each stage.
+
+    Args:
+        given: As `DistillationChain.fit` takes them.
+    """
+
+    def __init__(self, given):
+        self._given = given
+        if not callable(given):
+            self._check(given)
+
+    def of(self, stage):
+        """Those of one stage, a list."""
+        made = self._given(stage) if callable(self._given) else self._given
+        return self._check(made)
+
+    def _check(self, callbacks):
+        callbacks = [] if callbacks is None else tree.flatten(callbacks)
+        wrong = [x for x in callbacks if not isinstance(x, keras.callbacks.Callback)]
+        if wrong:
+            raise ValueError(
+                "`callbacks` must be a list of keras.callbacks.Callback, or a function "
+                f"that takes a `Stage` and gives one. Received: {wrong[0]!r}."
+            )
+        return callbacks
+
+
 class _ChainRun:
-    def __init__(self, chain, to_fit, manifest, progress, ctrl_c, test_data):
+    def __init__(self, chain, to_fit, manifest, progress, ctrl_c, measured):
         self.chain, self.to_fit, self.manifest = chain, to_fit, manifest
         self.progress, self.ctrl_c = progress, ctrl_c
         self.folder = manifest and manifest.folder
         self.writes = manifest is not None and manifest.writes
-        self.measuring = Measuring(test_data, self.folder, self.writes)
+        self.validation_data, test_data = measured.values()
+        is_test = test_data is not self.validation_data
+        argument = "test_data" if is_test else "validation_data"
+        self.measuring = Measuring(test_data, self.folder, self.writes, argument)
         self.students, self.histories, self.models = {}, {}, []
         self.runs = {}
         # The stages before: on what, how many epochs, and whether in this process.
         self._passed = []
 
-    def fit(self, train_data, validation_data):
+    def fit(self, train_data, callbacks, steps):
         chain = self.chain
+        self.callbacks, self.steps = callbacks, steps
         self._check_answers(train_data)
+        self._try_end()
         self._begin()
         if chain.teacher is not None:
             self._given("teacher", chain.teacher)
@@ -141,7 +194,7 @@ class _ChainRun:
             elif self._is_done(stage.name):
                 self._take_up(stage, train_data)
             else:
-                self._train(stage, train_data, validation_data)
+                self._train(stage, train_data)
             self.students[stage.name] = in_float32(stage.student)
         result = ChainResult(self.students, self.histories, self.models)
         if self.writes:
@@ -191,6 +244,14 @@ class _ChainRun:
                 with _named(stage):
                     raise refusal(of, ", ".join(teachers), known.get(id(teacher)))
 
+    def _try_end(self):
+        """Does with untrained students what would else fail when they are trained."""
+        for stage in self.chain.stages:
+            # One without weights would draw them before its turn.
+            if stage.epochs and stage.student.built and not self._is_done(stage.name):
+                with _named(stage):
+                    self.measuring.try_out(stage.student, stage.name)
+
     def _is_done(self, name):
         return self.manifest is not None and self.manifest.state(name) == "done"
 
@@ -211,14 +272,15 @@ class _ChainRun:
         StageRun(stage, None, folder).remove_checkpoints()
         self.histories[stage.name] = read_history(folder)
         own = stage.train_data
-        data = passes.in_order(train_data if own is None else own, self._seed_of(stage))
+        data = train_data if own is None else own
+        data = in_order(data, self._seed_of(stage), self.steps)
         epochs = len(self.histories[stage.name]["loss"])
         self._passed.append((stage, None if callable(data) else data, epochs, False))
         self.models.append(self.measuring.read(stage.name))
         self.progress.show(stage, stage.epochs)
         self.progress.say(f"{stage.name}: done before")
 
-    def _train(self, stage, train_data, validation_data):
+    def _train(self, stage, train_data):
         model, teacher = self.to_fit.pop(stage.name)
         run = self.runs.pop(stage.name)
         run.begin()
@@ -229,11 +291,14 @@ class _ChainRun:
         try:
             with _named(stage):
                 data = self._data_of(stage, train_data, teacher)
-                passes.skip_epochs(data, run.epochs_done)
-                callbacks = self.progress.callbacks(stage)
+                passes.skip_epochs(data, run.epochs_done, steps=self.steps)
+                callbacks = self.callbacks.of(stage)
+                if callbacks and run.epochs_done:
+                    self._doubt(stage, "what its callbacks keep is in no checkpoint")
+                callbacks = [*callbacks, *self.progress.callbacks(stage)]
                 verbose = self.progress.keras_verbose
                 with unmoved(stage, self.chain.teacher, self.chain.stages):
-                    run.fit(data, validation_data, callbacks, verbose)
+                    run.fit(data, self.validation_data, callbacks, verbose, self.steps)
                 self._passed.append((stage, data, run.epochs_done, True))
         except (ValueError, FloatingPointError) as error:
             if self.folder:
@@ -247,16 +312,16 @@ class _ChainRun:
         data = train_data if own is None else own
         is_made = callable(data)
         if not is_made:
-            data = passes.in_order(data, self._seed_of(stage))
+            data = in_order(data, self._seed_of(stage), self.steps)
             self._pass_again(data)
         # What a function of data draws, and what `fit` does, hangs on the stage alone.
         random_state.begin(self._random_start, self._number(stage))
         if is_made:
             random_state.begin_data()
             data = data(teacher)
-            passes.check_repeatable(train_data=data)
-            data = passes.in_order(data, self._seed_of(stage))
-            before = [x for _, x, _, _ in self._passed if x is not None]
+            passes.check_repeatable(self.steps, train_data=data)
+            data = in_order(data, self._seed_of(stage), self.steps)
+            before = self._data_before()
             if self.folder and passes.share_state(data, before):
                 raise ValueError(
                     "the function `train_data` gave the same data again, or a part of "
@@ -268,29 +333,40 @@ class _ChainRun:
             self._say_doubts(stage, data)
         return data
 
+    def _data_before(self):
+        return [x for _, x, _, _ in self._passed if x is not None]
+
     def _pass_again(self, data):
         """Goes through what stages of another process went through before."""
         for i, (stage, other, epochs, is_here) in enumerate(self._passed):
             if other is not None and not is_here and passes.share_state(data, [other]):
                 random_state.begin(self._random_start, self._number(stage))
-                passes.skip_epochs(other, epochs, to_end=True)
+                passes.skip_epochs(other, epochs, to_end=True, steps=self.steps)
                 self._passed[i] = (stage, other, epochs, True)
 
     def _say_doubts(self, stage, data):
         """Says why the same bits cannot be promised of a run that is gone on with."""
-        found = passes.doubts(data)
+        found = passes.doubts(data, self.steps)
+        if self.steps and passes.share_state(data, self._data_before()):
+            found.append(
+                "it goes on with the shuffle of a stage before, of which so much was read "
+                "ahead as there was time for; give a function that makes new data"
+            )
         if not tells_all(stage.describe([])):
             found.append(
                 "its losses, metrics or optimizer hold objects that cannot be told from "
                 "others, so that to go on with others would not be refused"
             )
         for reason in found:
-            logger.warning(
-                "Stage %r: gone on with after a stop, the run may not be the same to the "
-                "last bit: %s.",
-                stage.name,
-                reason,
-            )
+            self._doubt(stage, reason)
+
+    def _doubt(self, stage, reason):
+        logger.warning(
+            "Stage %r: gone on with after a stop, the run may not be the same to the last "
+            "bit: %s.",
+            stage.name,
+            reason,
+        )
 
     def _number(self, stage):
         return [x.name for x in self.chain.stages].index(stage.name)

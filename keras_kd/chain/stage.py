@@ -219,3 +219,7 @@ class _LabelsAlone(SeveralSteps):
 
     def call(self, inputs, training=None):
         return self.student(inputs_of(inputs), training=training)
+
+    def save(self, *args, **kwargs):
+        """Saves the student: what a `keras.callbacks.ModelCheckpoint` is given for."""
+        self.student.save(*args, **kwargs)

@@ -4,6 +4,7 @@ import csv
 import io
 import logging
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ from keras import tree
 from keras_kd import files
 from keras_kd.chain import checkpoint, passes, random_state
 from keras_kd.chain.scalars import Scalars
+from keras_kd.data import order
 from keras_kd.distribution.distribute import Workers, scope_of, strategy_of
 from keras_kd.training.callbacks import StopOnBadLoss
 from keras_kd.training.precision import in_float32
@@ -45,6 +47,8 @@ class StageRun:
         self.stage, self.model, self.folder, self.ctrl_c = stage, model, folder, ctrl_c
         self.history, self.seconds = {}, 0.0
         self._best_weights = self._data = None
+        # Whether a callback has ended it.
+        self._stopped = False
         # What the checkpoint holds beside the variables, until an epoch begins.
         self._restored = None
         self.workers = Workers.of(stage.student)
@@ -109,6 +113,7 @@ class StageRun:
                 state, more = checkpoint.load_more(path, variables)
             self._check_averaged(path, state)
             self.history, self.seconds = state["history"], state["seconds"]
+            self._stopped = state.get("stopped", False)
             self._restored = state, more
             # It may have been killed before it kept them.
             self._keep_if_best()
@@ -127,8 +132,12 @@ class StageRun:
         keeps = checkpoint.keeps_averages(self.model.optimizer)
         return self.stage.chooses_epoch and keeps
 
-    def fit(self, train_data, validation_data, callbacks=(), verbose=0):
+    def fit(self, train_data, validation_data, callbacks=(), verbose=0, steps=None):
         """Trains what is left of the stage's epochs.
+
+        Args:
+            train_data, steps: What `in_order` gave with so many steps an epoch.
+            validation_data, callbacks, verbose: As Keras's `fit` takes them.
 
         Raises:
             FloatingPointError: A loss or a weight is NaN or infinite. In a run folder the
@@ -136,7 +145,9 @@ class StageRun:
             KeyboardInterrupt: Ctrl-C was pressed; the epoch is saved.
         """
         if not self._is_over():
-            if strategy_of(self.model) is None:
+            if steps:
+                train_data = order.behind(train_data, self.epochs_done * steps)
+            elif strategy_of(self.model) is None:
                 train_data = passes.counted(train_data, self.epochs_done)
             self._data = train_data
             events = self._writes and self.folder / "events"
@@ -152,7 +163,8 @@ class StageRun:
                         initial_epoch=self.epochs_done,
                         callbacks=[StopOnBadLoss(), *averages, *callbacks, keep],
                         verbose=verbose,
-                        # What does not shuffle itself, `passes.in_order` has shuffled.
+                        steps_per_epoch=steps,
+                        # What does not shuffle itself, `in_order` has shuffled.
                         shuffle=False,
                     )
                 except FloatingPointError as error:
@@ -177,7 +189,7 @@ class StageRun:
     def _is_over(self):
         done, patience = self.epochs_done, self.stage.patience
         waited = patience and done and done - self.best_epoch >= patience
-        return done >= self.stage.epochs or bool(waited)
+        return self._stopped or done >= self.stage.epochs or bool(waited)
 
     def begin_epoch(self, epoch):
         """Sets all that is random to where the last epoch left it."""
@@ -208,8 +220,8 @@ class StageRun:
     def end_epoch(self, logs):
         """Takes an epoch's metrics, and keeps all that the next epoch needs."""
         checkpoint.check_finite(self.model)
-        for name, value in logs.items():
-            self.history.setdefault(name, []).append(float(value))
+        self._add_to_history(logs)
+        self._stopped = bool(self.model.stop_training)
         now = time.perf_counter()
         self.seconds += now - self._since
         self._since = now
@@ -218,6 +230,7 @@ class StageRun:
                 "history": self.history,
                 "seconds": self.seconds,
                 "averaged": self._averages,
+                "stopped": self._stopped,
                 "data": passes.digest(self._data),
             }
             path = self.folder / CHECKPOINT
@@ -226,6 +239,13 @@ class StageRun:
             self.write_history()
         self._keep_if_best()
         self.model.stop_training = self._is_over()
+
+    def _add_to_history(self, logs):
+        # A callback may tell something in some epochs alone.
+        done = self.epochs_done
+        for name in {**self.history, **logs}:
+            values = self.history.setdefault(name, [float("nan")] * done)
+            values.append(float(logs.get(name, "nan")))
 
     def _random_states(self):
         seeds = enumerate(checkpoint.seeds_of(self.model))
@@ -243,8 +263,10 @@ class StageRun:
         files.write_text(self.folder / "history.csv", text.getvalue())
 
     def remove_checkpoints(self):
-        for name in (START, CHECKPOINT, BEST) if self._writes else ():
-            (self.folder / name).unlink(missing_ok=True)
+        paths = [self.folder / x for x in (START, CHECKPOINT, BEST) if self._writes]
+        # A finished run may lie where nothing can be removed.
+        for path in filter(Path.exists, paths):
+            path.unlink()
 
     def _keep_if_best(self):
         if not self.stage.restore_best or self.best_epoch != self.epochs_done:

@@ -150,8 +150,8 @@ def evaluate(model, dataset, teacher=None):
         model: A Keras model with outputs (batch, num_classes): logits, or probabilities if
             it is seen to end in a softmax. For others, and to use one pass for several
             things, see `keras_kd.evaluation.predictions.predict`.
-        dataset: Batches of (inputs, integer labels of (batch,)); with a teacher the same
-            batches each time.
+        dataset: Batches of (inputs, labels), or arrays, as `Model.evaluate` takes them;
+            class numbers or one-hot labels. With a teacher the same batches each time.
         teacher: The model that taught it, to compare them; or None.
 
     Returns:

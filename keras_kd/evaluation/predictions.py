@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 from keras import ops
 
+from keras_kd.evaluation import labelled
 from keras_kd.evaluation.answers import Answers
 from keras_kd.losses.ops import kl_divergence, log_softmax
 from keras_kd.tasks.heads import alone
@@ -108,7 +109,7 @@ class Predictions:
         return np.flatnonzero(self.predicted != teacher.predicted).astype("int64")
 
 
-def predict(model, dataset, outputs=None, name=None):
+def predict(model, dataset, outputs=None, name=None, argument="dataset"):
     """A classifier's log-probabilities over a data set, in one pass.
 
     All of them are kept: 50,000 examples of 1,000 classes take 200 MB, and for a moment at
@@ -117,36 +118,39 @@ def predict(model, dataset, outputs=None, name=None):
     Args:
         model: A Keras model, or another object with its `name` and `predict_on_batch`
             (NumPy arrays), with outputs (batch, num_classes).
-        dataset: Batches of (inputs, integer labels of (batch,) or (batch, 1)).
+        dataset: Batches of (inputs, labels) or (inputs, labels, sample_weight), or arrays,
+            as `Model.evaluate` takes them; class numbers (batch,) or (batch, 1), or one-hot
+            labels. Each example counts once, whatever its weight, as in Keras's `metrics`.
         outputs: "logits" or "probabilities", which is what the model gives. By default
             logits, unless it is seen to end in a softmax.
         name: Defaults to the model's.
+        argument: What the user calls the data, for messages.
 
     Returns:
         A `Predictions`.
 
     Raises:
-        ValueError: The data set is empty, its labels are not integers of the model's
-            classes, or the outputs are of another shape, not finite, or not the
-            probabilities they are said to be.
+        ValueError: The data set is empty, its labels are not of the model's classes, or the
+            outputs are of another shape, not finite, or not the probabilities they are said
+            to be.
     """
     kind = check_one_of("outputs", outputs, ("logits", "probabilities"))
     if kind is None:
         kind = "probabilities" if ends_in_softmax(model) else "logits"
     name = model.name if name is None else name
     parts, count, all_sum_to_one = [], 0, True
-    for batch in dataset:
-        inputs, labels = _check_batch(batch)
+    for inputs, labels in labelled.batches(dataset, argument):
         values = model.predict_on_batch(inputs_of(inputs))
-        values = _check_outputs(values, labels, name, count)
-        _check_labels(labels, values.shape[1], name, count)
+        values = _check_outputs(values, name, count, argument)
+        labels = labelled.class_numbers(labels, values.shape, argument)
+        _check_labels(labels, values.shape[1], name, count, argument)
         if kind == "probabilities":
             _check_probabilities(values, name, count)
         all_sum_to_one &= bool(_sum_to_one(values).all())
         parts.append((labels, np.argmax(values, axis=-1), _log_probs(values, kind)))
         count += len(labels)
     if count == 0:
-        raise ValueError("`dataset` is empty; nothing to evaluate on.")
+        raise ValueError(f"`{argument}` is empty; nothing to evaluate on.")
     if outputs is None and kind == "logits" and all_sum_to_one:
         warnings.warn(
             f"The outputs of {name!r} are taken as logits but look like probabilities. "
@@ -169,44 +173,23 @@ def _sum_to_one(values):
     return (values >= 0).all(axis=-1) & (abs(values.sum(axis=-1) - 1) < _ROUNDING)
 
 
-def _check_batch(batch):
-    """Inputs, and labels as int64 (batch,); else a ValueError."""
-    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        length = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
-        raise ValueError(
-            "`dataset` must give batches of (inputs, labels), without sample weights. "
-            f"Received: a {type(batch).__name__}{length}."
-        )
-    inputs, labels = batch
-    # Not of a list, which may be the numbers themselves.
-    labels = np.asarray(alone(labels) if isinstance(labels, dict) else labels)
-    is_column = labels.ndim == 1 or (labels.ndim == 2 and labels.shape[1] == 1)
-    if not is_column or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            "`dataset` must have integer labels, one class number for each example; "
-            "np.argmax(labels, axis=-1) makes them of one-hot labels. Received: labels of "
-            f"shape {labels.shape} and dtype {labels.dtype}."
-        )
-    return inputs, labels.reshape(-1).astype("int64")
-
-
-def _check_outputs(outputs, labels, name, first):
+def _check_outputs(outputs, name, first, argument):
     """Outputs as float32 (batch, num_classes); else a ValueError."""
     # {"logits": ...} is one output, too.
     outputs = alone(outputs)
     shape = np.shape(outputs) if isinstance(outputs, np.ndarray) else None
-    if shape is None or len(shape) != 2 or shape[0] != len(labels) or shape[1] < 2:
+    if shape is None or len(shape) != 2 or shape[1] < 2:
         received = type(outputs).__name__ if shape is None else f"shape {shape}"
         raise ValueError(
             f"{name!r} must have one output of shape (batch, num_classes), of two classes "
-            f"or more. Received: {received}, for {len(labels)} labels."
+            f"or more. Received: {received}."
         )
     values = outputs.astype("float32")
     finite = np.isfinite(values).all(axis=-1)
     if not finite.all():
         raise ValueError(
-            f"{name!r} answered example {first + int(np.argmin(finite))} of `dataset` with "
-            "NaN or infinite values. Are the inputs scaled as in its training?"
+            f"{name!r} answered example {first + int(np.argmin(finite))} of `{argument}` "
+            "with NaN or infinite values. Are the inputs scaled as in its training?"
         )
     return values
 
@@ -223,11 +206,11 @@ def _check_probabilities(values, name, first):
         )
 
 
-def _check_labels(labels, num_classes, name, first):
+def _check_labels(labels, num_classes, name, first, argument):
     good = (labels >= 0) & (labels < num_classes)
     if not good.all():
         i = int(np.argmin(good))
         raise ValueError(
-            f"`dataset` must hold labels in 0..{num_classes - 1}, one for each output of "
-            f"{name!r}. Received: label {labels[i]} of example {first + i}."
+            f"`{argument}` must hold labels in 0..{num_classes - 1}, one for each output "
+            f"of {name!r}. Received: label {labels[i]} of example {first + i}."
         )

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd.chain import passes, random_state
+from keras_kd.data.order import behind, in_order
 
 COUNT = 12
 
@@ -90,9 +91,13 @@ DATA = {
 }
 
 
-def orders(data, epochs, begun=0):
+def orders(data, epochs, begun=0, steps=None):
     """What a model sees of the data in each epoch, as `StageRun` fits it."""
-    model, data = Sees(), passes.counted(data, begun)
+    model = Sees()
+    if steps:
+        data = behind(data, begun * steps)
+    else:
+        data = passes.counted(data, begun)
 
     class Begin(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -102,7 +107,7 @@ def orders(data, epochs, begun=0):
     model.compile(run_eagerly=True)
     begin = Begin()
     begin.starts = []
-    how = {"shuffle": False, "verbose": 0, "callbacks": [begin]}
+    how = {"shuffle": False, "verbose": 0, "callbacks": [begin], "steps_per_epoch": steps}
     model.fit(data, epochs=epochs, initial_epoch=begun, **how)
     passes.begin_epoch(data, epochs)
     ends = [*begin.starts[1:], len(model.seen)]
@@ -117,11 +122,11 @@ def begin():
 @pytest.mark.parametrize("kind", DATA)
 def test_gone_on_with_they_come_in_the_same_order(kind):
     begin()
-    wanted = orders(passes.in_order(DATA[kind](), [0, 0]), 5)
+    wanted = orders(in_order(DATA[kind](), [0, 0]), 5)
     assert (wanted[0] == wanted[1]) == (kind in ("as they are", "cached"))
     for done in (1, 2, 3):
         begin()
-        data = passes.in_order(DATA[kind](), [0, 0])
+        data = in_order(DATA[kind](), [0, 0])
         passes.skip_epochs(data, done)
         assert orders(data, 5, done) == wanted[done:]
 
@@ -134,26 +139,47 @@ def test_so_do_they_in_a_second_stage(kind):
         return
     given = DATA[kind]()
     begin()
-    orders(passes.in_order(given, [0, 0]), 2)
+    orders(in_order(given, [0, 0]), 2)
     random_state.begin("start", 1)
-    wanted = orders(passes.in_order(given, [0, 1]), 3)
+    wanted = orders(in_order(given, [0, 1]), 3)
     given = DATA[kind]()
     begin()
-    passes.skip_epochs(passes.in_order(given, [0, 0]), 2, to_end=True)
+    passes.skip_epochs(in_order(given, [0, 0]), 2, to_end=True)
     random_state.begin("start", 1)
-    data = passes.in_order(given, [0, 1])
+    data = in_order(given, [0, 1])
     passes.skip_epochs(data, 1)
     assert orders(data, 3, 1) == wanted[1:]
 
 
-@pytest.mark.parametrize("kind", ["arrays", "PyDataset"])
-def test_what_fit_would_shuffle_is_shuffled(kind):
-    """All of it in each epoch, and in another order for another seed."""
-    seen = orders(passes.in_order(DATA[kind](), [0, 0]), 2)
-    for epoch in seen:
-        assert sorted(sum(epoch, [])) == list(range(COUNT))
-    assert seen[0] != seen[1]
-    assert orders(passes.in_order(DATA[kind](), [0, 1]), 1) != seen[:1]
+@pytest.mark.parametrize("steps", [3, 4, 6])
+@pytest.mark.parametrize("kind", [x for x in DATA if "PyDataset by" not in x])
+def test_epochs_of_some_steps_are_one_long_pass(kind, steps):
+    """Each goes on where the one before ended; so does one of another process."""
+    begin()
+    wanted = orders(in_order(DATA[kind](), [0, 0], steps), 4, steps=steps)
+    assert [len(x) for x in wanted] == [steps] * 4
+    for done in (1, 3):
+        begin()
+        data = in_order(DATA[kind](), [0, 0], steps)
+        passes.skip_epochs(data, done, steps=steps)
+        assert orders(data, 4, done, steps=steps) == wanted[done:]
+    seen = sum(sum(wanted, []), [])
+    if kind in ("as they are", "shuffled", "arrays", "PyDataset"):
+        for first in range(0, COUNT * (len(seen) // COUNT), COUNT):
+            assert sorted(seen[first : first + COUNT]) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("kind", ["shuffled", "twice", "one after another", "PyDataset"])
+def test_so_they_are_in_a_second_stage(kind):
+    """Where nothing is read ahead."""
+    given = DATA[kind]()
+    orders(in_order(given, [0, 0], 3), 2, steps=3)
+    wanted = orders(in_order(given, [0, 1], 3), 3, steps=3)
+    given = DATA[kind]()
+    passes.skip_epochs(in_order(given, [0, 0], 3), 2, to_end=True, steps=3)
+    data = in_order(given, [0, 1], 3)
+    passes.skip_epochs(data, 1, steps=3)
+    assert orders(data, 3, 1, steps=3) == wanted[1:]
 
 
 def endless():
@@ -172,13 +198,20 @@ class Endless(Own):
         (lambda: iter([1, 2]), "can be gone through once"),
         (lambda: iter(batches(numbers())), "can be gone through once"),
         (lambda: zip([1], [2]), "can be gone through once"),
-        (lambda: batches(numbers().repeat()), "`train_data` has no end.*take"),
+        (lambda: batches(numbers().repeat()), "`train_data` has no end.*steps_per_epoch"),
         (Endless, "has no end"),
     ],
 )
 def test_what_cannot_be_repeated_is_refused(data, message):
     with pytest.raises(ValueError, match=message):
         passes.check_repeatable(train_data=data())
+
+
+def test_what_has_no_end_is_taken_in_steps():
+    data = batches(numbers().repeat())
+    passes.check_repeatable(steps=3, train_data=data)
+    with pytest.raises(ValueError, match="`train_data` can be gone through once"):
+        passes.check_repeatable(steps=3, train_data=endless())
 
 
 def test_what_can_be_repeated_is_taken():
@@ -192,7 +225,8 @@ def test_what_can_be_repeated_is_taken():
         (lambda: batches(numbers().shuffle(3, seed=1)), None),
         (lambda: batches(numbers()), None),
         (lambda: batches(numbers().map(lambda x: x, 2, deterministic=False)), "any order"),
-        (lambda: passes.in_order(Own(), [0]), "hangs on its number alone"),
+        (lambda: in_order(Own(), [0]), "hangs on its number alone"),
+        (lambda: in_order(Own(), [0], 2), "are read ahead of what on_epoch_begin"),
         (lambda: object(), "object gives next cannot be known"),
         (
             lambda: batches(
@@ -203,7 +237,7 @@ def test_what_can_be_repeated_is_taken():
     ],
 )
 def test_what_may_be_otherwise_is_said(data, said):
-    found = passes.doubts(data())
+    found = passes.doubts(data(), steps=2 if "read ahead" in (said or "") else None)
     assert (said is None) == (not found)
     assert said is None or said in found[0]
 
@@ -214,6 +248,6 @@ def test_shuffles_that_are_shared():
     assert passes.share_state(batches(shuffled), [other, batches(shuffled)])
     assert passes.share_state(shuffled.take(2), [shuffled.skip(2)])
     assert not passes.share_state(batches(shuffled), [batches(other), batches(numbers())])
-    assert passes.share_state(passes.in_order(own, [0]), [own])
+    assert passes.share_state(in_order(own, [0]), [own])
     still = object()
     assert not passes.share_state(still, [still])

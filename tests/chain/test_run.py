@@ -427,6 +427,164 @@ def test_what_two_stages_share_is_as_if_the_run_never_stopped(
     assert not left
 
 
+def same_weights(a, b):
+    for name in a.students:
+        for x, y in zip(a.students[name].weights, b.students[name].weights, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("kind", ["endless", "arrays", "a part"])
+def test_with_steps_an_epoch_it_is_as_if_the_run_never_stopped(
+    make_chain, vectors, data, tmp_path, monkeypatch, kind
+):
+    def fit(folder, steps=3):
+        examples = tf.data.Dataset.from_tensor_slices(vectors)
+        make = {
+            "endless": lambda _: examples.shuffle(64, seed=1).repeat().batch(16),
+            "arrays": vectors,
+            "a part": lambda _: examples.shuffle(64, seed=1).batch(8),
+        }
+        how = {"run_dir": folder, "verbose": 0, "steps_per_epoch": steps}
+        return make_chain().fit(make[kind], data, **how)
+
+    whole = fit(tmp_path / "whole")
+    for epochs in (1, 2):
+        killed_after(monkeypatch, epochs, lambda: fit(tmp_path / "run"))
+    with pytest.raises(RunError, match="steps_per_epoch: 3 in the run, 4 now"):
+        fit(tmp_path / "run", steps=4)
+    again = fit(tmp_path / "run")
+    assert again.histories == whole.histories
+    same_weights(again, whole)
+
+
+def test_endless_data_of_two_stages_are_a_doubt(
+    make_chain, vectors, data, tmp_path, caplog
+):
+    train_data = tf.data.Dataset.from_tensor_slices(vectors).shuffle(64, seed=1)
+    train_data = train_data.repeat().batch(16)
+    make_chain().fit(train_data, data, tmp_path / "r", verbose=0, steps_per_epoch=3)
+    assert "Stage 'student': " in caplog.text and "read ahead" in caplog.text
+    assert "Stage 'first'" not in caplog.text
+
+
+@pytest.mark.parametrize("steps", [0, -1, 2.0, True, "3"])
+def test_bad_steps(make_chain, data, steps):
+    with pytest.raises(ValueError, match="`steps_per_epoch` must be an integer, 1 or"):
+        make_chain().fit(data, data, verbose=0, steps_per_epoch=steps)
+
+
+class Halves(keras.callbacks.Callback):
+    """Halves the rate after an epoch, says so after every second one, and stops at last."""
+
+    def __init__(self, last):
+        super().__init__()
+        self.last, self.trained = last, []
+
+    def on_train_begin(self, logs=None):
+        self.trained.append(self.model.student.name)
+
+    def on_epoch_end(self, epoch, logs=None):
+        rate = self.model.optimizer.learning_rate
+        rate.assign(rate / 2)
+        if epoch % 2:
+            logs["rate"] = float(rate)
+        self.model.stop_training = epoch == self.last
+
+
+def test_callbacks_of_the_user(make_chain, data, tmp_path, monkeypatch):
+    """A stage that one has stopped is over, in another process, too."""
+
+    def fit(folder, callback):
+        how = {"run_dir": folder, "verbose": 0, "callbacks": callback}
+        return make_chain(epochs=(4, 4)).fit(data, data, **how)
+
+    halves = Halves(last=2)
+    whole = fit(tmp_path / "whole", halves)
+    assert len(halves.trained) == 2 and len(set(halves.trained)) == 2
+    history = whole.histories["first"]
+    assert len(history["loss"]) == 3
+    np.testing.assert_allclose(history["rate"], [np.nan, 0.00025, np.nan], rtol=1e-6)
+    for epochs in (2, 1):
+        killed_after(monkeypatch, epochs, lambda: fit(tmp_path / "run", Halves(last=2)))
+    again = fit(tmp_path / "run", Halves(last=2))
+    same_weights(again, whole)
+    assert [len(x["loss"]) for x in again.histories.values()] == [3, 3]
+
+
+def test_callbacks_of_a_stage_that_is_gone_on_with(
+    make_chain, data, tmp_path, monkeypatch, caplog
+):
+    def fit():
+        how = {"run_dir": tmp_path / "run", "verbose": 0, "callbacks": of}
+        return make_chain().fit(data, data, **how)
+
+    def of(stage):
+        return [Halves(9)] if stage.name == "first" else None
+
+    killed_after(monkeypatch, 1, fit)
+    fit()
+    assert caplog.text.count("what its callbacks keep is in no checkpoint") == 1
+
+
+@pytest.mark.parametrize("wrong", [["EarlyStopping"], lambda stage: stage.name, [1]])
+def test_what_are_no_callbacks(make_chain, data, wrong):
+    with pytest.raises(ValueError, match="`callbacks` must be a list of keras.callbacks"):
+        make_chain().fit(data, data, verbose=0, callbacks=wrong)
+
+
+def test_a_model_checkpoint_of_a_stage_on_labels_is_the_student(make_model, data, tmp_path):
+    stage = Stage("alone", make_model(), 1)
+    keep = keras.callbacks.ModelCheckpoint(tmp_path / "kept.keras")
+    result = DistillationChain(None, [stage]).fit(data, data, verbose=0, callbacks=keep)
+    kept = keras.saving.load_model(tmp_path / "kept.keras")
+    for a, b in zip(kept.weights, result.students["alone"].weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("folder", [None, "run"])
+@pytest.mark.parametrize(
+    "test_data, message",
+    [
+        (lambda x, y: (x[:, :3], y), "(?s)Stage 'alone': .*incompatible"),
+        (lambda x, y: (x, np.eye(4)[y]), "Stage 'alone': `test_data` must have class lab"),
+        (lambda x, y: (x, y + 3), "Stage 'alone': `test_data` must hold labels in 0..2"),
+        (lambda x, y: (x, y[:9]), "as many examples"),
+    ],
+)
+def test_what_the_end_needs_is_tried_before_training(
+    make_model, vectors, data, tmp_path, folder, test_data, message
+):
+    student = make_model()
+    before = student.get_weights()
+    chain = DistillationChain(None, [Stage("alone", student, 1)])
+    how = {"run_dir": folder and tmp_path / folder, "verbose": 0}
+    with pytest.raises(ValueError, match=message):
+        chain.fit(data, data, test_data=test_data(*vectors), **how)
+    for a, b in zip(before, student.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_arrays_one_hot_labels_and_weights(make_model, vectors, tmp_path, one_hot):
+    """The table is that of a data set of class numbers; the losses are weighted."""
+    x, y = vectors
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    labels = y
+    if one_hot:
+        loss, labels = keras.losses.CategoricalCrossentropy(from_logits=True), np.eye(3)[y]
+    weights = np.arange(64) / 32
+    data = (x, labels, weights)
+    stage = Stage("s", make_model(), 1, "kd", loss=loss)
+    result = DistillationChain(make_model(), [stage]).fit(data, data, tmp_path, verbose=0)
+    student = result.students["s"]
+    logits = np.asarray(student(x), "float64")
+    assert result.models[1].errors == np.sum(np.argmax(logits, axis=-1) != y)
+    terms = np.log(np.sum(np.exp(logits), axis=-1)) - logits[np.arange(64), y]
+    wanted = np.mean([np.mean((weights * terms)[i : i + 32]) for i in (0, 32)])
+    (found,) = result.histories["s"]["val_student_loss"]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 def test_data_that_a_run_folder_could_not_go_on_with(make_chain, data, tmp_path):
     shuffled = data.unbatch().shuffle(64, seed=1)
     with pytest.raises(ValueError, match="share a shuffle"):
