@@ -10,7 +10,7 @@ from keras_kd.cache.filling import CachedAnswers, all_answers
 from keras_kd.cache.fixed_augment import fix_augment
 from keras_kd.distribution.distribute import Workers
 from keras_kd.losses.arguments import check_integer
-from keras_kd.models.fingerprints import cache_settings
+from keras_kd.models.fingerprints import cache_settings, former_settings
 from keras_kd.teachers import Several
 
 
@@ -151,7 +151,10 @@ def cache_teacher(
             top_k=top_k,
             rest=rest,
         )
-        cached = CachedAnswers(path, answers, examples, settings, views, batch_size)
+        former = former_settings(settings, teacher)
+        cached = CachedAnswers(
+            path, answers, examples, settings, former, views, batch_size
+        )
         _fill(cached, Workers.of(teacher), progress)
     cached.check_answers(first_batch)
     answers.check_teacher()

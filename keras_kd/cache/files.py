@@ -12,6 +12,7 @@ written to a temporary name and renamed, so several processes may fill the same 
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import socket
@@ -19,6 +20,11 @@ import uuid
 from pathlib import Path
 
 import numpy as np
+
+from keras_kd.files import sync
+from keras_kd.runs.versions import changed
+
+logger = logging.getLogger(__name__)
 
 # Goes up when this code cannot read the files of an earlier one any more.
 FORMAT = 1
@@ -46,6 +52,7 @@ class CacheFolder:
     Args:
         path: Of the folder; made if it is not there.
         settings: dict of JSON values: what must be the same for the cache to be reused.
+        former: The settings as earlier versions wrote them, which are as good; or None.
 
     Attributes:
         shards: Each shard's fingerprint and checksums, in order; None until all are there.
@@ -54,10 +61,10 @@ class CacheFolder:
         CacheError: What is there is damaged, or was made with other settings.
     """
 
-    def __init__(self, path, settings):
+    def __init__(self, path, settings, former=None):
         self.path = Path(path)
-        # As JSON gives it back.
-        self._settings = json.loads(json.dumps({"format": FORMAT, **settings}))
+        self._settings = _as_json(settings)
+        self._former = self._settings if former is None else _as_json(former)
         if self.path.exists() and not self.path.is_dir():
             raise self.refusal("that is a file, not a folder.")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -171,9 +178,18 @@ class CacheFolder:
             raise self.refusal(reason)
         if content.pop("sha256", None) != _seal(content):
             return {}
+        versions = changed(content.get("notes", {}))
         reason = _difference(content["settings"], self._settings)
-        if reason:
-            raise self.refusal(reason)
+        if reason and content["settings"] != self._former:
+            made = f"it was made with {versions}; " if versions else ""
+            raise self.refusal(made + reason)
+        if versions:
+            logger.warning(
+                "The teacher outputs in %s were computed with %s; they are used as they "
+                "are.",
+                self.path,
+                versions,
+            )
         return content
 
     def _write_json(self, name, content):
@@ -187,7 +203,9 @@ class CacheFolder:
         try:
             try:
                 temporary.write_bytes(data)
+                sync(temporary)
                 os.replace(temporary, self.path / name)
+                sync(self.path, within=False)
             finally:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
@@ -208,6 +226,11 @@ class CacheFolder:
                 path.unlink(missing_ok=True)
             except OSError:  # A cache that may only be read is as good.
                 return
+
+
+def _as_json(settings):
+    """Settings as JSON gives them back."""
+    return json.loads(json.dumps({"format": FORMAT, **settings}))
 
 
 def _record_name(number):
@@ -265,10 +288,7 @@ def _difference(cached, settings):
         if key == "teacher":
             if cached[key]["weights"] != value["weights"]:
                 return "the teacher's weights differ."
-            return (
-                "the teacher's architecture or the names of its layers differ; its weights "
-                "are the same."
-            )
+            return "the teacher's architecture differs; its weights are the same."
         if key == "augment":
             return "`augment` makes something else of the first examples."
         return f"`{key}` was {cached.get(key)!r}. Received: {key}={value!r}."

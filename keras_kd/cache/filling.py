@@ -3,7 +3,6 @@
 import collections
 import itertools
 
-import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
@@ -11,6 +10,7 @@ from keras import tree
 from keras_kd.cache.examples import fingerprints
 from keras_kd.cache.files import CacheFolder, examples_name, output_name
 from keras_kd.models.fingerprints import ExamplesFingerprint
+from keras_kd.runs.versions import versions
 
 # A shard has at most so many examples and bytes; the number of examples is a power of two.
 SHARD_EXAMPLES = 4096
@@ -51,7 +51,8 @@ class CachedAnswers:
         path: Of the folder.
         answers: `TeacherAnswers`.
         examples: `ArrayExamples` or `StreamedExamples`.
-        settings: dict of JSON values; what must be the same for the cache to be reused.
+        settings, former: dicts of JSON values; what must be the same for the cache to be
+            reused, and what earlier versions wrote of the same.
         views: How many views of each example.
         batch_size: How many examples the teacher sees at once, a power of two.
 
@@ -59,14 +60,15 @@ class CachedAnswers:
         CacheError: What is there is damaged, or was made with other settings.
     """
 
-    def __init__(self, path, answers, examples, settings, views, batch_size):
+    def __init__(self, path, answers, examples, settings, former, views, batch_size):
         self._answers = answers
         self._examples = examples
         self._views = views
         size = _shard_examples(answers.outputs, views)
         self._batch_size = min(batch_size, size)
         self._batches_per_shard = size // self._batch_size
-        self._folder = CacheFolder(path, {**settings, "shard_examples": size})
+        settings, former = ({**x, "shard_examples": size} for x in (settings, former))
+        self._folder = CacheFolder(path, settings, former)
 
     @property
     def count(self):
@@ -90,8 +92,7 @@ class CachedAnswers:
         shards = []
         while (shard := self._fill_shard(batches, len(shards), progress)) is not None:
             shards.append(shard)
-        notes = {"keras": keras.__version__, "tensorflow": tf.__version__}
-        self._folder.finish(shards, notes)
+        self._folder.finish(shards, notes=versions())
 
     def fill_part(self, part, parts, progress):
         """Runs the teacher over every so-many-th shard, while others fill the others.

@@ -18,34 +18,26 @@ _HOLDS_NAMES = ("name", "keras_history", "input_layers", "output_layers")
 _SAMPLE = 16
 
 
-def teacher_fingerprint(teacher):
+def model_fingerprint(model):
     """SHA-256 of a model's architecture and of its weights' bytes.
 
+    Keras numbers the names that it gives itself, so they differ between two processes that
+    build the same model: names of layers and model do not count. Neither does whether it
+    is compiled or trainable, nor where a SavedModel lies, nor the code of its own functions
+    and layers, which shows in its answers alone.
+
     Args:
-        teacher: A built `keras.Model`. One that has no `get_config` is told by the name
-            of its class instead.
+        model: A built `keras.Model`. One that has no `get_config` is told by the name of
+            its class instead.
 
     Returns:
-        dict of "architecture" and "weights", each a hexadecimal string. The names of
-        layers count; whether it is compiled or trainable does not, and neither does the
-        code of its own functions and layers, which shows in its answers alone.
+        dict of "architecture" and "weights", each a hexadecimal string.
     """
-    return {
-        "architecture": _sha256(_architecture(teacher)),
-        "weights": weights_fingerprint(teacher),
-    }
-
-
-def model_fingerprint(model):
-    """As `teacher_fingerprint`, but whatever the names of layers and model are.
-
-    Keras numbers the names that it gives itself, so they differ between two processes that
-    build the same model.
-    """
-    return {
-        "architecture": _sha256(_without_names(_architecture(model))),
-        "weights": weights_fingerprint(model),
-    }
+    config = _without_names(_architecture(model))
+    constants = _constants_of(model)
+    if constants:
+        config = [_without(config, "filepath"), constants]
+    return {"architecture": _sha256(config), "weights": weights_fingerprint(model)}
 
 
 def weights_fingerprint(model):
@@ -71,25 +63,30 @@ def teacher_id(teacher):
     Returns:
         32 hexadecimal digits.
     """
-    architecture = _without_precision(_without_names(_architecture(teacher)))
+    # A SavedModel's folder may lie elsewhere; its constants tell it.
+    architecture = _without(_without_names(_architecture(teacher)), "dtype", "filepath")
     layers = teacher._flatten_layers()
     parts = [
         architecture,
         weights_fingerprint(teacher),
         # What a layer was adapted to, where that is no weight.
         [x.get_vocabulary() for x in layers if isinstance(x, keras.layers.IntegerLookup)],
-        [_constants(x) for x in layers if isinstance(x, keras.layers.TFSMLayer)],
+        _constants_of(teacher),
     ]
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _without_precision(config):
+def _without(config, *keys):
     if isinstance(config, dict):
-        # A SavedModel's folder may lie elsewhere; its constants tell it.
-        dropped = ("dtype", "filepath")
-        return {k: _without_precision(x) for k, x in config.items() if k not in dropped}
-    return list(map(_without_precision, config)) if isinstance(config, list) else config
+        return {k: _without(x, *keys) for k, x in config.items() if k not in keys}
+    return [_without(x, *keys) for x in config] if isinstance(config, list) else config
+
+
+def _constants_of(model):
+    """For each SavedModel in a model, digests of what its graph computes with."""
+    layers = model._flatten_layers()
+    return [_constants(x) for x in layers if isinstance(x, keras.layers.TFSMLayer)]
 
 
 def _constants(layer):
@@ -196,7 +193,7 @@ def cache_settings(teacher, first_batch, outputs, augment, views, seed, **argume
     """
     return {
         "keras_kd": keras_kd.__version__,
-        "teacher": teacher_fingerprint(teacher),
+        "teacher": model_fingerprint(teacher),
         "x": [
             {"shape": list(array.shape[1:]), "dtype": array.dtype.name}
             for array in tree.flatten(first_batch)
@@ -207,6 +204,12 @@ def cache_settings(teacher, first_batch, outputs, augment, views, seed, **argume
         "augment": augment and _augment_fingerprint(augment, first_batch, views, seed),
         "outputs": outputs,
     }
+
+
+def former_settings(settings, teacher):
+    """What `cache_settings` gave in earlier versions, where names of layers counted."""
+    architecture = _sha256(_architecture(teacher))
+    return settings | {"teacher": settings["teacher"] | {"architecture": architecture}}
 
 
 def _augment_fingerprint(augment, first_batch, views, seed):

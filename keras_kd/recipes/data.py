@@ -10,7 +10,7 @@ import numpy as np
 from keras_kd import data
 from keras_kd.cache.cache import cache_teacher
 from keras_kd.data.views import stored_views
-from keras_kd.models.fingerprints import teacher_fingerprint
+from keras_kd.models.fingerprints import model_fingerprint
 
 
 def hold_out(arrays, count):
@@ -171,5 +171,5 @@ def _check_stage(stage, recipe, labels):
 
 
 def _cache_name(teacher, images, views):
-    what = json.dumps([teacher_fingerprint(teacher), views], sort_keys=True)
+    what = json.dumps([model_fingerprint(teacher), views], sort_keys=True)
     return hashlib.sha256(what.encode() + images.tobytes()).hexdigest()[:16]

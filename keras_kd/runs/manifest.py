@@ -1,15 +1,14 @@
 """What a run folder says of its run: what it is made of, how far it is, what it wrote."""
 
 import datetime
-import importlib
 import json
 import logging
 import os
 import platform
 from pathlib import Path
 
-import keras_kd
 from keras_kd import files as run_dirs
+from keras_kd.runs.versions import changed, versions
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +20,6 @@ TAKEN = frozenset({"format", "kind", "random_state", "with_code"})
 _WITH_CODE = "with_code"
 # What tells them there: see `keras_kd.chain.descriptions`.
 CODE, ATTRIBUTES, UNKNOWN = "code_sha256", "attributes", "not known"
-_PACKAGES = ("keras", "tensorflow", "numpy")
 _KINDS = {"run": "one run", "seeds": "a run over several seeds", "tune": "a search"}
 # What a model has of these changes while the run goes on.
 _PROGRESS = ("state", "error", "files")
@@ -68,6 +66,7 @@ class Manifest:
             _check_description(folder, manifest.content, description)
             if not writes:
                 return manifest
+            manifest._say_versions()
             run_dirs.remove_unfinished(folder)
             return manifest
         if not writes:
@@ -84,6 +83,17 @@ class Manifest:
             model["state"] = "waiting"
         manifest._write()
         return manifest
+
+    def _say_versions(self):
+        """Says what may make a run that is gone on with end otherwise."""
+        found = _changed(self.content)
+        if found and not all(x["state"] == "done" for x in self._models()):
+            logger.warning(
+                "%s was begun with %s. What is left of the run may end with other digits "
+                "than where all of it is done with the same versions.",
+                self.folder,
+                found,
+            )
 
     def remember(self, name, value):
         """What was written under a name when the run began; the given value, if nothing."""
@@ -267,7 +277,7 @@ def check_same(folder, found, wanted):
     Raises:
         RunError: They differ; names each difference.
     """
-    found = {key: found.get(key) for key in wanted}
+    content, found = found, {key: found.get(key) for key in wanted}
     found |= {key: _without_progress(found[key]) for key in found if key in _MODELS}
     different = list(_differences(found, json.loads(json.dumps(wanted))))
     if not different:
@@ -280,19 +290,27 @@ def check_same(folder, found, wanted):
             "The same initial weights come of building the models anew after "
             "keras.utils.set_random_seed with the same seed."
         )
+    versions = _changed(content)
+    if versions:
+        lines.insert(0, f"  versions: the run was begun with {versions}")
     raise RunError(
         f"{folder} holds another run. Nothing was changed: choose another folder, or run "
         "what was run there. Different are\n" + "\n".join(lines)
     )
 
 
+def _changed(content):
+    """As `versions.changed`, of a manifest."""
+    kept = content.get("versions", {}) | {"keras_kd": content.get("keras_kd")}
+    return changed({name: x for name, x in kept.items() if x is not None})
+
+
 def environment():
     """Versions, machine and time, a dict of JSON values."""
-    # Not what is installed under these names: TensorFlow comes under others, too.
-    versions = {name: importlib.import_module(name).__version__ for name in _PACKAGES}
+    found = versions()
     return {
-        "keras_kd": keras_kd.__version__,
-        "versions": {"python": platform.python_version()} | versions,
+        "keras_kd": found.pop("keras_kd"),
+        "versions": found,
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "processor": _processor(),

@@ -119,6 +119,25 @@ def test_other_settings_are_refused(tmp_path, change, reason, finished):
     assert content(tmp_path) == before
 
 
+def test_settings_as_an_earlier_version_wrote_them_are_as_good(tmp_path):
+    filled(tmp_path)
+    now = SETTINGS | {"teacher": {"architecture": "new", "weights": "b"}}
+    assert CacheFolder(tmp_path, now, SETTINGS).shards
+    with pytest.raises(CacheError, match="teacher's architecture differs"):
+        CacheFolder(tmp_path, now | {"dtype": "float32"}, SETTINGS | {"dtype": "float32"})
+
+
+def test_other_versions_are_named_first(tmp_path, caplog):
+    folder = CacheFolder(tmp_path, SETTINGS)
+    shard = folder.write_shard(0, {"examples": 3}, {NAME: ARRAY})
+    folder.finish([shard], notes={"keras": "3.0.1"})
+    caplog.clear()
+    assert CacheFolder(tmp_path, SETTINGS).shards
+    assert "were computed with keras 3.0.1 (" in caplog.text
+    with pytest.raises(CacheError, match="it was made with keras 3.0.1 .*; `dtype` was"):
+        CacheFolder(tmp_path, SETTINGS | {"dtype": "float32"})
+
+
 def test_a_manifest_of_an_older_version_says_so(tmp_path):
     filled(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())

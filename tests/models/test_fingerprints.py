@@ -8,7 +8,6 @@ from keras_kd.models.fingerprints import (
     ExamplesFingerprint,
     cache_settings,
     model_fingerprint,
-    teacher_fingerprint,
     teacher_id,
 )
 from keras_kd.teachers import Ensemble, Several, from_saved_model
@@ -27,20 +26,20 @@ def of_examples(*batches):
 
 
 def test_a_saved_compiled_or_frozen_teacher_is_the_same(teacher, tmp_path):
-    before = teacher_fingerprint(teacher)
+    before = model_fingerprint(teacher)
     teacher.compile("adam", "mse")
     teacher.trainable = False
     teacher.save(tmp_path / "teacher.keras")
-    assert teacher_fingerprint(teacher) == before
+    assert model_fingerprint(teacher) == before
     loaded = keras.models.load_model(tmp_path / "teacher.keras")
-    assert teacher_fingerprint(loaded) == before
+    assert model_fingerprint(loaded) == before
 
 
 def test_one_changed_weight_is_another_teacher(teacher):
-    before = teacher_fingerprint(teacher)
+    before = model_fingerprint(teacher)
     bias = teacher.weights[1]
     bias.assign(bias + keras.ops.one_hot(0, 8) * 1e-6)
-    after = teacher_fingerprint(teacher)
+    after = model_fingerprint(teacher)
     assert after["weights"] != before["weights"]
     assert after["architecture"] == before["architecture"]
 
@@ -52,7 +51,7 @@ def test_another_activation_is_another_architecture(teacher):
         )
     )
     other.set_weights(teacher.get_weights())
-    before, after = teacher_fingerprint(teacher), teacher_fingerprint(other)
+    before, after = model_fingerprint(teacher), model_fingerprint(other)
     assert after["architecture"] != before["architecture"]
     assert after["weights"] == before["weights"]
 
@@ -70,7 +69,7 @@ def test_a_teacher_without_a_configuration_has_a_fingerprint():
     for model in teachers:
         model(np.ones((1, 3)))
     teachers[1].set_weights(teachers[0].get_weights())
-    assert teacher_fingerprint(teachers[0]) == teacher_fingerprint(teachers[1])
+    assert model_fingerprint(teachers[0]) == model_fingerprint(teachers[1])
 
 
 def branches(activation="relu", dtype=None, joined="first", anew=False):
@@ -102,7 +101,7 @@ def test_the_same_model_under_other_names_is_the_same_architecture():
     inner = next(x for x in third.layers if isinstance(x, keras.Sequential))
     assert inner.layers[0].name in [x.name for x in third.layers]
     assert architecture(third) == architecture(first)
-    assert teacher_fingerprint(first)["weights"] != teacher_fingerprint(second)["weights"]
+    assert model_fingerprint(first)["weights"] != model_fingerprint(second)["weights"]
     second.set_weights(first.get_weights())
     assert model_fingerprint(first) == model_fingerprint(second)
 
@@ -186,8 +185,21 @@ def test_a_saved_model_is_told_by_its_constants(teacher, make_model, tmp_path):
 
     one, same = (constant(teacher, tmp_path / name) for name in "ab")
     other = constant(make_model(), tmp_path / "c")
-    ids = [teacher_id(from_saved_model(path)) for path in (one, one, same, other)]
-    assert ids[0] == ids[1] == ids[2] != ids[3]
+    teachers = [from_saved_model(path) for path in (one, one, same, other)]
+    for told in teacher_id, lambda model: model_fingerprint(model)["architecture"]:
+        ids = list(map(told, teachers))
+        assert ids[0] == ids[1] == ids[2] != ids[3]
+
+
+def test_another_saved_model_of_the_same_kind_is_another(make_model, tmp_path):
+    """By its weights, where these are variables."""
+    for name in "ab":
+        make_model().export(tmp_path / name, verbose=False)
+    moved = from_saved_model(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "c")
+    same, other = (from_saved_model(tmp_path / name) for name in "cb")
+    assert model_fingerprint(moved) == model_fingerprint(same)
+    assert model_fingerprint(moved)["weights"] != model_fingerprint(other)["weights"]
 
 
 def test_what_a_lookup_was_adapted_to_counts():

@@ -297,3 +297,26 @@ def test_what_a_run_began_with_is_remembered(tmp_path):
     assert manifest.remember("random_state", "a") == "a"
     again = Manifest.open(tmp_path, {"teacher": None, "stages": []})
     assert again.remember("random_state", "b") == "a"
+
+
+def test_other_versions_are_named_first(folder, description, caplog):
+    Manifest.open(folder, description).set_done("teacher", [])
+    path = folder / MANIFEST
+    text = json.loads(path.read_text())
+    text["versions"]["keras"], text["keras_kd"] = "3.0.1", "0.0.1"
+    path.write_text(json.dumps(text))
+    manifest = Manifest.open(folder, description)
+    (said,) = caplog.records
+    assert f"{folder} was begun with keras_kd 0.0.1 (" in said.getMessage()
+    assert ", keras 3.0.1 (" in said.getMessage()
+    other = description | {"seed": 1}
+    with pytest.raises(RunError) as error:
+        Manifest.open(folder, other)
+    _, first, second = str(error.value).splitlines()
+    assert first.startswith("  versions: the run was begun with keras_kd 0.0.1 (")
+    assert second == "  seed: 0 in the run, 1 now"
+    for stage in description["stages"]:
+        manifest.set_done(stage["name"], [])
+    caplog.clear()
+    Manifest.open(folder, description)
+    assert not caplog.records
