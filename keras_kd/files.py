@@ -1,7 +1,7 @@
 """Files written whole or not at all: to a temporary name, and renamed; locks; checksums."""
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +10,11 @@ import shutil
 import uuid
 from pathlib import Path
 
+import filelock
+
+# In a run folder, for `locked`; the file stays, as its removal could let two in at once.
+_LOCK = ".lock"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}-")
 
 
@@ -37,10 +42,14 @@ def check_new(path):
     """
     path = Path(path)
     # What a killed process left of its first file is nobody's.
-    if path.is_dir() and all(_TEMPORARY.match(x.name) for x in path.iterdir()):
+    if path.is_dir() and all(map(_is_nobodys, path.iterdir())):
         return
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise _exists(path)
+
+
+def _is_nobodys(path):
+    return path.name == _LOCK or bool(_TEMPORARY.match(path.name))
 
 
 def make(path):
@@ -52,16 +61,27 @@ def make(path):
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
+    except (FileExistsError, NotADirectoryError) as error:
         raise _exists(path) from error
     return path
 
 
 def _exists(path):
+    parts = [*reversed(path.parents), path]
+    in_the_way = next(filter(_is_no_folder, parts), path)
+    reason = "exists and is not empty"
+    if in_the_way.is_symlink() and not in_the_way.exists():
+        reason = f"cannot be made: {in_the_way} is a link to nothing"
+    elif in_the_way.exists() and not in_the_way.is_dir():
+        reason = f"cannot be made: {in_the_way} is a file"
     return FileExistsError(
-        f"The run folder {path} exists and is not empty. Nothing was changed: "
-        "choose another one, or remove it first."
+        f"The run folder {path} {reason}. Nothing was changed: choose another one, or "
+        "remove that first."
     )
+
+
+def _is_no_folder(path):
+    return (path.exists() or path.is_symlink()) and not path.is_dir()
 
 
 @contextlib.contextmanager
@@ -72,21 +92,21 @@ def locked(folder):
         BlockingIOError: Another process is at work in it. The system ends a lock with its
             process, however that ends.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    lock = filelock.FileLock(Path(folder) / _LOCK, timeout=0)
     try:
-        _lock(handle, folder)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle, folder):
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        lock.acquire()
+    except filelock.Timeout as error:
         raise BlockingIOError(
             f"Another process is running in {folder}. Wait until it ends, or stop it."
         ) from error
+    except OSError as error:
+        # A folder that may only be read: what is finished is read, and no write succeeds.
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -94,16 +114,60 @@ def renamed_when_done(path):
     """Yields a temporary path beside `path`, renamed to it if the block succeeds.
 
     For a file or a folder. After an error neither is left. The suffix stays, because
-    Keras chooses the format by it.
+    Keras chooses the format by it. What is renamed is on the disk: a power cut leaves the
+    old file or the new one, whole.
+
+    Raises:
+        OSError: There is no room; names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
     try:
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent, within=False)
+    # A writer's own kind of error may hide the system's.
+    except Exception as error:
+        if number := _no_room(error):
+            raise OSError(
+                number,
+                f"{os.strerror(number)}. What was there before is left as it was: make "
+                "room, and do the same again",
+                str(path),
+            ) from error
+        raise
     finally:
         _remove(temporary)
+
+
+def sync(path, within=True):
+    """Returns when a file, or a folder with what is `within` it, is on the disk."""
+    path = Path(path)
+    if within and path.is_dir():
+        for inner in path.iterdir():
+            sync(inner)
+    # Windows opens no folder, and some network folders sync none.
+    with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
+        handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _no_room(error):
+    """The system's number of an error for want of room on a disk, or None."""
+    while error is not None:
+        if getattr(error, "errno", None) in _NO_ROOM:
+            return error.errno
+        # HDF5's and TensorFlow's errors have it in their text alone.
+        found = [x for x in _NO_ROOM if os.strerror(x).lower() in str(error).lower()]
+        if found:
+            return found[0]
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def remove_unfinished(folder):
@@ -127,7 +191,10 @@ def checksum(path):
 
 
 def write_text(path, text):
-    """Writes `text` to `path`, whole or not at all."""
+    """Writes `text` to `path`, whole or not at all; a file that holds it is left."""
+    path = Path(path)
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
     with renamed_when_done(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -1,8 +1,12 @@
+import errno
 import hashlib
 import json
+import os
+import re
 import subprocess
 import sys
 
+import filelock
 import keras
 import numpy as np
 import pytest
@@ -20,10 +24,17 @@ def test_make_takes_what_is_there_and_refuses_a_file(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     assert files.make(tmp_path) == tmp_path
     assert files.make(tmp_path / "a" / "b").is_dir()
-    with pytest.raises(FileExistsError, match="mine.txt exists"):
+    with pytest.raises(FileExistsError, match="mine.txt is a file"):
         files.make(tmp_path / "mine.txt")
-    with pytest.raises(NotADirectoryError):
+    with pytest.raises(FileExistsError, match="/run cannot be made: .*mine.txt is a file"):
         files.make(tmp_path / "mine.txt" / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for path in tmp_path / "link", tmp_path / "link" / "run":
+        for refuse in files.make, files.create, files.check_new:
+            if path.name == "run" and refuse is files.check_new:
+                continue
+            with pytest.raises(FileExistsError, match=f"{path} cannot be .*/link is a li"):
+                refuse(path)
 
 
 @pytest.mark.parametrize("kind", ["folder with a file", "file"])
@@ -34,7 +45,8 @@ def test_create_refuses_what_is_there(tmp_path, kind):
     else:
         path.mkdir()
         (path / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="exists and is not empty"):
+    message = "is a file" if kind == "file" else "exists and is not empty"
+    with pytest.raises(FileExistsError, match=f"{message}. Nothing was changed"):
         files.create(path)
 
 
@@ -47,6 +59,53 @@ def test_an_error_leaves_what_was_there_and_nothing_else(tmp_path):
             raise OSError("disk full")
     assert json.loads(path.read_text()) == {"accuracy": 0.5}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_gets_its_name_is_on_the_disk(tmp_path, monkeypatch):
+    """Each file, then its folder, before the name; then the folder of the name."""
+    calls, fsync, replace, folder = [], os.fsync, os.replace, tmp_path.resolve()
+
+    def synced(handle):
+        name = os.readlink(f"/proc/self/fd/{handle}").removeprefix(f"{folder}/")
+        calls.append(re.sub(r"^\.[0-9a-f]{32}-", "", name))
+        fsync(handle)
+
+    def renamed(old, new):
+        calls.append("renamed")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    files.write_text(folder / "a.md", "text")
+    assert calls == ["a.md", "renamed", str(folder)]
+    calls.clear()
+    with files.renamed_when_done(folder / "b") as temporary:
+        (temporary / "c").mkdir(parents=True)
+        (temporary / "c" / "d").write_text("d")
+    assert calls == ["b/c/d", "b/c", "b", "renamed", str(folder)]
+
+
+def test_a_text_that_is_there_is_left(tmp_path):
+    path = tmp_path / "a.md"
+    files.write_text(path, "größer\n")
+    before = path.stat().st_ino
+    files.write_text(path, "größer\n")
+    assert path.stat().st_ino == before
+    files.write_text(path, "other\n")
+    assert path.read_text() == "other\n"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_what_may_only_be_read_needs_no_lock(tmp_path, monkeypatch, number):
+    def refused(lock):
+        raise OSError(number, os.strerror(number), str(tmp_path / ".lock"))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refused)
+    with files.locked(tmp_path):
+        pass
+    monkeypatch.setattr(filelock.FileLock, "acquire", lambda lock: 1 / 0)
+    with pytest.raises(ZeroDivisionError), files.locked(tmp_path):
+        pass
 
 
 def test_an_error_removes_a_half_written_folder(tmp_path):
@@ -113,7 +172,7 @@ def test_a_folder_is_locked_until_the_process_ends(locker, tmp_path, end):
         locker.stdin.close()
     assert locker.wait() == (-9 if end == "killed" else 0)
     with files.locked(tmp_path):
-        assert list(tmp_path.iterdir()) == []
+        files.check_new(tmp_path)
 
 
 def test_the_lock_ends_with_the_block_and_lets_its_errors_through(tmp_path):
@@ -156,8 +215,10 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, make_model, full_disk, writ
     path = tmp_path / "a.keras"
     if writer != "saved model":
         path.write_text("before")
-    with full_disk(), pytest.raises(Exception, match="(?i)too large|can't write"):
+    with full_disk(), pytest.raises(OSError) as error:
         WRITERS[writer](path, make_model(units=100))
+    assert error.value.errno == errno.EFBIG and error.value.filename == str(path)
+    assert "make room, and do the same again" in str(error.value)
     assert [x.read_text() for x in tmp_path.iterdir()] == ["before"][: path.is_file()]
     WRITERS[writer](path, make_model())
     assert list(tmp_path.iterdir()) == [path]

@@ -9,12 +9,17 @@ from keras_kd.cli.base import main
 
 @main.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
-def report(run_dir):
-    """Write the report of a run: RUN_DIR/report/report.html and report.md.
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The folder to write to.  [default: RUN_DIR/report]",
+)
+def report(run_dir, output):
+    """Write the report of a run: report.html and report.md.
 
     RUN_DIR is what `keras-kd run` wrote, with one seed or several, finished or not.
     """
     from keras_kd.report.write import write_report
 
-    headline, path = write_report(run_dir)
+    headline, path = write_report(run_dir, output)
     click.echo(f"{headline}\nWritten to {path}")

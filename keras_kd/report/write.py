@@ -1,5 +1,7 @@
 """A run folder as a report: Markdown with pictures beside it, and one HTML page."""
 
+from pathlib import Path
+
 import keras
 
 from keras_kd import files
@@ -11,8 +13,8 @@ from keras_kd.runs import reader
 _REPEATS = 100
 
 
-def write_report(run_dir):
-    """Writes the report of a run to `run_dir`/report.
+def write_report(run_dir, output=None):
+    """Writes the report of a run to `run_dir`/report, or to another folder.
 
     There are report.html, one page that needs nothing else; report.md with its pictures as
     PNG beside it; and recipe.toml, where the run was of a recipe, to repeat it. A report
@@ -20,12 +22,15 @@ def write_report(run_dir):
 
     Args:
         run_dir: The folder of a run, or of a run over several seeds, finished or not.
+        output: The folder to write to, of a run folder that may only be read, say; made if
+            it is not there.
 
     Returns:
         `(headline, path)`: the verdict in a sentence, and the path of report.html.
 
     Raises:
         FileNotFoundError: There is no run folder, or a file of it is missing.
+        OSError: The folder cannot be written to.
         ModuleNotFoundError: What draws the report is not installed.
         ValueError: A file is damaged, or is not of a run.
     """
@@ -33,10 +38,19 @@ def write_report(run_dir):
         from keras_kd.report import page as report_page
     folder = reader.read(run_dir)
     page = report_page.page(folder, *measured(folder))
-    for name, content in report_page.files(page).items():
-        with files.renamed_when_done(folder.path / "report" / name) as temporary:
-            temporary.write_bytes(content)
-    return page["headline"], folder.path / "report" / "report.html"
+    output = folder.path / "report" if output is None else Path(output)
+    try:
+        for name, content in report_page.files(page).items():
+            with files.renamed_when_done(output / name) as temporary:
+                temporary.write_bytes(content)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{error.strerror}. The report can be written to another folder: `output` "
+            "(--output) names it",
+            str(output),
+        ) from error
+    return page["headline"], output / "report.html"
 
 
 def measured(folder):

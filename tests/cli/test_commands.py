@@ -83,6 +83,8 @@ def test_report_and_compare(tmp_path, monkeypatch):
         "Written to one/report/report.html",
     ]
     assert Path("one/report/report.html").is_file()
+    result = runner.invoke(main, ["report", "one", "--output", "elsewhere"])
+    assert result.output.splitlines()[1] == "Written to elsewhere/report.html"
     result = runner.invoke(main, ["compare", "one", "two"])
     assert result.output.startswith("- A = `one`: recipe mnist, 2026-05-04\n- B = `two`")
     for arguments in (["report", "nowhere"], ["compare", "one", "nowhere"]):

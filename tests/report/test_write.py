@@ -1,13 +1,16 @@
 """One report of a sample run, its numbers compared with those of the run's answers."""
 
 import builtins
+import errno
 import hashlib
 import html.parser
 import json
+import os
 import re
 import sys
 import tomllib
 from math import comb
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -247,6 +250,23 @@ def test_an_error_leaves_the_old_report(tmp_path, undrawn):
         write_report(tmp_path)
     assert [x.name for x in (tmp_path / "report").iterdir()] == ["report.html"]
     assert (tmp_path / "report" / "report.html").read_text() == "old"
+
+
+def test_of_a_run_that_may_only_be_read(tmp_path, undrawn, monkeypatch):
+    """It is said where to write to, and written there."""
+    make_run(tmp_path / "run", examples=20)
+    replace = os.replace
+
+    def read_only(old, new):
+        if Path(new).is_relative_to(tmp_path / "run"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(new))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", read_only)
+    with pytest.raises(OSError, match="Read-only .*`output` .--output. names it"):
+        write_report(tmp_path / "run")
+    _, path = write_report(tmp_path / "run", tmp_path / "elsewhere")
+    assert path == tmp_path / "elsewhere" / "report.html" and path.is_file()
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2", "tomli_w", "PIL"])
