@@ -8,7 +8,7 @@ from keras_kd.cache.answers import TeacherAnswers
 from keras_kd.cache.examples import ArrayExamples, StreamedExamples
 from keras_kd.cache.filling import CachedAnswers, all_answers
 from keras_kd.cache.fixed_augment import fix_augment
-from keras_kd.distribution.distribute import Workers
+from keras_kd.distribution.workers import Workers
 from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import cache_settings, former_settings
 from keras_kd.teachers import Several

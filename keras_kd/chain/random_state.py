@@ -6,8 +6,7 @@ import random
 import keras
 import numpy as np
 
-# What TensorFlow says of the global seed where none was set.
-_NO_SEED = 87654321
+from keras_kd.distribution.workers import NO_SEED
 
 
 def get_states():
@@ -70,7 +69,7 @@ def begin_data():
     import tensorflow as tf
 
     seed, _ = tf.compat.v1.random.get_seed(1)
-    if seed != _NO_SEED:
+    if seed != NO_SEED:
         tf.random.set_seed(seed)
 
 

@@ -15,7 +15,7 @@ from keras_kd.chain.progress import Progress
 from keras_kd.chain.result import ChainResult, Measuring
 from keras_kd.chain.stage_run import StageRun, read_history
 from keras_kd.data.order import in_order
-from keras_kd.distribution.distribute import Workers, scope_of, strategy_of
+from keras_kd.distribution.workers import Workers, scope_of, strategy_of
 from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import teacher_id
 from keras_kd.runs.manifest import TAKEN, Manifest, environment

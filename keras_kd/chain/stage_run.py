@@ -14,7 +14,7 @@ from keras_kd import files
 from keras_kd.chain import checkpoint, passes, random_state
 from keras_kd.chain.scalars import Scalars
 from keras_kd.data import order
-from keras_kd.distribution.distribute import Workers, scope_of, strategy_of
+from keras_kd.distribution.workers import Workers, scope_of, strategy_of
 from keras_kd.training.callbacks import StopOnBadLoss
 from keras_kd.training.precision import in_float32
 

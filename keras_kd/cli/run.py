@@ -1,6 +1,7 @@
 """keras-kd run: a recipe."""
 
 import datetime
+import glob
 from pathlib import Path
 
 import click
@@ -64,7 +65,7 @@ def run(
     Ctrl-C stops it when the epoch is saved; --resume goes on.
     """
     strategy = _join_cluster(workers, worker_index, start_timeout, run_dir, seeds)
-    from keras_kd.distribution.distribute import Workers
+    from keras_kd.distribution.workers import Workers
     from keras_kd.recipes import recipe as recipes
     from keras_kd.recipes import run as recipe_run
 
@@ -115,7 +116,9 @@ def _choose_run_dir(run_dir, name, resume):
     from keras_kd import files
 
     if run_dir is None and resume:
-        found = sorted(Path("runs").glob(f"{name}-{'[0-9]' * 8}-{'[0-9]' * 6}"))
+        # A name may hold what stands for others in a pattern.
+        pattern = f"{glob.escape(name)}-{'[0-9]' * 8}-{'[0-9]' * 6}"
+        found = sorted(Path("runs").glob(pattern))
         if not found:
             raise FileNotFoundError(
                 f"There is no run to resume: no folder runs/{name}-DATE-TIME. Say which "

@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 from keras_kd.data.examples import rows_in_turn, without_autotune
 from keras_kd.data.idx import DATASETS, DataError
 from keras_kd.data.sources import check_prepared, default_data_dir
+from keras_kd.training.batch import pack
 
 
 def load_arrays(name, split, data_dir=None):
@@ -61,6 +62,7 @@ def batches(
     views=1,
     augment=None,
     augment_seed=0,
+    with_index=False,
 ):
     """Batches of images in [0, 1] and labels, ready for `fit`.
 
@@ -73,6 +75,7 @@ def batches(
         drop_remainder: Whether an incomplete last batch is left out.
         views, augment, augment_seed: As `keras_kd.cache_teacher` takes them (its `seed` is
             the last): the e-th iteration gives view e mod `views` of each image.
+        with_index: Whether each image carries its number, as `keras_kd.with_index` has it.
 
     Returns:
         A `tf.data.Dataset` of (float32 images, labels).
@@ -103,6 +106,8 @@ def batches(
         inputs = scale(tf.gather(images, indices))
         if augment is not None:
             inputs = augment(inputs, indices, batch // count, augment_seed)
+        if with_index:
+            inputs = pack(inputs, index=indices)
         return inputs, tf.gather(labels, indices)
 
     batched = rows.batch(batch_size, drop_remainder=drop_remainder)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_kd.distribution.distribute import WorkerError
+from keras_kd.distribution.workers import WorkerError
 
 # Seconds in which all workers must have come.
 START_TIMEOUT = 300

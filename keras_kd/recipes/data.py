@@ -131,6 +131,7 @@ class TrainData:
                 views=views,
                 augment=augment,
                 augment_seed=seed,
+                with_index=stage.needs_index(),
             )
         # float32, as so few outputs need no compression.
         cached = cache_teacher(

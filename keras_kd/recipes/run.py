@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_kd import data, files
-from keras_kd.distribution.distribute import Workers
+from keras_kd.distribution.workers import Workers
 from keras_kd.evaluation.uncertainty import over_seeds
 from keras_kd.recipes import data as recipe_data
 from keras_kd.recipes.model_files import load_model

@@ -75,6 +75,10 @@ class StageRecipe(Section):
         taps = (pair for loss in self.losses for pair in loss.make().taps)
         return any(pair.teacher is not None for pair in taps)
 
+    def needs_index(self):
+        """Whether a loss tells examples apart by their numbers."""
+        return any(loss.make().needs_index for loss in self.losses)
+
     def make(self, seed, dtype_policy="float32", models=None):
         """The `Stage`.
 

@@ -24,6 +24,8 @@ _KINDS = {"run": "one run", "seeds": "a run over several seeds", "tune": "a sear
 # What a model has of these changes while the run goes on.
 _PROGRESS = ("state", "error", "files")
 _MODELS = ("teacher", "stages")
+# What a run is called, and not what it is.
+_LABELS = ("recipe_name",)
 
 
 class RunError(ValueError):
@@ -280,7 +282,8 @@ def check_same(folder, found, wanted):
     content, found = found, {key: found.get(key) for key in wanted}
     found |= {key: _without_progress(found[key]) for key in found if key in _MODELS}
     different = list(_differences(found, json.loads(json.dumps(wanted))))
-    if not different:
+    # A recipe may have been renamed: what it holds tells the run.
+    if all(place in _LABELS for place, _, _ in different):
         return
     lines = [
         f"  {place}: {_shown(a)} in the run, {_shown(b)} now" for place, a, b in different

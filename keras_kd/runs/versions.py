@@ -25,5 +25,5 @@ def changed(found):
         "keras 3.14.0 (3.15.0 here), numpy 2.1 (2.4 here)", say; "" where all are the same.
     """
     here = versions()
-    others = {name: x for name, x in found.items() if here.get(name, x) != x}
-    return ", ".join(f"{name} {x} ({here[name]} here)" for name, x in others.items())
+    others = [name for name in here if found.get(name, here[name]) != here[name]]
+    return ", ".join(f"{name} {found[name]} ({here[name]} here)" for name in others)

@@ -3,7 +3,8 @@
 import keras
 from keras import tree
 
-from keras_kd.distribution.distribute import Distributed, strategy_of
+from keras_kd.distribution.distribute import Distributed
+from keras_kd.distribution.workers import strategy_of
 from keras_kd.training.compiled_steps import (
     Epoch,
     Groups,

@@ -1,6 +1,7 @@
 """What is KerasTuner's of a search: who chooses the values, and who keeps them."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import gc
@@ -65,7 +66,7 @@ def search(recipe, folder, trials, say, is_worker=False, is_distributed=False):
     tuner = _Tuner(recipe, oracle, folder, trials, say, is_worker)
     if not is_worker and (Path(folder) / PROJECT / "oracle.json").is_file():
         oracle.reload()
-        if is_distributed and _is_done(oracle):
+        if is_distributed and oracle.has_ended():
             # No worker would come, for whom a chief waits.
             return tuner.done()
     try:
@@ -115,13 +116,6 @@ class _Interrupts:
             raise KeyboardInterrupt
 
 
-def _is_done(oracle):
-    """Whether there is nothing to try any more; of Hyperband it is not known."""
-    if oracle.max_trials is None or oracle._retry_queue or oracle.ongoing_trials:
-        return False
-    return len(oracle.end_order) >= oracle.max_trials
-
-
 class _Kept:
     """Writes what an oracle knows whole or not at all, and goes on from any such file.
 
@@ -143,6 +137,18 @@ class _Kept:
         ended = [name for name in self._retry_queue if self._is_over(name)]
         self._retry_queue = [x for x in self._retry_queue if x not in ended]
         self.end_order += [name for name in ended if name not in self.end_order]
+
+    def has_ended(self):
+        """Whether there is nothing to try any more."""
+        if self._retry_queue or self.ongoing_trials:
+            return False
+        if self.max_trials is not None:
+            return len(self.end_order) >= self.max_trials
+        # Of Hyperband nobody else knows; what it drew for that is taken back.
+        before = copy.deepcopy(self.get_state())
+        status = self.populate_space("next")["status"]
+        self.set_state(before)
+        return status == TrialStatus.STOPPED
 
     def _is_over(self, name):
         return self.trials[name].status in (TrialStatus.COMPLETED, TrialStatus.FAILED)

@@ -76,7 +76,7 @@ def time_steps(folder):
     import numpy as np
 
     import keras_kd as kd
-    from keras_kd.distribution.distribute import Workers
+    from keras_kd.distribution.workers import Workers
 
     here = Workers(strategy)
     # What one worker of 2 or of 4 computes, alone.

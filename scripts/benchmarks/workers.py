@@ -51,7 +51,7 @@ def train(folder):
     import tensorflow as tf
 
     import keras_kd as kd
-    from keras_kd.distribution.distribute import Workers
+    from keras_kd.distribution.workers import Workers
 
     class Losses(keras.callbacks.Callback):
         """Keras's mean of the losses so far turned into each step's."""

@@ -111,13 +111,14 @@ def invoke(*arguments):
 
 def test_run_and_resume(write_recipe, sample_data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    recipe = write_recipe()
+    # Brackets stand for something in patterns, and in Markdown.
+    recipe = write_recipe().rename(tmp_path / "mine[1].toml")
     nothing = invoke("run", recipe, "--resume")
-    assert "There is no run to resume: no folder runs/mine-DATE-TIME" in nothing.output
-    (tmp_path / "runs" / "mine-other-20260101-000000").mkdir(parents=True)
+    assert "There is no run to resume: no folder runs/mine[1]-DATE-TIME" in nothing.output
+    (tmp_path / "runs" / "mine1-20260101-000000").mkdir(parents=True)
     first = invoke("run", recipe)
     assert first.exit_code == 0, first.output
-    (folder,) = (tmp_path / "runs").glob("mine-2*")
+    (folder,) = (tmp_path / "runs").glob("mine[[]1]-2*")
     assert first.output.startswith(f"Run folder: runs/{folder.name}\n")
     table = (folder / "results.md").read_text()
     assert "\nfirst: taught by labels, 1 epoch in " in first.output
@@ -135,6 +136,9 @@ def test_run_and_resume(write_recipe, sample_data, tmp_path, monkeypatch):
     assert other.exit_code == 1
     assert "recipe > batch_size: 50 in the run, 25 now" in other.output
     assert (folder / "results.md").read_text() == table
+    renamed = recipe.rename(tmp_path / "yours.toml")
+    again = invoke("run", renamed, "--run-dir", folder, "--resume")
+    assert again.exit_code == 0 and "\nfirst: done before\n" in again.output
 
 
 def test_run_over_seeds(write_recipe, sample_data, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_kd.distribution import cluster
-from keras_kd.distribution.distribute import WorkerError, strategy_of
+from keras_kd.distribution.workers import WorkerError, strategy_of
 from tests import forked
 
 WORKER = Path(__file__).parent / "train_on_cluster.py"
@@ -203,6 +203,9 @@ def test_the_readme_example_runs_on_two_workers():
     # Of both, one line.
     first, second = (text.splitlines()[-1] for _, text in done)
     assert first == second and json.loads(first)["epochs"] == 2
+    for _, text in done:
+        before, _, after = text.partition("the seeds differ")
+        assert "no common seed" not in before and after.count("no common seed") == 1
 
 
 RECIPE = """

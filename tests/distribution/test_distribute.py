@@ -9,13 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.distribution.distribute import (
-    WorkerError,
-    Workers,
-    _RestoreAlone,
-    _without_writers,
-    gone_workers_told,
-)
+from keras_kd.distribution.distribute import _RestoreAlone, _without_writers
 
 SCRIPT = Path(__file__).parent / "train_on_replicas.py"
 
@@ -80,13 +74,6 @@ def test_what_replicas_cannot_share_is_refused(told):
     assert "one device" in mutual
 
 
-def test_without_a_cluster_there_is_one_worker():
-    workers = Workers()
-    assert (workers.count, workers.index, workers.is_chief) == (1, 0, True)
-    assert workers.any(True) and not workers.any()
-    assert workers.after_chief(lambda: 3) == 3
-
-
 def test_only_the_chief_has_callbacks_that_write(tmp_path):
     stop = keras.callbacks.EarlyStopping()
     backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
@@ -99,23 +86,6 @@ def test_only_the_chief_has_callbacks_that_write(tmp_path):
     assert _without_writers(None) == [] and _without_writers(stop) == [stop]
     with pytest.raises(ValueError, match="must be a list"):
         _without_writers(keras.callbacks.CallbackList())
-
-
-def test_a_lost_worker_is_told_and_other_errors_pass():
-    import tensorflow as tf
-
-    # An error in a graph begins like this.
-    text = "Graph execution error:\n\nDetected at node x\nConnection reset by peer\nmore"
-    lost = tf.errors.UnavailableError(None, None, text)
-    alone, two = Workers(), Workers()
-    two.count = 2
-    with pytest.raises(WorkerError, match="again.*says: Connection reset by peer$"):
-        with gone_workers_told(two):
-            raise lost
-    for workers, error in ((alone, lost), (two, ZeroDivisionError())):
-        with pytest.raises(type(error)):
-            with gone_workers_told(workers):
-                raise error
 
 
 def test_a_student_of_another_scope_is_refused(make_model):

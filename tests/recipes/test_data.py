@@ -134,6 +134,22 @@ def test_a_loss_on_features_has_its_teacher_live(write_recipe, mnist_sample, tmp
     assert x.shape == (5, 28, 28, 1) and not list(tmp_path.glob("*/manifest.json"))
 
 
+def test_a_loss_that_tells_examples_apart(write_recipe, mnist_sample, tmp_path):
+    """Of layers, too, where the teacher runs live: each image has its number."""
+    images = np.round(mnist_sample[0][0][:10] * 255).astype("uint8")
+    keys = (
+        'losses = [{ name = "crd", num_examples = 10, negatives = 4, '
+        'taps = ["hidden1", "hidden2"] }]\nbatch_size = 5'
+    )
+    loaded, section = stage(write_recipe, keys)
+    arrays = images, np.arange(10)
+    make = recipe_data.TrainData(loaded, arrays, tmp_path).of(section)
+    for x, y in make(zoo.build("mnist_ta")):
+        np.testing.assert_array_equal(batch.index_of(x), y)
+        wanted = images[y.numpy()].astype("float32") / 255
+        np.testing.assert_array_equal(batch.inputs_of(x), wanted)
+
+
 def test_one_view_is_not_the_image_as_it_is(write_recipe, mnist_sample, tmp_path):
     images = np.round(mnist_sample[0][0][:10] * 255).astype("uint8")
     teacher, epochs = zoo.build("mnist_fc_4"), []

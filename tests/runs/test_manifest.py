@@ -176,7 +176,7 @@ def test_a_folder_of_something_else_is_refused(folder, description):
     (folder / "thesis.tex").write_text("mine")
     with pytest.raises(FileExistsError, match="exists and is not empty"):
         Manifest.open(folder, description)
-    with pytest.raises(FileExistsError, match="thesis.tex exists"):
+    with pytest.raises(FileExistsError, match="thesis.tex is a file"):
         Manifest.open(folder / "thesis.tex", description)
     with pytest.raises(RunError, match="is no run folder: it has no manifest.json"):
         manifest.read(folder)
@@ -320,3 +320,12 @@ def test_other_versions_are_named_first(folder, description, caplog):
     caplog.clear()
     Manifest.open(folder, description)
     assert not caplog.records
+
+
+def test_a_renamed_recipe_is_the_same_run(folder, description):
+    """What it was called when the run began stays."""
+    Manifest.open(folder, description | {"recipe_name": "mine"})
+    renamed = description | {"recipe_name": "yours"}
+    assert Manifest.open(folder, renamed).content["recipe_name"] == "mine"
+    with pytest.raises(RunError, match="(?s)recipe_name: 'mine' .*seed: 0 in the run"):
+        Manifest.open(folder, {"recipe_name": "yours"} | description | {"seed": 1})

@@ -78,3 +78,29 @@ def test_a_bayesian_draw_hangs_on_the_trials_alone(oracle, tmp_path):
         made.end_trial(trial)
     draws = [made.populate_space("12")["values"] for _ in range(3)]
     assert draws[0] == draws[1] == draws[2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_search_that_has_ended_is_seen_to_have(oracle, tmp_path, fails):
+    """As often as it is asked, and nothing is drawn by that."""
+    for tune in "trials = 3", 'strategy = "hyperband"':
+        made, other = (oracle(tune)[0] for _ in range(2))
+        for name, one in ("made", made), ("other", other):
+            one._set_project_dir(str(tmp_path / tune[:6] / name), "search")
+            if one.max_trials is None:
+                one.max_epochs = 9
+                one._current_bracket = one._get_num_brackets()
+        count = 0
+        while not made.has_ended():
+            assert not made.has_ended()
+            trials = [x.create_trial("tuner0") for x in (made, other)]
+            assert trials[0].get_state() == trials[1].get_state()
+            assert trials[0].status == "RUNNING"
+            for one, trial in zip((made, other), trials, strict=True):
+                assert not made.has_ended() or one is other
+                one.update_trial(trial.trial_id, {"val_accuracy": count / 9})
+                trial.status = "INVALID" if fails and count == 1 else "COMPLETED"
+                one.end_trial(trial)
+            count += 1
+        assert made.create_trial("tuner0").status == "STOPPED"
+        assert count == 3 if made.max_trials else count > 9
