@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras_kd
 from keras_kd import files as run_dirs
 from keras_kd.data import DATASETS
 from keras_kd.extras import needed_by
@@ -10,6 +11,7 @@ from keras_kd.report.recipe import repeat
 from keras_kd.report.tables import accuracy_table
 from keras_kd.runs import reader
 from keras_kd.runs.schema import DeviceFile
+from keras_kd.teachers.ensemble import Ensemble
 from keras_kd.training.loading import load_keras_file
 
 # Of models with more layers their number is given, not each one.
@@ -84,6 +86,7 @@ def card(run_dir, name, *, title=None, license=None, dataset=None, data_license=
     run = _first_run(run_dir)
     model = _finished(run, name)
     recipe = run.manifest.recipe or {}
+    loaded = load_keras_file(model.file("model.keras"))
     files = _files(run, name)
     measured = run.exports if any(x.profile for x in files) else None
     return rendered(
@@ -99,8 +102,9 @@ def card(run_dir, name, *, title=None, license=None, dataset=None, data_license=
             "given": stage_settings.is_given(model) and not _members(run, name),
             "looked": _looked(recipe, model),
             "settings": _settings(run, model),
-            "shape": _Shape.of(model),
-            "lineage": _lineage(run, model),
+            "shape": _Shape.of(loaded),
+            "needs_keras_kd": _is_ours(loaded),
+            "lineage": [*_lineage(run, model), *_made_of(run, model, loaded)],
             "results": accuracy_table([run]),
             "devices": files and devices.device_table(run, files),
             "conditions": measured and devices.conditions(run, measured),
@@ -244,8 +248,7 @@ class _Shape:
     task: str
 
     @classmethod
-    def of(cls, model):
-        loaded = load_keras_file(model.file("model.keras"))
+    def of(cls, loaded):
         layers = [f"{type(x).__name__}{_output(x)}" for x in loaded.layers]
         if len(layers) > _MOST_LAYERS:
             layers = [f"{len(layers)} layers"]
@@ -297,6 +300,20 @@ def _lineage(run, model):
         if first and not stage_settings.is_given(run[name]):
             sentences.append(f"Its first weights were those of {first}.")
     return sentences
+
+
+def _made_of(run, model, loaded):
+    """A sentence of an ensemble whose members no recipe names; else none."""
+    if not isinstance(loaded, Ensemble) or _members(run, model.name):
+        return []
+    members = " and ".join(repr(x.name) for x in loaded.models)
+    return [f"It is the ensemble of the models {members}."]
+
+
+def _is_ours(loaded):
+    """Whether Keras must know this package to load a model's file."""
+    layers = loaded._flatten_layers()
+    return any(type(x).__module__.startswith(f"{keras_kd.__name__}.") for x in layers)
 
 
 def _files(run, name):

@@ -45,6 +45,9 @@ class Ensemble(keras.Model):
         ValueError: An argument is of the wrong kind or out of range, or the models'
             inputs or outputs differ.
 
+    Attributes:
+        models: A list of them.
+
     Example:
 
     ```python
@@ -71,6 +74,11 @@ class Ensemble(keras.Model):
         inputs = symbolic_input(models[0])
         super().__init__(inputs, mean(inputs), name=name)
         self._mean = mean
+
+    @property
+    def models(self):
+        """The models, a list."""
+        return list(self._mean.models)
 
     def get_config(self):
         return self._mean.get_config() | {"name": self.name}

@@ -1,11 +1,15 @@
 """Model cards, from sample run folders."""
 
 import json
+import subprocess
+import sys
 
+import keras
 import pytest
 import yaml
 
 from keras_kd.report import card
+from keras_kd.teachers import Ensemble
 from tests.report.test_devices import device_file, exports
 from tests.runs.sample_run import change, make_run
 from tests.runs.test_reader import forget_checksums
@@ -203,6 +207,32 @@ def test_an_ensemble_tells_its_members(folder):
         "student was taught by ta. ta is the ensemble of teacher. teacher was given to"
     ) in text
     assert "ta was given" not in text
+
+
+def test_its_code_loads_an_ensemble(folder):
+    """In a process that knows Keras alone before; and its members are named."""
+    path = folder / "teacher" / "model.keras"
+    image = (28, 28, 1)
+    members = []
+    for name in "first", "second":
+        layers = [keras.layers.Flatten(), keras.layers.Dense(10)]
+        members.append(keras.Sequential([keras.layers.Input(image), *layers], name=name))
+    Ensemble(members).save(path)
+    forget_checksums(folder)
+    text = card.card(folder, "teacher")
+    assert "It is the ensemble of the models 'first' and 'second'." in text
+    code = text.split("```python\n")[1].split("```")[0]
+    assert "import keras_kd  # " in code
+    before = "import numpy as np\ninputs = np.zeros((2, 28, 28, 1))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{before}{code}print(answers.shape)"],
+        cwd=path.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.endswith("(2,)\n"), done.stderr
+    assert "import keras_kd" not in card.card(folder, "student")
 
 
 def test_a_stage_that_went_on_from_a_file(folder):
