@@ -6,6 +6,7 @@ import difflib
 from keras_kd.chain.dense import dense_stage
 from keras_kd.chain.own_objects import own_objects, remember_training
 from keras_kd.chain.run import run_chain
+from keras_kd.chain.stage import named
 from keras_kd.models.fingerprints import model_fingerprint
 from keras_kd.training.teacher_and_student import check_models
 
@@ -89,7 +90,8 @@ class DistillationChain:
             taught = stage.distillation_losses is not None
             found[stage.name] = self._choose_teachers(stage, models, by_default)
             for teacher in found[stage.name].values():
-                check_models(teacher, stage.student)
+                with named(stage):
+                    check_models(teacher, stage.student)
             models[stage.name] = stage.student
             if taught or stage.epochs == 0:
                 before = by_default if self.dense else {}

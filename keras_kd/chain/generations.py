@@ -13,6 +13,7 @@ from keras_kd.chain.chain import DistillationChain
 from keras_kd.chain.result import Measuring
 from keras_kd.chain.stage import Stage
 from keras_kd.losses import SoftTargets
+from keras_kd.losses.arguments import check_integer
 from keras_kd.models.copies import untrained_copy
 from keras_kd.teachers import Ensemble
 
@@ -54,10 +55,7 @@ def born_again(teacher, generations, epochs, distillation_losses=None, **stage_a
     Reference:
         [Furlanello et al., 2018](https://arxiv.org/abs/1805.04770), sections 3.1 and 3.2.
     """
-    if not isinstance(generations, int) or generations < 1:
-        raise ValueError(
-            f"`generations` must be an integer >= 1. Received: generations={generations!r}."
-        )
+    generations = check_integer("generations", generations, 1)
     if distillation_losses is None:
         distillation_losses = SoftTargets(temperature=1.0)
     stages = [

@@ -1,6 +1,7 @@
 """Training data of a chain: what goes through them again, and how often they were seen."""
 
 import hashlib
+import logging
 import math
 import random
 
@@ -8,7 +9,10 @@ import keras
 import numpy as np
 
 from keras_kd.chain.descriptions import is_of_a_library
+from keras_kd.chain.stage import named
 from keras_kd.data.order import ShuffledBatches, is_dataset
+
+logger = logging.getLogger(__name__)
 
 # Transformations that begin what is before them when they begin themselves.
 _BEGIN_TOGETHER = frozenset(
@@ -21,6 +25,40 @@ _BEGIN_TOGETHER = frozenset(
 )  # fmt: skip
 # A larger array of a PyDataset is taken for its examples, which stay as they are.
 _LARGEST = 2**20
+
+
+def check_data(chain, train_data, measured, run_dir, steps):
+    """Refuses data that a chain cannot go through, or a run folder not go on with.
+
+    Args:
+        chain: A `keras_kd.DistillationChain`.
+        train_data, run_dir, steps: As its `fit` takes them.
+        measured: dict of argument to the data that are measured.
+
+    Raises:
+        ValueError: As `check_repeatable`; or training data share a shuffle with others.
+    """
+    check_repeatable(steps, train_data=train_data)
+    check_repeatable(**measured)
+    for stage in chain.stages:
+        with named(stage):
+            check_repeatable(steps, train_data=stage.train_data)
+            data = train_data if stage.train_data is None else stage.train_data
+            if run_dir is None or not stage.epochs or callable(data):
+                continue
+            if share_state(data, measured.values()):
+                raise ValueError(
+                    "`train_data` and `validation_data` or `test_data` share a shuffle, so "
+                    "that measuring changes what comes next in training, and a run folder "
+                    "could not be gone on with. Shuffle the training data alone: "
+                    "data.shuffle(...) for one, data for the others."
+                )
+    if run_dir is not None and any(map(comes_in_another_order, measured.values())):
+        logger.warning(
+            "Validation or test data come in another order each time. A run that is gone "
+            "on with may differ from one that never stopped in the last digits of what is "
+            "measured, and so in the epoch that a stage chooses."
+        )
 
 
 def check_repeatable(steps=None, **data):

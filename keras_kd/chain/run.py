@@ -13,12 +13,13 @@ from keras_kd.chain.descriptions import tells_all
 from keras_kd.chain.own_objects import check_apart, unmoved
 from keras_kd.chain.progress import Progress
 from keras_kd.chain.result import ChainResult, Measuring
+from keras_kd.chain.stage import named
 from keras_kd.chain.stage_run import StageRun, read_history
 from keras_kd.data.order import in_order
 from keras_kd.distribution.workers import Workers, scope_of, strategy_of
 from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import teacher_id
-from keras_kd.runs.manifest import TAKEN, Manifest, environment
+from keras_kd.runs.manifest import TAKEN, Manifest, check_folder, environment
 from keras_kd.training.precision import in_float32
 from keras_kd.training.whose_answers import refusal, whose_answers
 
@@ -41,7 +42,7 @@ def run_chain(
     if steps is not None:
         steps = check_integer("steps_per_epoch", steps, least=1)
     measured = {"validation_data": validation_data, "test_data": test_data}
-    _check_data(chain, train_data, measured, run_dir, steps)
+    passes.check_data(chain, train_data, measured, run_dir, steps)
     check_apart(chain.teacher, chain.stages)
     # Made before the first is trained: what is drawn at random for a stage must not hang on
     # how much of the run is done already.
@@ -56,6 +57,7 @@ def run_chain(
 
             def open_manifest():
                 if workers.is_chief:
+                    check_folder(run_dir)
                     stack.enter_context(run_dirs.locked(run_dirs.make(run_dir)))
                 return Manifest.open(run_dir, description, writes=workers.is_chief)
 
@@ -68,31 +70,6 @@ def run_chain(
         # A chief that is still writing is no lost worker.
         workers.wait()
         return result
-
-
-def _check_data(chain, train_data, measured, run_dir, steps):
-    """Refuses data that a chain cannot go through, or a run folder not go on with."""
-    passes.check_repeatable(steps, train_data=train_data)
-    passes.check_repeatable(**measured)
-    for stage in chain.stages:
-        with _named(stage):
-            passes.check_repeatable(steps, train_data=stage.train_data)
-            data = train_data if stage.train_data is None else stage.train_data
-            if run_dir is None or not stage.epochs or callable(data):
-                continue
-            if passes.share_state(data, measured.values()):
-                raise ValueError(
-                    "`train_data` and `validation_data` or `test_data` share a shuffle, so "
-                    "that measuring changes what comes next in training, and a run folder "
-                    "could not be gone on with. Shuffle the training data alone: "
-                    "data.shuffle(...) for one, data for the others."
-                )
-    if run_dir is not None and any(map(passes.comes_in_another_order, measured.values())):
-        logger.warning(
-            "Validation or test data come in another order each time. A run that is gone "
-            "on with may differ from one that never stopped in the last digits of what is "
-            "measured, and so in the epoch that a stage chooses."
-        )
 
 
 def _workers_of(chain):
@@ -123,18 +100,9 @@ def _describe(chain, steps, settings):
 
 
 def _model_to_fit(chain, stage):
-    with _named(stage), scope_of(stage.student):
+    with named(stage), scope_of(stage.student):
         as_taught, teacher = chain.as_taught(stage)
         return as_taught.model_to_fit(teacher), teacher
-
-
-@contextlib.contextmanager
-def _named(stage):
-    """Begins the message of an error with the stage's name."""
-    try:
-        yield
-    except (ValueError, FloatingPointError) as error:
-        raise type(error)(f"Stage {stage.name!r}: {error}") from error
 
 
 class _Callbacks:
@@ -212,7 +180,8 @@ class _ChainRun:
                 folder.mkdir(exist_ok=True)
             model, _ = self.to_fit[stage.name]
             run = StageRun(stage, model, folder, self.ctrl_c)
-            with _named(stage):
+            with named(stage):
+                run.try_monitor(self.validation_data)
                 run.keep_start()
             self.runs[stage.name] = run
         start = random_state.digest()
@@ -241,7 +210,7 @@ class _ChainRun:
             if id(teacher) not in known and not trained:
                 known[id(teacher)] = teacher_id(teacher)
             if trained or of != known[id(teacher)]:
-                with _named(stage):
+                with named(stage):
                     raise refusal(of, ", ".join(teachers), known.get(id(teacher)))
 
     def _try_end(self):
@@ -249,7 +218,7 @@ class _ChainRun:
         for stage in self.chain.stages:
             # One without weights would draw them before its turn.
             if stage.epochs and stage.student.built and not self._is_done(stage.name):
-                with _named(stage):
+                with named(stage):
                     self.measuring.try_out(stage.student, stage.name)
 
     def _is_done(self, name):
@@ -284,12 +253,12 @@ class _ChainRun:
         model, teacher = self.to_fit.pop(stage.name)
         run = self.runs.pop(stage.name)
         run.begin()
-        with _named(stage):
+        with named(stage):
             run.restore()
         if self.folder:
             self.manifest.set_state(stage.name, "training")
         try:
-            with _named(stage):
+            with named(stage):
                 data = self._data_of(stage, train_data, teacher)
                 passes.skip_epochs(data, run.epochs_done, steps=self.steps)
                 callbacks = self.callbacks.of(stage)
@@ -405,5 +374,11 @@ class _ChainRun:
         distilled = [x for x in self.chain.stages if x.distillation_losses is not None]
         if distilled:
             path = self.folder / distilled[-1].name / "saved_model"
-            if not path.is_dir():
-                run_dirs.export_saved_model(self.students[distilled[-1].name], path)
+            try:
+                if not path.is_dir():
+                    run_dirs.export_saved_model(self.students[distilled[-1].name], path)
+            except OSError:
+                raise
+            # What a layer or its backend cannot write is of any kind; all else is there.
+            except Exception as error:
+                logger.warning("%s cannot be written as SavedModel: %s", path, error)

@@ -1,7 +1,7 @@
 """One stage of a chain: a student, and how it is trained."""
 
+import contextlib
 import dataclasses
-import numbers
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_kd.chain.descriptions import described
 from keras_kd.files import check_folder_name
+from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import model_fingerprint
 from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.training import checks
@@ -94,19 +95,11 @@ class Stage:
                 f"Stage {self.name!r}: `student` must be a keras.Model. "
                 f"Received: {self.student!r}."
             )
-        self._check_integer("epochs", 0)
-        if self.patience is not None:
-            self._check_integer("patience", 1)
+        with named(self):
+            self.epochs = check_integer("epochs", self.epochs, 0)
+            if self.patience is not None:
+                self.patience = check_integer("patience", self.patience, 1)
         self._check_effect()
-
-    def _check_integer(self, argument, least):
-        value = getattr(self, argument)
-        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not is_integer or value < least:
-            raise ValueError(
-                f"Stage {self.name!r}: `{argument}` must be an integer >= {least}. "
-                f"Received: {argument}={value!r}."
-            )
 
     def _check_effect(self):
         """Refuses arguments that would have no effect."""
@@ -223,3 +216,12 @@ class _LabelsAlone(SeveralSteps):
     def save(self, *args, **kwargs):
         """Saves the student: what a `keras.callbacks.ModelCheckpoint` is given for."""
         self.student.save(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def named(stage):
+    """Begins the message of an error with the stage's name."""
+    try:
+        yield
+    except (ValueError, FloatingPointError) as error:
+        raise type(error)(f"Stage {stage.name!r}: {error}") from error

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from keras_kd.chain import checkpoint, passes, random_state
 from keras_kd.chain.scalars import Scalars
 from keras_kd.data import order
 from keras_kd.distribution.workers import Workers, scope_of, strategy_of
+from keras_kd.evaluation import labelled
 from keras_kd.training.callbacks import StopOnBadLoss
 from keras_kd.training.precision import in_float32
 
@@ -67,15 +69,34 @@ class StageRun:
     def _scores(self):
         """The monitored metric after each epoch, signed so that more is better."""
         monitor = self.stage.monitor
-        if monitor not in self.history:
-            known = sorted(x for x in self.history if x.startswith("val_"))
+        self._check_monitor(self.history)
+        values = np.asarray(self.history[monitor])
+        scores = -values if monitor.endswith("loss") else values
+        return np.where(np.isnan(scores), -np.inf, scores)
+
+    def _check_monitor(self, names):
+        monitor, known = self.stage.monitor, sorted(x for x in names if x[:4] == "val_")
+        if monitor not in known:
             raise ValueError(
                 "`monitor` must be a metric of the validation data: "
                 f"{', '.join(known) or 'there are none'}. Received: monitor={monitor!r}."
             )
-        values = np.asarray(self.history[monitor])
-        scores = -values if monitor.endswith("loss") else values
-        return np.where(np.isnan(scores), -np.inf, scores)
+
+    def try_monitor(self, validation_data):
+        """Refuses a metric to monitor that the first epoch would not have.
+
+        Raises:
+            ValueError: There is no such metric.
+        """
+        stage = self.stage
+        names = [getattr(x, "name", x) for x in tree.flatten(stage.metrics)]
+        known = {"val_loss", *(f"val_{x}" for x in names)}
+        if not stage.chooses_epoch or stage.monitor in known or self.workers.count > 1:
+            return
+        # Keras names some metrics by what they measure; one batch tells.
+        (x, y), *_ = itertools.islice(labelled.batches(validation_data), 1)
+        found = self.model.evaluate(x, y, return_dict=True, verbose=0)
+        self._check_monitor([f"val_{name}" for name in found])
 
     def keep_start(self):
         """What the stage begins with is that of the run's first process, in each process.

@@ -27,10 +27,12 @@ def in_order(data, seed, steps=None):
     if isinstance(data, keras.utils.PyDataset):
         return ShuffledBatches(data, seed, steps)
     arrays = tree.flatten(data)
-    if arrays and all(isinstance(x, np.ndarray) for x in arrays):
+    if arrays and all(hasattr(x, "shape") for x in arrays):
         import tensorflow as tf
 
         parts = data if isinstance(data, tuple) else (data,)
+        # tf.data would stack the arrays of a list.
+        parts = tree.map_structure(np.asarray, tree.lists_to_tuples(parts))
         examples = tf.data.Dataset.from_tensor_slices(parts)
         number = int(np.random.default_rng(seed).integers(2**31))
         data = examples.shuffle(len(arrays[0]), seed=number).batch(_BATCH_SIZE)

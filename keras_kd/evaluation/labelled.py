@@ -30,7 +30,14 @@ def batches(data, argument="dataset"):
                 f"`{argument}` must give batches of (inputs, labels), or (inputs, labels, "
                 f"sample weights). Received: a {type(batch).__name__}{length}."
             )
-        yield batch[0], batch[1]
+        inputs, labels = batch[:2]
+        # A list may be the numbers themselves.
+        if not isinstance(labels, (list, dict)) and np.ndim(labels) == 0:
+            raise ValueError(
+                f"`{argument}` must give batches, and gives single examples. Call "
+                "batch(...) on it."
+            )
+        yield inputs, labels
 
 
 def are_arrays(data):

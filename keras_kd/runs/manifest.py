@@ -160,6 +160,16 @@ _REPAIR = (
 )
 
 
+def check_folder(folder):
+    """Refuses a folder of something else, before anything is put there.
+
+    Raises:
+        FileExistsError: It is neither a run's nor new.
+    """
+    if not (Path(folder) / MANIFEST).is_file():
+        run_dirs.check_new(folder)
+
+
 def read(folder, kind=None):
     """A run folder's manifest, a dict.
 

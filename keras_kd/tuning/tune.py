@@ -72,6 +72,7 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None):
                 progress.say("The search is over: there is nothing to do for a worker.")
                 return None
         else:
+            manifest.check_folder(folder)
             stack.enter_context(files.locked(files.make(folder)))
             manifest.open_search(folder, settings, trials=recipe.tune.trials, done=False)
             if not is_distributed:

@@ -60,5 +60,5 @@ def test_each_generation_has_losses_of_its_own(make_model):
 
 @pytest.mark.parametrize("generations", [0, 1.5, "2"])
 def test_bad_counts(make_model, generations):
-    with pytest.raises(ValueError, match="`generations` must be an integer >= 1"):
+    with pytest.raises(ValueError, match="`generations` must be an integer, 1 or greater"):
         born_again(make_model(), generations, epochs=1)

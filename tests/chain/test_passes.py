@@ -169,9 +169,9 @@ def test_epochs_of_some_steps_are_one_long_pass(kind, steps):
             assert sorted(seen[first : first + COUNT]) == list(range(COUNT))
 
 
-@pytest.mark.parametrize("kind", ["shuffled", "twice", "one after another", "PyDataset"])
+@pytest.mark.parametrize("kind", ["as they are", "cached", "PyDataset"])
 def test_so_they_are_in_a_second_stage(kind):
-    """Where nothing is read ahead."""
+    """Where no shuffle is read ahead, by as much as there is time for."""
     given = DATA[kind]()
     orders(in_order(given, [0, 0], 3), 2, steps=3)
     wanted = orders(in_order(given, [0, 1], 3), 3, steps=3)

@@ -564,6 +564,41 @@ def test_what_the_end_needs_is_tried_before_training(
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("monitor", ["val_acuracy", "val_logit_mse_loss", "accuracy"])
+def test_what_to_monitor_is_looked_for_before_training(make_chain, data, tmp_path, monitor):
+    chain = make_chain(restore_best=True, monitor=monitor)
+    before = chain.stages[0].student.get_weights()
+    how = {"test_data": data.take(2), "verbose": 0}
+    message = f"Stage 'student': `monitor` must be .*val_accuracy, .*Received: .*{monitor}"
+    with pytest.raises(ValueError, match=message):
+        chain.fit(data, data, tmp_path / "run", **how)
+    for a, b in zip(before, chain.stages[0].student.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_keras_names_itself_can_be_monitored(make_chain, data):
+    metrics = [keras.metrics.SparseTopKCategoricalAccuracy(2, name="top")]
+    for monitor in "val_top", "val_student_loss":
+        chain = make_chain(restore_best=True, monitor=monitor, metrics=metrics)
+        result = chain.fit(data, data, test_data=data.take(2), verbose=0)
+        assert monitor in result.histories["student"]
+
+
+def test_without_a_saved_model_a_run_is_whole(
+    make_chain, data, tmp_path, monkeypatch, caplog
+):
+    def refused(model, path):
+        raise RuntimeError("a layer cannot be exported")
+
+    monkeypatch.setattr("keras_kd.files.export_saved_model", refused)
+    make_chain().fit(data, data, tmp_path / "run", verbose=0)
+    assert "cannot be written as SavedModel: a layer cannot be exported" in caplog.text
+    assert (tmp_path / "run" / "results.md").is_file()
+    monkeypatch.undo()
+    make_chain().fit(data, data, tmp_path / "run", verbose=0)
+    assert (tmp_path / "run" / "student" / "saved_model").is_dir()
+
+
 @pytest.mark.parametrize("one_hot", [False, True])
 def test_arrays_one_hot_labels_and_weights(make_model, vectors, tmp_path, one_hot):
     """The table is that of a data set of class numbers; the losses are weighted."""

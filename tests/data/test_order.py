@@ -58,6 +58,22 @@ def test_with_steps_the_passes_follow_each_other(make):
         assert first != second
 
 
+def test_arrays_of_all_kinds():
+    """Of any library, and in a list, which are several inputs."""
+    import tensorflow as tf
+
+    x, y = np.arange(6.0), np.arange(6)
+    (wanted,) = in_order((x, y), [0])
+    for data in (tf.constant(x), y), (x, tf.constant(y)):
+        (found,) = in_order(data, [0])
+        for a, b in zip(wanted, found, strict=True):
+            np.testing.assert_array_equal(a, b)
+    ((inputs, labels),) = in_order(([x, x[:, None] + 1], y), [0])
+    np.testing.assert_array_equal(inputs[0], wanted[0])
+    np.testing.assert_array_equal(inputs[1][:, 0], wanted[0] + 1)
+    np.testing.assert_array_equal(labels, wanted[1])
+
+
 def test_other_data_stay_as_they_are():
     import tensorflow as tf
 

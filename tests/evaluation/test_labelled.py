@@ -57,6 +57,8 @@ def test_arrays_of_several_inputs():
         ([X], "`val` must give batches of .inputs, labels., or .*Received: a ndarray"),
         ([(X,)], "Received: a tuple of 1"),
         ([(X, Y, WEIGHTS, X)], "Received: a tuple of 4"),
+        ([(X[0], Y[0])], "`val` must give batches, and gives single examples. Call batch"),
+        (DATA["tf.data"].unbatch(), "gives single examples"),
         ((X, Y[:9]), "as many examples. Received: 9 and 40 examples"),
     ],
 )
