@@ -67,21 +67,22 @@ def make(path):
 
 
 def _exists(path):
-    parts = [*reversed(path.parents), path]
-    in_the_way = next(filter(_is_no_folder, parts), path)
-    reason = "exists and is not empty"
-    if in_the_way.is_symlink() and not in_the_way.exists():
-        reason = f"cannot be made: {in_the_way} is a link to nothing"
-    elif in_the_way.exists() and not in_the_way.is_dir():
-        reason = f"cannot be made: {in_the_way} is a file"
+    what = in_the_way(path)
+    reason = f"cannot be made: {what}" if what else "exists and is not empty"
     return FileExistsError(
         f"The run folder {path} {reason}. Nothing was changed: choose another one, or "
         "remove that first."
     )
 
 
-def _is_no_folder(path):
-    return (path.exists() or path.is_symlink()) and not path.is_dir()
+def in_the_way(path):
+    """Why a folder cannot be made, in words; None where it is a folder or could be."""
+    for part in [*reversed(path.parents), path]:
+        if part.exists() and not part.is_dir():
+            return f"{part} is a file"
+        if part.is_symlink() and not part.exists():
+            return f"{part} is a link to nothing"
+    return None
 
 
 @contextlib.contextmanager
@@ -118,10 +119,16 @@ def renamed_when_done(path):
     old file or the new one, whole.
 
     Raises:
+        FileExistsError: Its folder cannot be made; names what is in the way.
         OSError: There is no room; names `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FileExistsError(
+            f"{path} cannot be written: {in_the_way(path.parent)}."
+        ) from error
     temporary = path.with_name(f".{uuid.uuid4().hex}-{path.name}")
     try:
         yield temporary

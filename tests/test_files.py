@@ -37,6 +37,17 @@ def test_make_takes_what_is_there_and_refuses_a_file(tmp_path):
                 refuse(path)
 
 
+def test_what_is_in_the_way_of_a_file_is_named(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for name, what in ("mine.txt", "is a file"), ("link", "is a link to nothing"):
+        for path in tmp_path / name / "a.md", tmp_path / name / "b" / "a.md":
+            message = f"{path} cannot be written: {tmp_path / name} {what}"
+            with pytest.raises(FileExistsError, match=message):
+                files.write_text(path, "text")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("kind", ["folder with a file", "file"])
 def test_create_refuses_what_is_there(tmp_path, kind):
     path = tmp_path / "run"

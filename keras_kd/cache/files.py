@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_kd.files import sync
+from keras_kd.files import in_the_way, sync
 from keras_kd.runs.versions import changed
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,8 @@ class CacheFolder:
         self.path = Path(path)
         self._settings = _as_json(settings)
         self._former = self._settings if former is None else _as_json(former)
-        if self.path.exists() and not self.path.is_dir():
-            raise self.refusal("that is a file, not a folder.")
+        if what := in_the_way(self.path):
+            raise self.refusal(f"{what}, where a folder should be.")
         self.path.mkdir(parents=True, exist_ok=True)
         self.shards = self._read_manifest()
         self._tidy()

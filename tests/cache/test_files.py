@@ -156,8 +156,10 @@ def test_a_manifest_of_something_else_is_refused(tmp_path, text):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(CacheError, match="not a folder"):
-        CacheFolder(tmp_path / "file", SETTINGS)
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for path, what in ("file", "is a file"), ("file/a", "is a file"), ("link", "to nothing"):
+        with pytest.raises(CacheError, match=f"{what}, where a folder should be"):
+            CacheFolder(tmp_path / path, SETTINGS)
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
