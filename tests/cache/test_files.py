@@ -157,7 +157,8 @@ def test_a_manifest_of_something_else_is_refused(tmp_path, text):
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
-    for path, what in ("file", "is a file"), ("file/a", "is a file"), ("link", "to nothing"):
+    told = ("file", "is a file"), ("file/a", "is a file"), ("link", "to nothing")
+    for path, what in told:
         with pytest.raises(CacheError, match=f"{what}, where a folder should be"):
             CacheFolder(tmp_path / path, SETTINGS)
 
