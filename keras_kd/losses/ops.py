@@ -81,6 +81,42 @@ def cross_entropy(teacher_log_probs, student_log_probs):
     return -ops.sum(ops.exp(teacher_log_probs) * student_log_probs, axis=-1)
 
 
+def log_sigmoids(logits, temperature=1.0):
+    """Logarithms of `sigmoid(logits / temperature)` and of 1 minus it.
+
+    Taken in log space: finite for any finite logits.
+
+    Args:
+        logits: (...), raw, no sigmoid.
+        temperature: T > 0.
+
+    Returns:
+        A pair of (...), float32 (float64 for float64 logits).
+    """
+    logits = at_least_float32(logits) / temperature
+    return ops.log_sigmoid(logits), ops.log_sigmoid(-logits)
+
+
+def bernoulli_kl(teacher, student):
+    """`p * (log p - log q) + (1 - p) * (log(1 - p) - log(1 - q))`, p the teacher's.
+
+    Never negative: rounding alone can put it a hair below zero.
+
+    Args:
+        teacher, student: As `log_sigmoids` gives them.
+    """
+    divergence = sum(
+        ops.exp(x) * (x - y) + (ops.exp(y) - ops.exp(x))
+        for x, y in zip(teacher, student, strict=True)
+    )
+    return ops.maximum(divergence, 0.0)
+
+
+def bernoulli_cross_entropy(teacher, student):
+    """`-p * log q - (1 - p) * log(1 - q)`, p the teacher's; as `bernoulli_kl`."""
+    return -sum(ops.exp(x) * y for x, y in zip(teacher, student, strict=True))
+
+
 def label_mask(y_true, logits):
     """Where each example's labelled class is.
 
