@@ -9,15 +9,17 @@ import uuid
 from pathlib import Path
 
 import keras
+from keras import tree
 
 from keras_kd import files
-from keras_kd.exporters import checks, proof
+from keras_kd.exporters import checks, converter, proof
+from keras_kd.exporters.conversion import Conversion, calibration_inputs
 from keras_kd.exporters.fake_quantization import without_fake_quantization
 from keras_kd.exporters.file_profile import file_sizes
-from keras_kd.exporters.runtimes import FORMATS, need_runtimes, open_file
+from keras_kd.exporters.runtimes import FORMATS, need_runtimes
+from keras_kd.tasks.heads import alone
 from keras_kd.training.precision import in_float32
 
-_KERAS_NAMES = {"saved_model": "tf_saved_model", "litert": "litert", "onnx": "onnx"}
 _PACKAGES = {
     "saved_model": ("tensorflow",),
     "litert": ("tensorflow", "ai-edge-litert"),
@@ -155,17 +157,30 @@ def export(
     need_runtimes(format)
     # As StudentCheckpoint does: of a Distiller, what ships is its student.
     trained = checks.check_model(getattr(model, "student", model))
+    if format == "litert":
+        converter.start()
     model = without_fake_quantization(in_float32(trained))
     given = checks.random_examples(model, preprocessing) if examples is None else examples
     first, batches = proof.first_and_all(given)
     checks.check_inputs(model, first, preprocessing)
+    taken = first if preprocessing is None else preprocessing(first[:1])
+    model, trained = (_of_tensors(x, taken) for x in (model, trained))
     checks.check_float32(model, trained, first, preprocessing)
     whole = _whole(model, first, preprocessing, as_float=quantization == "int8")
     signature = keras.InputSpec(
         shape=(batch_size, *first.shape[1:]), dtype=whole.inputs[0].dtype
     )
-    options, calibrated = _converter_options(
-        quantization, calibration, signature, as_bytes=preprocessing is not None
+    calibrated = None
+    if quantization == "int8":
+        calibrated = calibration_inputs(calibration, signature, preprocessing is not None)
+    conversion = Conversion(
+        whole,
+        path,
+        format,
+        quantization,
+        signature,
+        calibrated,
+        as_bytes=preprocessing is not None,
     )
     facts = {
         "file": path.name,
@@ -175,22 +190,20 @@ def export(
         "gives": "the model's outputs" if preprocessing is None else "probabilities",
         "parameters": model.count_params(),
         "real_examples": examples is not None,
-        "calibration_examples": calibrated,
+        "calibration_examples": 0 if calibrated is None else len(calibrated),
     }
     # Both are written before either gets its name.
     with (
         files.renamed_when_done(proof_path(path)) as proof_file,
         files.renamed_when_done(path) as temporary,
     ):
-        whole.export(
-            temporary,
-            format=_KERAS_NAMES[format],
-            verbose=False,
-            input_signature=[signature],
-            **options,
-        )
-        loaded = open_file(temporary)
-        proved = proof.prove(whole, loaded.predict, batches)
+        loaded = conversion.write(temporary, first)
+
+        def predict(inputs):
+            with conversion.refusals(temporary):
+                return loaded.predict(inputs)
+
+        proved = proof.prove(whole, predict, batches)
         proof.check(proved, path, *limits)
         exported = _exported(facts, temporary, loaded, proved, limits)
         proof_file.write_text(json.dumps(dataclasses.asdict(exported), indent=2) + "\n")
@@ -212,15 +225,6 @@ def _exported(facts, path, loaded, proved, limits):
         min_agreement=limits[1],
         versions={name: importlib.metadata.version(name) for name in packages},
     )
-
-
-def _converter_options(quantization, calibration, signature, as_bytes):
-    if quantization is None:
-        return {}, 0
-    # TensorFlow is loaded here alone.
-    from keras_kd.exporters.quantization import converter_options
-
-    return converter_options(quantization, calibration, signature, as_bytes)
 
 
 def file_name(name, format, quantization=None):
@@ -245,12 +249,26 @@ def proof_path(path):
     return path.with_name(f"{path.name}.export.json")
 
 
+def _of_tensors(model, taken):
+    """The model, or one from a tensor to a tensor that calls it with its dict or list."""
+    inputs = getattr(model, "inputs", None)
+    if inputs:
+        tensor = keras.Input(batch_shape=inputs[0].shape, dtype=inputs[0].dtype)
+        given = proof.in_structure(model, tensor)
+        if not any(map(tree.is_nested, (given, model.compute_output_spec(given)))):
+            return model
+    else:
+        # Words' numbers stay integers.
+        is_wide = "int" in str(taken.dtype) and taken.dtype != "uint8"
+        dtype = taken.dtype if is_wide else None
+        given = tensor = keras.Input(taken.shape[1:], dtype=dtype)
+    return keras.Model(tensor, alone(model(given)), name=model.name)
+
+
 def _whole(model, first, preprocessing, as_float):
     """The Keras model that the file is to be: with preprocessing, to probabilities."""
     if preprocessing is None:
-        if getattr(model, "inputs", None):
-            return model
-        return keras.Sequential([keras.Input(first.shape[1:]), model], name=model.name)
+        return model
     # The converter itself makes bytes of an input in float: no operation on floats is left.
     image = keras.Input(first.shape[1:], dtype="float32" if as_float else "uint8")
     logits = model(preprocessing(image))
