@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import os
 import tempfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 
 from keras_kd.exporters import converter, onnx_graph, proof, runtimes
 
+_NO_ROOM = {x: os.strerror(x) for x in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)}
 _QUANTIZATIONS = {None: "None", "float16": "'float16'", "dynamic": "'dynamic'"}
 
 
@@ -71,7 +74,7 @@ class Conversion:
             saved_model, inputs, calibration = (
                 str(Path(folder, x)) for x in ("model", "inputs.npy", "calibration.npy")
             )
-            with self.refusals(file, "Keras's exporter"):
+            with self.refusals(file, "Keras's exporter", disk=tempfile.gettempdir()):
                 archive.write_out(saved_model, verbose=False)
             np.save(inputs, examples[: runtimes.BATCH].astype(self.signature.dtype))
             if self.calibration is not None:
@@ -79,7 +82,8 @@ class Conversion:
             said = converter.ask(
                 {
                     "saved_model": saved_model,
-                    "path": str(file),
+                    # This process may be in another folder now than at the other's start.
+                    "path": str(Path(file).absolute()),
                     "examples": inputs,
                     "quantization": self.quantization,
                     "calibration": None if self.calibration is None else calibration,
@@ -87,6 +91,8 @@ class Conversion:
                     "as_bytes": self.as_bytes,
                 }
             )
+        if "os" in said:
+            raise OSError(*said["os"], str(self.path))
         told = {
             "stopped": "LiteRT's converter, or the runtime that tried it, was stopped by",
             "converter": "LiteRT's converter says:",
@@ -96,18 +102,29 @@ class Conversion:
             raise self._refusal(f"{told[key]} {said[key]}", file)
 
     @contextlib.contextmanager
-    def refusals(self, file, who=None):
-        """Makes one kind of error of all that a converter or the runtime raises.
+    def refusals(self, file, who=None, disk=None):
+        """Makes a ValueError of all that a converter or the runtime raises.
 
         Args:
             file: Where the file is written, which no message says.
             who: What works meanwhile; by default the runtime.
+            disk: What an error of the disk is said of; by default the file's own name.
+
+        Raises:
+            OSError: There was no room, or the like.
         """
         try:
             yield
-        except (OSError, ImportError, MemoryError):  # Not for want of an operator.
+        except OSError as error:
+            error.filename = str(disk or self.path)
+            raise
+        except (ImportError, MemoryError):  # Not for want of an operator.
             raise
         except Exception as error:
+            # TensorFlow has errors of its own for these.
+            for number, text in _NO_ROOM.items():
+                if text in str(error):
+                    raise OSError(number, text, str(disk or self.path)) from error
             said = f"{who or self._runtime} says: {runtimes.reason(error)}"
             raise self._refusal(said, file) from error
 
@@ -117,7 +134,8 @@ class Conversion:
         return f"{module}, which is to run it,"
 
     def _refusal(self, said, file=None):
-        said = said if file is None else said.replace(str(file), str(self.path))
+        for name in () if file is None else (Path(file).absolute(), file):
+            said = said.replace(str(name), str(self.path))
         quantized = f" with quantization={self.quantization!r}" if self.quantization else ""
         return ValueError(
             f"{self.path} was not written, because the model {self.model.name!r} could not "

@@ -92,14 +92,12 @@ def ask(request):
     """Has a file made and run in the process.
 
     Args:
-        request: dict of `_convert`'s arguments.
+        request: dict of `_convert`'s arguments, its paths absolute.
 
     Returns:
-        A dict of one key: "written", True; "converter" or "runtime", what that one said;
-        or "stopped", how the process died.
-
-    Raises:
-        OSError: The file could not be written.
+        A dict of one key: "written", True; "os", number and text of an error of the
+        system; "converter" or "runtime", what that one said; or "stopped", how the process
+        died.
     """
     with _lock:
         try:
@@ -108,11 +106,7 @@ def ask(request):
         except BaseException:  # Ctrl-C: what it does now is nobody's.
             _stop()
             raise
-    if answer is None:
-        return {"stopped": "exit status 0"}
-    if "os" in answer:
-        raise OSError(*answer["os"], request["path"])
-    return answer
+    return answer or {"stopped": "exit status 0"}
 
 
 def _running():

@@ -95,26 +95,29 @@ def export(
 ):
     """Writes a model as a SavedModel, LiteRT or ONNX file, and proves it.
 
-    Keras's exporter makes the file. Its own runtime then runs it on the examples, beside
-    the Keras model. If their outputs differ by more than the tolerance no file is left;
-    else a second one, its name with ".export.json" after it, says what was found.
+    Keras's exporter makes the file, LiteRT's converter in a process of its own. The
+    format's runtime then runs it on the examples, beside the Keras model. If their outputs
+    differ by more than the tolerance no file is left; else a second one, its name with
+    ".export.json" after it, says what was found.
 
     Args:
         model: A built `keras.Model` with one input and one output
-            (batch, ..., num_classes). Of a Distiller, its student is exported; what was
-            trained in mixed precision is exported in float32, and a `quantization_aware`
-            model as the plain one.
+            (batch, ..., num_classes), be it in a dict or list of one. Of a Distiller, its
+            student is exported; what was trained in mixed precision is exported in float32,
+            and a `quantization_aware` model as the plain one.
         path: Ends in ".tflite" for LiteRT, in ".onnx" for ONNX; a folder for a SavedModel.
         format: "saved_model", "litert" or "onnx".
         quantization: Of LiteRT alone. None is float32; "float16", weights in float16;
             "dynamic", weights in int8, activations too while the file runs; "int8",
-            everything in int8, inputs and outputs included.
+            everything in int8, inputs and outputs included; but inputs that are integers
+            in the Keras model stay so.
         calibration: Real training inputs for "int8", in any form that `examples` takes;
             some hundreds are enough.
         examples: At least 1,000 real inputs, better with labels: an array (n, ...), a
-            tuple (inputs, labels of (n,)), or batches of one or the other, such as a
-            `tf.data.Dataset`. The file takes inputs of their shape. By default random
-            numbers in [0, 1), or bytes for preprocessing: a weaker proof.
+            tuple (inputs, labels of (n,)), also with weights, which are left aside, or
+            batches of one or the other, such as a `tf.data.Dataset`. Inputs and labels may
+            be in a dict or list of one. The file takes inputs of their shape. By default
+            random numbers in [0, 1), or bytes for preprocessing: a weaker proof.
         batch_size: The file's, at least 1; None leaves it free.
         preprocessing: A Keras layer from images, uint8 in [0, 255], to the model's
             inputs, for instance `keras.layers.Rescaling(1 / 255)`. The file then takes
@@ -133,8 +136,10 @@ def export(
     Raises:
         FileExistsError: There is something at `path`.
         ImportError: A runtime is not installed.
-        ValueError: An argument is not what is described here, or the file's answers are
-            beyond the tolerance. In every case nothing is written.
+        OSError: There is no room for the file, or the like.
+        ValueError: An argument is not what is described here; a converter or the runtime
+            refuses the model, or was stopped, and the message says what may help; or the
+            file's answers are beyond the tolerance. In every case nothing is written.
 
     Example:
 

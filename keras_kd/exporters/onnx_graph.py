@@ -1,5 +1,7 @@
 """A TensorFlow function as an ONNX file, after what tf2onnx does not know is rewritten."""
 
+import warnings
+
 import keras
 
 
@@ -11,33 +13,47 @@ def write(function, signature, path):
         signature: The `keras.InputSpec` of that.
         path: Of the file.
     """
-    graph = _Graph(_plain(function.get_concrete_function()))
+    graph = _Graph(*_plain(function.get_concrete_function()))
     inputs = keras.Input(batch_shape=signature.shape, dtype=signature.dtype)
-    # Through Keras, which makes tf2onnx work with today's NumPy.
-    keras.Model(inputs, graph(inputs)).export(
-        path, format="onnx", verbose=False, input_signature=[signature]
-    )
+    with warnings.catch_warnings():
+        # Keras looks for `np.object`, of which NumPy warns.
+        warnings.simplefilter("ignore", FutureWarning)
+        # Through Keras, which makes tf2onnx work with today's NumPy.
+        keras.Model(inputs, graph(inputs)).export(
+            path, format="onnx", verbose=False, input_signature=[signature]
+        )
 
 
 class _Graph(keras.layers.Layer):
-    """A graph, called."""
+    """A graph, from one of its tensors to another."""
 
-    def __init__(self, graph):
+    def __init__(self, graph, given, gives):
         super().__init__(autocast=False)
-        self.graph = graph
+        self.graph, self.given, self.gives = graph, given, gives
 
     def call(self, inputs):
-        return self.graph(inputs)
+        import tensorflow as tf
+
+        # Not as a function, whose name would stand before that of each operation.
+        (outputs,) = tf.import_graph_def(
+            self.graph, {self.given: inputs}, [self.gives], name=""
+        )
+        return outputs
 
 
 def _plain(function):
-    """The same function without state, calls of others and operations like Erfc."""
+    """(graph, input, output) of a function, without state, calls or Erfc."""
     graph = _frozen(function)
     _without_xla(graph)
-    names = [x.name for x in (function.inputs[0], function.outputs[0])]
-    graph = _frozen(_function(graph, *names))
+    given, gives = function.inputs[0].name, function.outputs[0].name
+    graph = _frozen(_function(graph, given, gives))
     _without_erfc(graph)
-    return _function(graph, *names)
+    last = next(x for x in graph.node if x.name == gives.split(":")[0])
+    if last.op == "Identity":
+        # The function that this goes into has one of this name, which is the file's output.
+        gives = last.input[0] if ":" in last.input[0] else f"{last.input[0]}:0"
+        graph.node.remove(last)
+    return graph, given, gives
 
 
 def _frozen(function):

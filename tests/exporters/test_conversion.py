@@ -1,6 +1,7 @@
 """Layers that converters and runtimes do not know, types that they do not take."""
 
 import math
+import tempfile
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kd as kd
-from keras_kd.exporters import conversion
+from keras_kd.exporters import conversion, converter
 from tests.exporters.test_export import run_file
 
 pytest.importorskip("ai_edge_litert.interpreter")
@@ -91,6 +92,18 @@ def test_the_file_computes_what_the_layers_do(tmp_path, name, format):
     assert report.input_dtype == x.dtype
 
 
+def test_an_onnx_file_is_small_and_its_tensors_have_names(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, x, _ = normalised()
+    report = kd.export(model, tmp_path / "m.onnx", "onnx", examples=x)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    assert [i.name for i in session.get_inputs()] == ["args_0"]
+    assert [i.name for i in session.get_outputs()] == ["Identity:0"]
+    content = (tmp_path / "m.onnx").read_bytes()
+    # No temporary name, and no names of functions around functions.
+    assert b"-m.onnx" not in content and report.file_bytes < 1500
+
+
 def test_words_numbers_stay_integers_in_int8(tmp_path):
     words = RNG.integers(0, 5, (1000, 4))
     embedding = layers.Embedding(5, 3)
@@ -167,6 +180,18 @@ def test_a_refusal_says_who_what_and_what_may_help(tmp_path, case):
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / 'm.tflite'} was not written, because the model ")
     assert "damaged" not in said and "-m.tflite" not in said and "\n" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("format", SUFFIXES)
+def test_a_full_disk_is_not_for_want_of_an_operator(tmp_path, full_disk, format):
+    model = sequential(layers.Dense(300), layers.Dense(3), like=X)
+    path = tmp_path / f"m{SUFFIXES[format]}"
+    converter.start()  # Else it would keep the limit.
+    # A LiteRT file's model lies there in between.
+    named = tempfile.gettempdir() if format == "litert" else path
+    with full_disk(), pytest.raises(OSError, match=f"File too large: '{named}'"):
+        kd.export(model, path, format, examples=X)
     assert list(tmp_path.iterdir()) == []
 
 

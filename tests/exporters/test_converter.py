@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_kd as kd
 from keras_kd.exporters import converter
 
 X = np.random.default_rng(0).random((10, 4), "float32")
@@ -51,11 +52,18 @@ def test_one_that_ended_by_itself_is_replaced(serve, tmp_path):
     assert converter.ask({"path": "m.tflite"}) == {"written": True}
 
 
-def test_a_full_disk_is_an_os_error(serve):
+def test_a_full_disk_is_an_os_error(serve, make_model, tmp_path):
     serve(f"{ONCE}print('{{\"os\": [28, \"No space left on device\"]}}', flush=True)")
-    with pytest.raises(OSError, match="No space left on device: 'm.tflite'") as caught:
-        converter.ask({"path": "m.tflite"})
-    assert caught.value.errno == 28
+    with pytest.raises(OSError, match="No space left on device: '/.*/m.tflite'") as caught:
+        kd.export(make_model(), tmp_path / "m.tflite", "litert")
+    assert caught.value.errno == 28 and not list(tmp_path.iterdir())
+
+
+def test_a_process_that_is_in_another_folder_now(make_model, tmp_path, monkeypatch):
+    converter.start()
+    monkeypatch.chdir(tmp_path)
+    kd.export(make_model(), "m.tflite", "litert")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_ctrl_c_ends_it(serve):
