@@ -81,11 +81,11 @@ def test_a_forked_process_starts_its_own(serve, monkeypatch):
     serve(f"{ONCE}")
     converter.start()
     parents = converter._process
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    converter.start()
-    assert converter._process is not parents and parents._popen.poll() is None
-    converter._stop()
-    monkeypatch.undo()
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        converter.start()
+        assert converter._process is not parents and parents._popen.poll() is None
+        converter._stop()
     parents.stop()
 
 

@@ -311,10 +311,17 @@ class DictSubclassed(keras.Model):
 
 
 # Keras would warn of inputs in another structure than the model's.
-@pytest.mark.parametrize("preprocessing", [None, SCALE])
 @pytest.mark.parametrize(
-    "kind",
-    ["dict in", "dict out", "list in", "list out", "both", "dict layer", "subclassed"],
+    "kind, preprocessing",
+    [
+        ("dict in", None),
+        ("dict out", None),
+        ("list in", None),
+        ("list out", None),
+        ("both", SCALE),
+        ("dict layer", SCALE),
+        ("subclassed", SCALE),
+    ],
 )
 def test_one_tensor_alone_in_a_dict_or_list(tmp_path, kind, preprocessing):
     model = nested(kind)
@@ -331,7 +338,7 @@ def test_one_tensor_alone_in_a_dict_or_list(tmp_path, kind, preprocessing):
     assert report.proof["keras_accuracy"] == pytest.approx(right, abs=0.002)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "float16", "float64"])
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float64"])
 def test_int8_takes_real_numbers_of_whatever_dtype(tmp_path, dtype):
     """Bytes are not the file's own numbers, which go by its scale and zero point."""
     model = keras.Sequential([keras.Input((4,)), SCALE, keras.layers.Dense(3)])
