@@ -11,7 +11,8 @@ from keras import layers
 
 import keras_kd as kd
 from keras_kd.exporters import conversion, converter
-from tests.exporters.test_export import run_file
+from keras_kd.exporters.runtimes import open_file
+from tests.exporters.test_export import BYTES, LABELS, SCALE, exported, run_file
 
 pytest.importorskip("ai_edge_litert.interpreter")
 pytest.importorskip("onnxruntime")
@@ -121,6 +122,38 @@ def test_words_numbers_stay_integers_in_int8(tmp_path):
     allowed = 0.03 * np.ptp(expected)
     np.testing.assert_allclose(run_file(path, "litert", words[:9]), expected, atol=allowed)
     assert report.input_dtype == "int64"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float64"])
+def test_int8_takes_real_numbers_of_whatever_dtype(tmp_path, dtype):
+    """Bytes are not the file's own numbers, which go by its scale and zero point."""
+    model = keras.Sequential([keras.Input((4,)), SCALE, layers.Dense(3)])
+    pixels = BYTES.astype(dtype)
+    path = tmp_path / "m.tflite"
+    report = kd.export(
+        model,
+        path,
+        "litert",
+        quantization="int8",
+        calibration=pixels,  # So that no answer is beyond what it met.
+        examples=(pixels, LABELS),
+        min_agreement=0.9,
+    )
+    expected = BYTES / 255 @ model.get_weights()[0]
+    answers = open_file(path).predict(pixels)
+    assert np.max(np.abs(answers - expected)) <= 0.03 * np.ptp(expected)
+    assert report.input_dtype == "int8"
+
+
+def test_an_input_of_bytes_stays_one_in_int8(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((4,), dtype="uint8"), SCALE, layers.Dense(3)]
+    )
+    path, report = exported(model, tmp_path / "m", "int8", BYTES, min_agreement=0.9)
+    expected = BYTES[:50] / 255 @ model.get_weights()[0]
+    answers = run_file(path, "litert", BYTES[:50])
+    assert np.max(np.abs(answers - expected)) <= 0.03 * np.ptp(expected)
+    assert report.input_dtype == "uint8"
 
 
 def lstm(**arguments):

@@ -338,38 +338,6 @@ def test_one_tensor_alone_in_a_dict_or_list(tmp_path, kind, preprocessing):
     assert report.proof["keras_accuracy"] == pytest.approx(right, abs=0.002)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int64", "float64"])
-def test_int8_takes_real_numbers_of_whatever_dtype(tmp_path, dtype):
-    """Bytes are not the file's own numbers, which go by its scale and zero point."""
-    model = keras.Sequential([keras.Input((4,)), SCALE, keras.layers.Dense(3)])
-    pixels = BYTES.astype(dtype)
-    path = tmp_path / "m.tflite"
-    report = kd.export(
-        model,
-        path,
-        "litert",
-        quantization="int8",
-        calibration=pixels,  # So that no answer is beyond what it met.
-        examples=(pixels, LABELS),
-        min_agreement=0.9,
-    )
-    expected = BYTES / 255 @ model.get_weights()[0]
-    answers = runtimes.open_file(path).predict(pixels)
-    assert np.max(np.abs(answers - expected)) <= 0.03 * np.ptp(expected)
-    assert report.input_dtype == "int8"
-
-
-def test_an_input_of_bytes_stays_one_in_int8(tmp_path):
-    model = keras.Sequential(
-        [keras.Input((4,), dtype="uint8"), SCALE, keras.layers.Dense(3)]
-    )
-    path, report = exported(model, tmp_path / "m", "int8", BYTES, min_agreement=0.9)
-    expected = BYTES[:50] / 255 @ model.get_weights()[0]
-    answers = run_file(path, "litert", BYTES[:50])
-    assert np.max(np.abs(answers - expected)) <= 0.03 * np.ptp(expected)
-    assert report.input_dtype == "uint8"
-
-
 def test_without_examples_the_proof_says_so(tmp_path, make_model):
     report = kd.export(make_model(), tmp_path / "model.onnx", "onnx")
     assert report.real_examples is False
