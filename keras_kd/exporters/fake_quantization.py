@@ -240,6 +240,11 @@ def _check(model):
             f"{getattr(model, 'name', model)!r} of type {type(model).__name__}."
         )
     known = _WITH_KERNELS + _WITHOUT_KERNELS + _AS_THEY_ARE
+    if len(model.inputs) != 1:
+        raise ValueError(
+            f"`model` must have one input. Received: the model {model.name!r} with "
+            f"{len(model.inputs)}."
+        )
     for layer in model.layers:
         # Not of a class derived from one of these, which may compute something else.
         if type(layer) not in known:
@@ -262,6 +267,6 @@ def _calibrate(model, calibration):
     for x in ranges:
         x.observes = True
     for inputs, _ in batches:
-        model(inputs, training=False)
+        model(proof.in_structure(model, inputs), training=False)
     for x in ranges:
         x.observes = False
