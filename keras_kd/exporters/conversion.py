@@ -2,9 +2,7 @@
 
 import contextlib
 import dataclasses
-import errno
 import functools
-import os
 import tempfile
 from pathlib import Path
 
@@ -12,8 +10,8 @@ import keras
 import numpy as np
 
 from keras_kd.exporters import converter, onnx_graph, proof, runtimes
+from keras_kd.files import disk_full, no_room
 
-_NO_ROOM = {x: os.strerror(x) for x in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)}
 _QUANTIZATIONS = {None: "None", "float16": "'float16'", "dynamic": "'dynamic'"}
 
 
@@ -92,7 +90,8 @@ class Conversion:
                 }
             )
         if "os" in said:
-            raise OSError(*said["os"], str(self.path))
+            error = OSError(*said["os"], str(self.path))
+            raise disk_full(error.errno, self.path) if no_room(error) else error
         told = {
             "stopped": "LiteRT's converter, or the runtime that tried it, was stopped by",
             "converter": "LiteRT's converter says:",
@@ -116,15 +115,16 @@ class Conversion:
         try:
             yield
         except OSError as error:
+            if number := no_room(error):
+                raise disk_full(number, disk or self.path) from error
             error.filename = str(disk or self.path)
             raise
         except (ImportError, MemoryError):  # Not for want of an operator.
             raise
         except Exception as error:
             # TensorFlow has errors of its own for these.
-            for number, text in _NO_ROOM.items():
-                if text in str(error):
-                    raise OSError(number, text, str(disk or self.path)) from error
+            if number := no_room(error):
+                raise disk_full(number, disk or self.path) from error
             said = f"{who or self._runtime} says: {runtimes.reason(error)}"
             raise self._refusal(said, file) from error
 

@@ -54,7 +54,7 @@ def test_one_that_ended_by_itself_is_replaced(serve, tmp_path):
 
 def test_a_full_disk_is_an_os_error(serve, make_model, tmp_path):
     serve(f"{ONCE}print('{{\"os\": [28, \"No space left on device\"]}}', flush=True)")
-    with pytest.raises(OSError, match="No space left on device: '/.*/m.tflite'") as caught:
+    with pytest.raises(OSError, match="No space left.*: '/.*/m.tflite'") as caught:
         kd.export(make_model(), tmp_path / "m.tflite", "litert")
     assert caught.value.errno == 28 and not list(tmp_path.iterdir())
 
