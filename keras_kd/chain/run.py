@@ -63,10 +63,11 @@ def _check_data(chain, train_data, validation_data, test_data, run_dir):
                 continue
             if passes.share_state(data, measured.values()):
                 raise ValueError(
-                    "`train_data` and `validation_data` or `test_data` share a shuffle, so "
-                    "that measuring changes what comes next in training, and a run folder "
-                    "could not be gone on with. Shuffle the training data alone: "
-                    "data.shuffle(...) for one, data for the others."
+                    "`train_data` and `validation_data` or `test_data` share a shuffle, or "
+                    "a generator that changes with each pass, so that measuring changes "
+                    "what comes next in training, and a run folder could not be gone on "
+                    "with. Shuffle the training data alone: data.shuffle(...) for one, "
+                    "data for the others; and make a generator for each."
                 )
     if run_dir is not None and any(map(passes.comes_in_another_order, measured.values())):
         logger.warning(

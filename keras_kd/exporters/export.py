@@ -9,13 +9,14 @@ import uuid
 from pathlib import Path
 
 import keras
-
 from keras_kd import files
 from keras_kd.exporters import checks, proof
 from keras_kd.exporters.fake_quantization import without_fake_quantization
 from keras_kd.exporters.file_profile import file_sizes
 from keras_kd.exporters.runtimes import FORMATS, need_runtimes, open_file
+from keras_kd.models.symbolic import symbolic_inputs
 from keras_kd.training.precision import in_float32
+from keras_kd.training.whose_answers import student_of
 
 _KERAS_NAMES = {"saved_model": "tf_saved_model", "litert": "litert", "onnx": "onnx"}
 _PACKAGES = {
@@ -154,7 +155,7 @@ def export(
     limits = checks.limits(quantization, tolerance, min_agreement)
     need_runtimes(format)
     # As StudentCheckpoint does: of a Distiller, what ships is its student.
-    trained = checks.check_model(getattr(model, "student", model))
+    trained = checks.check_model(student_of(model))
     model = without_fake_quantization(in_float32(trained))
     given = checks.random_examples(model, preprocessing) if examples is None else examples
     first, batches = proof.first_and_all(given)
@@ -248,7 +249,7 @@ def proof_path(path):
 def _whole(model, first, preprocessing, as_float):
     """The Keras model that the file is to be: with preprocessing, to probabilities."""
     if preprocessing is None:
-        if getattr(model, "inputs", None):
+        if symbolic_inputs(model):
             return model
         return keras.Sequential([keras.Input(first.shape[1:]), model], name=model.name)
     # The converter itself makes bytes of an input in float: no operation on floats is left.

@@ -3,13 +3,14 @@
 import contextlib
 import warnings
 
-import keras
 import numpy as np
-from keras import ops, tree
 
+import keras
+from keras import ops, tree
 from keras_kd.losses.ops import at_least_float32
 from keras_kd.models.probe import probe_inputs, probe_like
-from keras_kd.models.taps import Taps, find_layer
+from keras_kd.models.symbolic import symbolic_outputs
+from keras_kd.models.taps import Taps, find_tap
 
 KINDS = ("logits", "probabilities")
 
@@ -219,13 +220,14 @@ def log_probabilities(probabilities):
 
 def ends_in_softmax(model, name=None):
     """Whether a model, or its layer of that name, is known to end in a softmax."""
-    layer = model if name is None else find_layer(model, name)
+    layer, number = (model, None) if name is None else find_tap(model, name)
     while isinstance(layer, keras.Model):
-        outputs = getattr(layer, "outputs", None) or ()
-        if len(outputs) != 1:
+        outputs = symbolic_outputs(layer)
+        if number is None and len(outputs) != 1 or not outputs:
             return False
-        # What made the model's one output.
-        layer = outputs[0]._keras_history.operation
+        # What made the output.
+        maker, _, place = outputs[number or 0]._keras_history
+        layer, number = maker, place if isinstance(maker, keras.Model) else None
     activation = getattr(layer, "activation", None)
     is_softmax = activation is keras.activations.softmax
     return is_softmax or isinstance(layer, keras.layers.Softmax)

@@ -2,7 +2,6 @@
 
 import keras
 from keras import ops, tree
-
 from keras_kd.distribution.replicas import scaled, unscaled, zero_if_empty
 from keras_kd.models.taps import Taps
 from keras_kd.tasks.kinds import OutputKinds, check_said
@@ -115,7 +114,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         self.student_kinds = OutputKinds("student", student, said, other=teacher)
         # Its loss on the labels takes one kind, too.
         self.student_kinds.need([None], compared=False)
-        self.validation_distillation = bool(validation_distillation)
+        self.validation_distillation = checks.check_validates(validation_distillation)
         kinds = self.teacher_kinds, self.student_kinds
         terms = tuple(
             make_term(loss, weight, teacher, student, *kinds)
