@@ -75,7 +75,7 @@ class SimKD(FeatureLoss):
             classifiers. Defaults to the models' own outputs.
 
     Raises:
-        ValueError: `factor` is no whole number of 1 or more, or `taps` is not one pair. In
+        ValueError: `factor` is no integer of 1 or more, or `taps` is not one pair. In
             use: features of one rank are needed.
 
     Example:

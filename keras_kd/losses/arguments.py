@@ -5,9 +5,9 @@ import numbers
 
 from keras_kd.losses.schedules import check_schedule, is_schedule, plain
 
-_LARGEST, _SMALLEST = 3.4028234e38, 1.1754944e-38
-# Losses are multiplied by a temperature's square.
-_TEMPERATURES = 1e-18, 1e18
+# Losses square numbers, and multiply by a temperature's square, and float32 ends at 3e38.
+_LARGEST, _SMALLEST = 1e12, 1e-37
+_TEMPERATURES = 1e-9, 1e9
 
 # What may change with the training step; see `DistillationLoss.at_step`.
 SCHEDULED = ("temperature",)
@@ -28,7 +28,6 @@ def check_positive(name, value):
         return check_schedule(name, value, is_allowed, "greater than 0")
     allowed = "a finite number greater than 0"
     if is_finite_number(value) and plain(value) > 0:
-        # What float32 makes of it, and of its square, is 0 or infinite.
         allowed += f", from {least:g} to {most:g}"
     return _number(name, value, is_allowed, allowed)
 
@@ -56,6 +55,8 @@ def check_fraction(name, value):
 def _number(name, given, is_allowed, allowed):
     value = plain(given)
     if not is_finite_number(value) or not is_allowed(value):
+        if _is_real(value) and _LARGEST < abs(value) < math.inf:
+            allowed += f", of size {_LARGEST:g} or less"
         raise ValueError(f"`{name}` must be {allowed}. Received: {name}={given!r}.")
     return float(value)
 
@@ -71,11 +72,16 @@ def check_not_all_zero(**weights):
 
 
 def is_finite_number(value):
-    """Whether it is a number other than NaN and infinity; True and False are none."""
+    """Whether it is a number other than NaN and infinity; True and False are none.
+
+    Numbers that float32 would make infinite, once they are squared, are none, too.
+    """
     value = plain(value)
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    # As losses compute: what float32 takes for infinite is.
-    return is_number and -_LARGEST <= value <= _LARGEST
+    return _is_real(value) and abs(value) <= _LARGEST
+
+
+def _is_real(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def check_integer(name, value, least=-math.inf):

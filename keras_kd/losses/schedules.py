@@ -48,9 +48,7 @@ def check_schedule(name, schedule, is_allowed, allowed):
             f"`{name}` is a schedule of whole numbers; write them with a point, 8.0 for 8. "
             f"Received: {name}={shown(schedule)}."
         )
-    last = sum(config.get(key) or 0 for key in ("decay_steps", "warmup_steps"))
-    last = max([last, *(x + 1 for x in config.get("boundaries", ()))])
-    for step in sorted({0, last}):
+    for step in sorted({0, last_step(schedule)}):
         value = float(schedule(step))
         if not is_allowed(value):
             raise ValueError(
@@ -58,6 +56,13 @@ def check_schedule(name, schedule, is_allowed, allowed):
                 f"Received: {name}={shown(schedule)}."
             )
     return schedule
+
+
+def last_step(schedule):
+    """Where a schedule stops to change, as far as its configuration tells; else 0."""
+    config = _config(schedule)
+    last = sum(config.get(key) or 0 for key in ("decay_steps", "warmup_steps"))
+    return max([last, *(x + 1 for x in config.get("boundaries", ()))])
 
 
 def _with_plain_numbers(schedule):

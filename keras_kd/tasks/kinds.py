@@ -8,6 +8,7 @@ import numpy as np
 import keras
 from keras import ops, tree
 from keras_kd.losses.ops import at_least_float32
+from keras_kd.losses.schedules import plain
 from keras_kd.models.probe import probe_inputs, probe_like
 from keras_kd.models.symbolic import symbolic_outputs
 from keras_kd.models.taps import Taps, find_tap
@@ -185,17 +186,20 @@ def check_said(argument, value):
     Raises:
         ValueError: It is none of these.
     """
+    given, value = value, plain(value)
     if value is None:
         return {}
     try:
         said = {None: value} if isinstance(value, str) else dict(value)
         kinds = [kind for x in said.values() for kind in tree.flatten(x)]
+        names = [name for name in said if name is not None]
     except (TypeError, ValueError):
-        kinds = [value]
-    if not all(kind in KINDS for kind in kinds):
+        kinds, names = [], [value]
+    is_kind = [isinstance(kind, str) and kind in KINDS for kind in kinds]
+    if not all(is_kind) or not all(isinstance(name, str) for name in names):
         raise ValueError(
             f"`{argument}` must be None or one of 'logits', 'probabilities', or a dict of "
-            f"tapped layer to one of these. Received: {argument}={value!r}."
+            f"tapped layer to one of these. Received: {argument}={given!r}."
         )
     return said
 

@@ -24,6 +24,21 @@ def check_fraction(name, value):
     return arguments.check_fraction(name, value)
 
 
+def label_weight(value, weights):
+    """`student_loss_weight`, checked as `check_fraction`, beside the others' weights.
+
+    Raises:
+        ValueError: It is no such number; or all weights are 0.
+    """
+    value = check_fraction("student_loss_weight", value)
+    if value == 0 and not any(weights):
+        raise ValueError(
+            "`student_loss_weight` and `distillation_loss_weights` are all 0, so nothing "
+            f"would be learned. Received: {value} and {[*weights]}."
+        )
+    return value
+
+
 def weighted(losses, weights):
     """Distillation losses as given, and their weights, as two tuples of one length.
 
@@ -35,8 +50,15 @@ def weighted(losses, weights):
     """
     losses = plain(losses)
     losses = losses if isinstance(losses, (list, tuple)) else [losses]
-    losses = tuple(map(losses_module.get, losses))
+    losses = tuple(map(_loss, losses))
     return losses, tuple(check_weights(weights, len(losses)))
+
+
+def _loss(identifier):
+    try:
+        return losses_module.get(plain(identifier))
+    except ValueError as error:
+        raise ValueError(f"`distillation_losses`: {error}") from error
 
 
 def check_weights(weights, count):

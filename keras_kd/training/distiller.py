@@ -104,9 +104,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         self.student = student
         weighted = checks.weighted(distillation_losses, distillation_loss_weights)
         self.distillation_losses, self.distillation_loss_weights = weighted
-        self.student_loss_weight = checks.check_fraction(
-            "student_loss_weight", student_loss_weight
-        )
+        self.student_loss_weight = checks.label_weight(student_loss_weight, weighted[1])
         self.teacher_outputs, self.student_outputs = teacher_outputs, student_outputs
         said = check_said("teacher_outputs", teacher_outputs)
         self.teacher_kinds = OutputKinds("teacher", teacher, said, other=student)

@@ -9,8 +9,9 @@ import keras
 from keras import ops
 from keras_kd import losses as losses_module
 from keras_kd.losses import arguments
+from keras_kd.losses.schedules import plain
 from keras_kd.models.sharing import serialize_apart, share_weights, shared_layers
-from keras_kd.models.symbolic import output_structure
+from keras_kd.models.symbolic import output_structure, symbolic_outputs
 from keras_kd.tasks.heads import alone
 from keras_kd.tasks.kinds import KINDS, OutputKinds
 from keras_kd.training import checks
@@ -144,8 +145,9 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         term = make_term(loss, weight, *models, *kinds)
         if term.loss.taps or term.loss.makes_layers:
             raise ValueError(
-                "A MutualDistiller compares the students' own outputs, with losses that "
-                f"neither tap layers nor make some. Received: {term.loss!r}."
+                "`distillation_losses` of a MutualDistiller compare the students' own "
+                "outputs, and neither tap layers nor make some. Received: "
+                f"{term.loss!r}."
             )
         return term
 
@@ -350,6 +352,12 @@ def _check_students(students):
             raise ValueError(
                 f"`students` must be built keras.Models. Received: {model!r} as {name!r}."
             )
+        outputs = [tuple(x.shape) for x in symbolic_outputs(model)]
+        if len(outputs) > 1:
+            raise ValueError(
+                "`students` must have one output each. Received: "
+                f"{model.name!r} as {name!r}, with {outputs}."
+            )
         for other in models[:i]:
             check_peers(other, model)
     return dict(students)
@@ -357,10 +365,14 @@ def _check_students(students):
 
 def _check_said(student_outputs, students):
     """What is said of each student's outputs: dict of name to dict, for `OutputKinds`."""
-    said = student_outputs
+    said = plain(student_outputs)
     if not isinstance(said, dict):
         said = dict.fromkeys(students, said)
-    wrong = [x for x in said.values() if x is not None and x not in KINDS]
+    wrong = [
+        x
+        for x in said.values()
+        if x is not None and not (isinstance(x, str) and x in KINDS)
+    ]
     if wrong or not set(said) <= set(students):
         raise ValueError(
             "`student_outputs` must be None or one of 'logits', 'probabilities', or a dict "

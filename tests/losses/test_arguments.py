@@ -135,16 +135,18 @@ def test_a_schedule_of_whole_numbers_of_numpy_is_refused():
         losses.SoftTargets(temperature=schedule)
 
 
-@pytest.mark.parametrize("value", [1e39, 10**400, float("inf"), float("nan"), True, "1"])
+@pytest.mark.parametrize(
+    "value", [1e39, 10**400, 1e19, float("inf"), float("nan"), True, "1"]
+)
 def test_what_float32_does_not_hold_is_no_finite_number(value):
     assert not is_finite_number(value)
     with pytest.raises(ValueError, match="`beta` must be a finite number"):
         losses.DKD(beta=value)
 
 
-@pytest.mark.parametrize("value", [1e19, 1e-19])
+@pytest.mark.parametrize("value", [1e10, 1e-10])
 def test_a_temperature_whose_square_float32_does_not_hold(value):
-    with pytest.raises(ValueError, match="`temperature` .* from 1e-18 to 1e.18. Received"):
+    with pytest.raises(ValueError, match="`temperature` .* from 1e-09 to 1e.09. Received"):
         losses.SoftTargets(temperature=value)
     # Other numbers are not squared.
     assert check_positive("margin", value) == value

@@ -1,9 +1,9 @@
 """`simkd` against the paper's formula and projector, in NumPy and float64."""
 
-import keras
 import numpy as np
 import pytest
 
+import keras
 import keras_kd as kd
 from keras_kd.losses import SimKD, simkd
 from tests.losses.features import random_features
@@ -129,7 +129,7 @@ def test_constant_and_large_features(value, dtype):
 
 @pytest.mark.parametrize("factor", [0, -1, 1.5, "2", None, True])
 def test_bad_factor(factor):
-    with pytest.raises(ValueError, match="`factor` must be a whole number, 1 or more"):
+    with pytest.raises(ValueError, match="`factor` must be an integer, 1 or greater"):
         SimKD(factor)
 
 

@@ -386,3 +386,13 @@ def test_one_output_alone_in_a_structure(vectors, structure, labels):
     assert history["loss"][0] == pytest.approx(sum(on_labels) + sum(from_peers), rel=1e-5)
     assert history["dict_loss"][0] == pytest.approx(on_labels[0], rel=1e-5)
     assert "dict_accuracy" in history
+
+
+def test_what_cannot_be_compared_is_named(students):
+    with pytest.raises(ValueError, match="`distillation_losses` of a MutualDistiller"):
+        MutualDistiller(students, "fitnet")
+    inputs = keras.Input((4,))
+    heads = [keras.layers.Dense(3)(inputs) for _ in range(2)]
+    students["two"] = keras.Model(inputs, heads)
+    with pytest.raises(ValueError, match="`students` must have one output each.* 'two'"):
+        MutualDistiller(students)
