@@ -3,10 +3,13 @@
 KERAS_KD_FUZZ=10 runs ten times as many examples.
 """
 
+import atexit
 import functools
 import inspect
 import json
 import os
+import shutil
+import tempfile
 
 import hypothesis
 import hypothesis.configuration
@@ -21,6 +24,11 @@ import keras_kd as kd
 from keras_kd.recipes import recipe as recipes
 from keras_kd.recipes.stage import StageRecipe
 from tests.losses import instances
+
+# It keeps numbers that it finds in our source, as soon as a test is collected.
+_FOLDER = tempfile.mkdtemp(prefix="keras_kd_hypothesis_")
+hypothesis.configuration.set_hypothesis_home_dir(_FOLDER)
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 TIMES = int(os.environ.get("KERAS_KD_FUZZ", 1))
@@ -104,10 +112,7 @@ def models():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _before(tmp_path_factory):
-    # Hypothesis keeps what it finds in our source, too.
-    folder = tmp_path_factory.mktemp("hypothesis")
-    hypothesis.configuration.set_hypothesis_home_dir(folder)
+def _models_before():
     # Not in a strategy, which draws from no random state but its own.
     models()
 
