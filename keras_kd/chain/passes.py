@@ -48,16 +48,17 @@ def check_data(chain, train_data, measured, run_dir, steps):
                 continue
             if share_state(data, measured.values()):
                 raise ValueError(
-                    "`train_data` and `validation_data` or `test_data` share a shuffle, so "
-                    "that measuring changes what comes next in training, and a run folder "
-                    "could not be gone on with. Shuffle the training data alone: "
-                    "data.shuffle(...) for one, data for the others."
+                    "`train_data` and `validation_data` or `test_data` share a shuffle, or "
+                    "a generator that changes with each pass, so that measuring changes "
+                    "what comes next in training, and a run folder could not be gone on "
+                    "with. Shuffle the training data alone: data.shuffle(...) for one, "
+                    "data for the others; and make a generator for each."
                 )
     if run_dir is not None and any(map(comes_in_another_order, measured.values())):
         logger.warning(
             "Validation or test data come in another order each time. A run that is gone "
-            "on with may differ from one that never stopped in the last digits of what is "
-            "measured, and so in the epoch that a stage chooses."
+            "on with may differ from one that never stopped in what is measured, and so in "
+            "the epoch that a stage chooses."
         )
 
 

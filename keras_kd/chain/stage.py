@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_kd.chain.descriptions import described
 from keras_kd.files import check_folder_name
-from keras_kd.losses.arguments import check_integer
+from keras_kd.losses.arguments import check_choice, check_integer
 from keras_kd.models.fingerprints import model_fingerprint
 from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.training import checks
@@ -102,7 +102,13 @@ class Stage:
         self._check_effect()
 
     def _check_effect(self):
-        """Refuses arguments that would have no effect."""
+        """Refuses arguments that would have no effect, or are of the wrong kind."""
+        self.restore_best = check_choice("restore_best", self.restore_best, (True, False))
+        if not isinstance(self.monitor, str):
+            raise ValueError(
+                f"Stage {self.name!r}: `monitor` must be the name of a metric. "
+                f"Received: monitor={self.monitor!r}."
+            )
         without = {
             "has no distillation losses, so it is trained on labels alone": (
                 self.distillation_losses is None,

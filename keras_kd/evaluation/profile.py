@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_kd.evaluation.operations import UnknownCount, count_operations
 from keras_kd.losses.arguments import check_integer
+from keras_kd.models.symbolic import symbolic_inputs
 
 logger = logging.getLogger("keras_kd")
 
@@ -167,7 +168,7 @@ def _ready_pass(model, batch_size):
 def _input_shapes(model, batch_size):
     """Shapes of the model's inputs, a list; a ValueError if one is not known."""
     # A subclassed model has none.
-    if not model.built or not getattr(model, "inputs", None):
+    if not model.built or not symbolic_inputs(model):
         raise UnknownShapes(
             "`model` must be built, with known input shapes. "
             f"Received: the model {model.name!r} without inputs."

@@ -17,8 +17,10 @@ from keras_kd.exporters.conversion import Conversion, calibration_inputs
 from keras_kd.exporters.fake_quantization import without_fake_quantization
 from keras_kd.exporters.file_profile import file_sizes
 from keras_kd.exporters.runtimes import FORMATS, need_runtimes
+from keras_kd.models.symbolic import symbolic_inputs
 from keras_kd.tasks.heads import alone
 from keras_kd.training.precision import in_float32
+from keras_kd.training.whose_answers import student_of
 
 _PACKAGES = {
     "saved_model": ("tensorflow",),
@@ -161,7 +163,7 @@ def export(
     limits = checks.limits(quantization, tolerance, min_agreement)
     need_runtimes(format)
     # As StudentCheckpoint does: of a Distiller, what ships is its student.
-    trained = checks.check_model(getattr(model, "student", model))
+    trained = checks.check_model(student_of(model))
     if format == "litert":
         converter.start()
     model = without_fake_quantization(in_float32(trained))
@@ -256,7 +258,7 @@ def proof_path(path):
 
 def _of_tensors(model, taken):
     """The model, or one from a tensor to a tensor that calls it with its dict or list."""
-    inputs = getattr(model, "inputs", None)
+    inputs = symbolic_inputs(model)
     if inputs:
         tensor = keras.Input(batch_shape=inputs[0].shape, dtype=inputs[0].dtype)
         given = proof.in_structure(model, tensor)

@@ -13,6 +13,7 @@ from keras import layers, ops
 
 from keras_kd.exporters import proof
 from keras_kd.models.copies import copy_model
+from keras_kd.models.symbolic import symbolic_outputs
 from keras_kd.training.precision import in_float32
 
 _WITH_KERNELS = (
@@ -234,7 +235,7 @@ def _inner(layer):
 
 def _check(model):
     """The model, if all its layers are known here."""
-    if not (isinstance(model, keras.Model) and getattr(model, "outputs", None)):
+    if not symbolic_outputs(model):
         raise ValueError(
             "`model` must be a built keras.Model, Sequential or functional. Received: "
             f"{getattr(model, 'name', model)!r} of type {type(model).__name__}."
