@@ -8,9 +8,9 @@ import random
 import keras
 import numpy as np
 
-from keras_kd.chain.descriptions import is_of_a_library
 from keras_kd.chain.stage import named
 from keras_kd.data.order import ShuffledBatches, is_dataset
+from keras_kd.runs.descriptions import is_of_a_library
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ def check_data(chain, train_data, measured, run_dir, steps):
         with named(stage):
             check_repeatable(steps, train_data=stage.train_data)
             data = train_data if stage.train_data is None else stage.train_data
+            if stage.epochs:
+                check_given(data)
             if run_dir is None or not stage.epochs or callable(data):
                 continue
             if share_state(data, measured.values()):
@@ -59,6 +61,15 @@ def check_data(chain, train_data, measured, run_dir, steps):
             "Validation or test data come in another order each time. A run that is gone "
             "on with may differ from one that never stopped in what is measured, and so in "
             "the epoch that a stage chooses."
+        )
+
+
+def check_given(train_data):
+    """Refuses training data that are None; a ValueError."""
+    if train_data is None:
+        raise ValueError(
+            "`train_data` must be given, for all stages or for this one. Received: None; a "
+            "function must return what it makes."
         )
 
 

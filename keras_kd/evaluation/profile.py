@@ -5,11 +5,12 @@ import dataclasses
 import logging
 import time
 
+import keras
 import numpy as np
 
 from keras_kd.evaluation.operations import UnknownCount, count_operations
 from keras_kd.losses.arguments import check_integer
-from keras_kd.models.symbolic import symbolic_inputs
+from keras_kd.models.symbolic import input_structure, symbolic_inputs
 
 logger = logging.getLogger("keras_kd")
 
@@ -186,9 +187,10 @@ def _forward(model):
     """The model's forward pass in inference mode, compiled; takes each input by itself."""
     import tensorflow as tf
 
+    structure = input_structure(model)
     return tf.function(
         lambda *inputs: model(
-            inputs[0] if len(inputs) == 1 else list(inputs), training=False
+            keras.tree.pack_sequence_as(structure, list(inputs)), training=False
         )
     )
 
@@ -208,7 +210,11 @@ def _count(model, shapes):
         tf.TensorSpec(shape, x.dtype)
         for shape, x in zip(shapes, model.inputs, strict=True)
     ]
-    concrete = _forward(model).get_concrete_function(*specs)
+    try:
+        concrete = _forward(model).get_concrete_function(*specs)
+    except Exception as error:  # Whatever a layer raises.
+        kind = type(error).__name__
+        raise UnknownCount(f"on inputs of its shapes it raises {kind}") from error
     try:
         return count_operations(concrete.graph, concrete.outputs)
     except UnknownCount:

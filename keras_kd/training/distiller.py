@@ -337,8 +337,8 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if y is None and self._compile_metrics is not None:
             raise ValueError(
-                "`metrics`, given to compile, need labels. Received: y=None. Leave the "
-                "metrics out, or give labels."
+                "`metrics`, given to compile, need labels. Received: y=None. Give "
+                "metrics=None (a Stage has accuracy by default), or labels."
             )
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
         if not self._step.distils:
