@@ -35,7 +35,6 @@ _LATER = {
     "cache_teacher",
     "export",
     "planner",
-    "quantization_aware",
     "with_index",
 }
 

@@ -137,14 +137,11 @@ def renamed_when_done(path):
         sync(path.parent, within=False)
     # A writer's own kind of error may hide the system's.
     except Exception as error:
-        if number := _no_room(error):
-            raise OSError(
-                number,
-                f"{os.strerror(number)}. What was there before is left as it was: make "
-                "room, and do the same again",
-                str(path),
-            ) from error
-        raise
+        number = no_room(error)
+        # One that says where, be it of a file within this block, has said it all.
+        if number is None or getattr(error, "filename", None) not in (None, str(temporary)):
+            raise
+        raise disk_full(number, path) from error
     finally:
         _remove(temporary)
 
@@ -164,7 +161,7 @@ def sync(path, within=True):
             os.close(handle)
 
 
-def _no_room(error):
+def no_room(error):
     """The system's number of an error for want of room on a disk, or None."""
     while error is not None:
         if getattr(error, "errno", None) in _NO_ROOM:
@@ -175,6 +172,16 @@ def _no_room(error):
             return found[0]
         error = error.__cause__ or error.__context__
     return None
+
+
+def disk_full(number, path):
+    """The `OSError` for `no_room`'s number, which names a path and says what to do."""
+    return OSError(
+        number,
+        f"{os.strerror(number)}. What was there before is left as it was: make room, and "
+        "do the same again",
+        str(path),
+    )
 
 
 def remove_unfinished(folder):

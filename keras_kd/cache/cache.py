@@ -11,6 +11,7 @@ from keras_kd.cache.fixed_augment import fix_augment
 from keras_kd.distribution.workers import Workers
 from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import cache_settings, former_settings
+from keras_kd.models.symbolic import symbolic_inputs
 from keras_kd.teachers import Several
 
 
@@ -53,9 +54,9 @@ def cache_teacher(
             not grow with its length.
         path: Folder to keep the outputs in. Defaults to None: in memory only.
         outputs: List of the names of the teacher's layers whose outputs are kept, as the
-            distillation losses tap them ("backbone/block3" in nested models); None in the
-            list is the teacher's own outputs. Defaults to [None]; to all models of a
-            `keras_kd.teachers.Several`.
+            distillation losses tap them ("backbone/block3" in nested models, "lstm:1" of a
+            layer that gives several outputs); None in the list is the teacher's own
+            outputs. Defaults to [None]; to all models of a `keras_kd.teachers.Several`.
         views: K, how many augmented views of each example the teacher sees. The e-th
             iteration over the returned dataset, which is the e-th epoch, gives view
             e mod K, from 0 (Shen & Xing 2022 replay a teacher's answers like this). What
@@ -249,7 +250,7 @@ def _check_augment(augment, views, seed):
 
 def _check_single(teacher, shapes):
     """Refuses batches: examples with as many axes as the teacher's inputs."""
-    inputs = getattr(teacher, "inputs", None) or ()
+    inputs = symbolic_inputs(teacher)
     for shape, symbolic in zip(shapes, inputs, strict=False):
         if shape is not None and len(shape) == len(symbolic.shape):
             raise ValueError(

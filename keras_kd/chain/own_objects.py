@@ -7,8 +7,8 @@ import weakref
 import keras
 from keras import tree
 
-from keras_kd.chain.descriptions import described, is_of_a_library
 from keras_kd.losses.base import DistillationLoss
+from keras_kd.runs.descriptions import described, is_of_a_library
 
 # Their weights that no gradient trains stand still in training, too.
 _STILL = (

@@ -8,9 +8,9 @@ import random
 import keras
 import numpy as np
 
-from keras_kd.chain.descriptions import is_of_a_library
 from keras_kd.chain.stage import named
 from keras_kd.data.order import ShuffledBatches, is_dataset
+from keras_kd.runs.descriptions import is_of_a_library
 
 logger = logging.getLogger(__name__)
 
@@ -44,20 +44,32 @@ def check_data(chain, train_data, measured, run_dir, steps):
         with named(stage):
             check_repeatable(steps, train_data=stage.train_data)
             data = train_data if stage.train_data is None else stage.train_data
+            if stage.epochs:
+                check_given(data)
             if run_dir is None or not stage.epochs or callable(data):
                 continue
             if share_state(data, measured.values()):
                 raise ValueError(
-                    "`train_data` and `validation_data` or `test_data` share a shuffle, so "
-                    "that measuring changes what comes next in training, and a run folder "
-                    "could not be gone on with. Shuffle the training data alone: "
-                    "data.shuffle(...) for one, data for the others."
+                    "`train_data` and `validation_data` or `test_data` share a shuffle, or "
+                    "a generator that changes with each pass, so that measuring changes "
+                    "what comes next in training, and a run folder could not be gone on "
+                    "with. Shuffle the training data alone: data.shuffle(...) for one, "
+                    "data for the others; and make a generator for each."
                 )
     if run_dir is not None and any(map(comes_in_another_order, measured.values())):
         logger.warning(
             "Validation or test data come in another order each time. A run that is gone "
-            "on with may differ from one that never stopped in the last digits of what is "
-            "measured, and so in the epoch that a stage chooses."
+            "on with may differ from one that never stopped in what is measured, and so in "
+            "the epoch that a stage chooses."
+        )
+
+
+def check_given(train_data):
+    """Refuses training data that are None; a ValueError."""
+    if train_data is None:
+        raise ValueError(
+            "`train_data` must be given, for all stages or for this one. Received: None; a "
+            "function must return what it makes."
         )
 
 

@@ -8,8 +8,8 @@ from keras import tree
 
 from keras_kd import files as run_dirs
 from keras_kd.chain import passes, random_state
+from keras_kd.chain.beforehand import try_a_batch, try_to_save
 from keras_kd.chain.ctrl_c import CtrlC
-from keras_kd.chain.descriptions import tells_all
 from keras_kd.chain.own_objects import check_apart, unmoved
 from keras_kd.chain.progress import Progress
 from keras_kd.chain.result import ChainResult, Measuring
@@ -19,11 +19,15 @@ from keras_kd.data.order import in_order
 from keras_kd.distribution.workers import Workers, scope_of, strategy_of
 from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import teacher_id
+from keras_kd.runs.descriptions import tells_all
 from keras_kd.runs.manifest import TAKEN, Manifest, check_folder, environment
 from keras_kd.training.precision import in_float32
 from keras_kd.training.whose_answers import refusal, whose_answers
 
 logger = logging.getLogger(__name__)
+
+# They keep one file, or one best value, whatever is trained.
+_OF_ONE_FIT = (keras.callbacks.ModelCheckpoint, keras.callbacks.CSVLogger)
 
 
 def run_chain(
@@ -66,7 +70,7 @@ def run_chain(
             workers.wait()
             ctrl_c = stack.enter_context(CtrlC())
         run = _ChainRun(chain, to_fit, manifest, progress, ctrl_c, measured)
-        result = run.fit(train_data, _Callbacks(callbacks), steps)
+        result = run.fit(train_data, callbacks, steps)
         # A chief that is still writing is no lost worker.
         workers.wait()
         return result
@@ -105,24 +109,16 @@ def _model_to_fit(chain, stage):
         return as_taught.model_to_fit(teacher), teacher
 
 
-class _Callbacks:
-    """The user's callbacks, for each stage.
+def _callbacks_of(stages, given):
+    """dict of a trained stage's name to the user's callbacks for it, a list.
 
     Args:
+        stages: The chain's.
         given: As `DistillationChain.fit` takes them.
     """
-
-    def __init__(self, given):
-        self._given = given
-        if not callable(given):
-            self._check(given)
-
-    def of(self, stage):
-        """Those of one stage, a list."""
-        made = self._given(stage) if callable(self._given) else self._given
-        return self._check(made)
-
-    def _check(self, callbacks):
+    stages, found = [x for x in stages if x.epochs], {}
+    for stage in stages:
+        callbacks = given(stage) if callable(given) else given
         callbacks = [] if callbacks is None else tree.flatten(callbacks)
         wrong = [x for x in callbacks if not isinstance(x, keras.callbacks.Callback)]
         if wrong:
@@ -130,7 +126,16 @@ class _Callbacks:
                 "`callbacks` must be a list of keras.callbacks.Callback, or a function "
                 f"that takes a `Stage` and gives one. Received: {wrong[0]!r}."
             )
-        return callbacks
+        found[stage.name] = callbacks
+    writers = [x for x in callbacks if isinstance(x, _OF_ONE_FIT)] if stages else []
+    if writers and len(stages) > 1 and not callable(given):
+        logger.warning(
+            "`callbacks`: one %s serves all stages, of which each writes over what the one "
+            "before wrote, or is compared with it. Give a function of the stage that makes "
+            "new ones.",
+            type(writers[0]).__name__,
+        )
+    return found
 
 
 class _ChainRun:
@@ -150,9 +155,9 @@ class _ChainRun:
 
     def fit(self, train_data, callbacks, steps):
         chain = self.chain
-        self.callbacks, self.steps = callbacks, steps
+        self.train_data, self.steps = train_data, steps
+        self.callbacks = _callbacks_of(chain.stages, callbacks)
         self._check_answers(train_data)
-        self._try_end()
         self._begin()
         if chain.teacher is not None:
             self._given("teacher", chain.teacher)
@@ -172,16 +177,21 @@ class _ChainRun:
 
     def _begin(self):
         """Makes each stage begin as in the first process, whatever was trained in this."""
-        for stage in self.chain.stages:
-            if not stage.epochs or self._is_done(stage.name):
-                continue
+        left = [x for x in self.chain.stages if x.epochs and not self._is_done(x.name)]
+        for stage in left:
+            with named(stage):
+                self.measuring.try_out(stage.student, stage.name)
+                try_to_save(stage, self.folder)
+        for stage in left:
             folder = self.folder and self.folder / stage.name
             if self.writes:
                 folder.mkdir(exist_ok=True)
             model, _ = self.to_fit[stage.name]
             run = StageRun(stage, model, folder, self.ctrl_c)
+            own = stage.train_data
             with named(stage):
-                run.try_monitor(self.validation_data)
+                data = self.train_data if own is None else own
+                try_a_batch(run, self.validation_data, data)
                 run.keep_start()
             self.runs[stage.name] = run
         start = random_state.digest()
@@ -212,14 +222,6 @@ class _ChainRun:
             if trained or of != known[id(teacher)]:
                 with named(stage):
                     raise refusal(of, ", ".join(teachers), known.get(id(teacher)))
-
-    def _try_end(self):
-        """Does with untrained students what would else fail when they are trained."""
-        for stage in self.chain.stages:
-            # One without weights would draw them before its turn.
-            if stage.epochs and stage.student.built and not self._is_done(stage.name):
-                with named(stage):
-                    self.measuring.try_out(stage.student, stage.name)
 
     def _is_done(self, name):
         return self.manifest is not None and self.manifest.state(name) == "done"
@@ -261,7 +263,7 @@ class _ChainRun:
             with named(stage):
                 data = self._data_of(stage, train_data, teacher)
                 passes.skip_epochs(data, run.epochs_done, steps=self.steps)
-                callbacks = self.callbacks.of(stage)
+                callbacks = self.callbacks[stage.name]
                 if callbacks and run.epochs_done:
                     self._doubt(stage, "what its callbacks keep is in no checkpoint")
                 callbacks = [*callbacks, *self.progress.callbacks(stage)]
@@ -288,6 +290,7 @@ class _ChainRun:
         if is_made:
             random_state.begin_data()
             data = data(teacher)
+            passes.check_given(data)
             passes.check_repeatable(self.steps, train_data=data)
             data = in_order(data, self._seed_of(stage), self.steps)
             before = self._data_before()

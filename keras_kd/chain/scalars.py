@@ -1,6 +1,10 @@
 """Metrics as TensorBoard reads them: an event file that follows the epochs."""
 
+import contextlib
+import errno
 import shutil
+
+from keras_kd.files import disk_full, no_room
 
 
 class Scalars:
@@ -23,7 +27,8 @@ class Scalars:
             import tensorflow as tf
 
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._writer = tf.summary.create_file_writer(str(self._folder))
+            with self._errors_of_the_system():
+                self._writer = tf.summary.create_file_writer(str(self._folder))
             lengths = map(len, self._history.values())
             for epoch in range(max(lengths, default=0)):
                 self.write(epoch, {k: x[epoch] for k, x in self._history.items()})
@@ -43,7 +48,24 @@ class Scalars:
             for name, value in values.items():
                 value = tf.cast(value, tf.float32)
                 tf.summary.write(f"epoch_{name}", value, epoch, metadata)
-        self._writer.flush()
+        with self._errors_of_the_system():
+            self._writer.flush()
+
+    @contextlib.contextmanager
+    def _errors_of_the_system(self):
+        """Makes an OSError of TensorFlow's kinds, with the folder's path."""
+        import tensorflow as tf
+
+        try:
+            yield
+        except tf.errors.OpError as error:
+            number = no_room(error)
+            if number is not None:
+                raise disk_full(number, self._folder) from error
+            raise OSError(
+                errno.EIO, f"TensorBoard's events cannot be written: {error.message}",
+                str(self._folder),
+            ) from error
 
     def __exit__(self, *error):
         if self._writer is not None:

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kd.chain.descriptions import described
 from keras_kd.files import check_folder_name
-from keras_kd.losses.arguments import check_integer
+from keras_kd.losses.arguments import check_choice, check_integer
 from keras_kd.models.fingerprints import model_fingerprint
+from keras_kd.runs.descriptions import described
 from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.training import checks
 from keras_kd.training.batch import inputs_of
@@ -54,7 +54,7 @@ class Stage:
             of its weights, and where a stage chooses its epoch, the average is validated.
         monitor: The validation metric that says which epoch is better: "val_loss", as in
             `keras.callbacks.EarlyStopping`, or another. Less is better if the name ends
-            in "loss", else more.
+            in "loss", and for metrics of which Keras knows it; else more.
         train_data: What this stage is trained on, as `DistillationChain.fit` takes it.
             Defaults to None: what the others are trained on.
 
@@ -102,7 +102,13 @@ class Stage:
         self._check_effect()
 
     def _check_effect(self):
-        """Refuses arguments that would have no effect."""
+        """Refuses arguments that would have no effect, or are of the wrong kind."""
+        self.restore_best = check_choice("restore_best", self.restore_best, (True, False))
+        if not isinstance(self.monitor, str):
+            raise ValueError(
+                f"Stage {self.name!r}: `monitor` must be the name of a metric. "
+                f"Received: monitor={self.monitor!r}."
+            )
         without = {
             "has no distillation losses, so it is trained on labels alone": (
                 self.distillation_losses is None,
@@ -216,6 +222,14 @@ class _LabelsAlone(SeveralSteps):
     def save(self, *args, **kwargs):
         """Saves the student: what a `keras.callbacks.ModelCheckpoint` is given for."""
         self.student.save(*args, **kwargs)
+
+    def save_weights(self, *args, **kwargs):
+        """As `save`, the weights alone."""
+        self.student.save_weights(*args, **kwargs)
+
+    def load_weights(self, *args, **kwargs):
+        """What `save_weights` wrote."""
+        self.student.load_weights(*args, **kwargs)
 
 
 @contextlib.contextmanager

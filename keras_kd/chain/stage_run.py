@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import logging
 import time
 from pathlib import Path
@@ -16,7 +15,6 @@ from keras_kd.chain import checkpoint, passes, random_state
 from keras_kd.chain.scalars import Scalars
 from keras_kd.data import order
 from keras_kd.distribution.workers import Workers, scope_of, strategy_of
-from keras_kd.evaluation import labelled
 from keras_kd.training.callbacks import StopOnBadLoss
 from keras_kd.training.precision import in_float32
 
@@ -69,12 +67,13 @@ class StageRun:
     def _scores(self):
         """The monitored metric after each epoch, signed so that more is better."""
         monitor = self.stage.monitor
-        self._check_monitor(self.history)
+        self.check_monitor(self.history)
         values = np.asarray(self.history[monitor])
-        scores = -values if monitor.endswith("loss") else values
+        scores = -values if self._less_is_better(monitor) else values
         return np.where(np.isnan(scores), -np.inf, scores)
 
-    def _check_monitor(self, names):
+    def check_monitor(self, names):
+        """Refuses to choose epochs by what is not among the names; a ValueError."""
         monitor, known = self.stage.monitor, sorted(x for x in names if x[:4] == "val_")
         if monitor not in known:
             raise ValueError(
@@ -82,21 +81,18 @@ class StageRun:
                 f"{', '.join(known) or 'there are none'}. Received: monitor={monitor!r}."
             )
 
-    def try_monitor(self, validation_data):
-        """Refuses a metric to monitor that the first epoch would not have.
-
-        Raises:
-            ValueError: There is no such metric.
-        """
-        stage = self.stage
-        names = [getattr(x, "name", x) for x in tree.flatten(stage.metrics)]
-        known = {"val_loss", *(f"val_{x}" for x in names)}
-        if not stage.chooses_epoch or stage.monitor in known or self.workers.count > 1:
-            return
-        # Keras names some metrics by what they measure; one batch tells.
-        (x, y), *_ = itertools.islice(labelled.batches(validation_data), 1)
-        found = self.model.evaluate(x, y, return_dict=True, verbose=0)
-        self._check_monitor([f"val_{name}" for name in found])
+    def _less_is_better(self, monitor):
+        if monitor.endswith("loss"):
+            return True
+        # Those of `compile` once a batch was seen, and as they were given.
+        known = [y for x in self.model.metrics for y in getattr(x, "metrics", [x])]
+        known += [x for x in tree.flatten(self.stage.metrics) if hasattr(x, "_direction")]
+        for metric in known:
+            # As Keras's EarlyStopping asks; it is None of a user's own.
+            direction = getattr(metric, "_direction", None)
+            if direction and monitor.endswith(f"_{metric.name}"):
+                return direction == "down"
+        return False
 
     def keep_start(self):
         """What the stage begins with is that of the run's first process, in each process.

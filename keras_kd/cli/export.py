@@ -46,6 +46,11 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     of a run's models are written, but for those that are there, and measured together;
     keras-kd report then shows the table.
     """
+    from keras_kd.exporters import converter
+
+    if every or arguments["format"] == "litert":
+        # It gets ready while the model and the data are loaded.
+        converter.start()
     import keras
 
     from keras_kd import data

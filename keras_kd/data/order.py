@@ -26,20 +26,53 @@ def in_order(data, seed, steps=None):
     """
     if isinstance(data, keras.utils.PyDataset):
         return ShuffledBatches(data, seed, steps)
-    arrays = tree.flatten(data)
-    if arrays and all(hasattr(x, "shape") for x in arrays):
+    arrays = as_arrays(data)
+    if arrays is not None:
         import tensorflow as tf
 
-        parts = data if isinstance(data, tuple) else (data,)
-        # tf.data would stack the arrays of a list.
-        parts = tree.map_structure(np.asarray, tree.lists_to_tuples(parts))
-        examples = tf.data.Dataset.from_tensor_slices(parts)
+        x, y, weights = arrays
+        # tf.data takes no None.
+        given = [part for part in arrays if part is not None]
+        examples = tf.data.Dataset.from_tensor_slices(tuple(given))
         number = int(np.random.default_rng(seed).integers(2**31))
-        data = examples.shuffle(len(arrays[0]), seed=number).batch(_BATCH_SIZE)
+        count = len(tree.flatten(x)[0])
+        data = examples.shuffle(count, seed=number).batch(_BATCH_SIZE)
+        if y is None and weights is not None:
+            data = data.map(lambda x, weights: (x, None, weights))
     if steps and is_dataset(data):
         # Keras would end an epoch where the data end.
         return data.repeat()
     return data
+
+
+def as_arrays(data):
+    """(x, y, sample_weight) of data that are arrays, None for what there is not.
+
+    Args:
+        data: What `fit` takes; x, (x, y) or (x, y, sample_weight), of arrays of any
+            library, and of lists, tuples and dicts of them.
+
+    Returns:
+        The parts as NumPy arrays, in tuples where they were in lists, which tf.data would
+        stack; or None, where the data are no arrays.
+
+    Raises:
+        ValueError: There is no example.
+    """
+    parts = (data,)
+    if isinstance(data, tuple) and 1 <= len(data) <= 3:
+        parts = data
+    arrays = [x for x in tree.flatten(parts) if x is not None]
+    if parts[0] is None or not all(hasattr(x, "shape") for x in arrays) or not arrays:
+        return None
+    parts = (*tree.lists_to_tuples(tree.map_structure(_as_numpy, parts)), None, None)[:3]
+    if any(x.shape[:1] == (0,) for x in tree.flatten(parts[0])):
+        raise ValueError("`train_data` holds no examples, so nothing would be trained.")
+    return parts
+
+
+def _as_numpy(array):
+    return None if array is None else np.asarray(array)
 
 
 def behind(data, steps):

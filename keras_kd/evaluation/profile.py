@@ -5,10 +5,12 @@ import dataclasses
 import logging
 import time
 
+import keras
 import numpy as np
 
 from keras_kd.evaluation.operations import UnknownCount, count_operations
 from keras_kd.losses.arguments import check_integer
+from keras_kd.models.symbolic import input_structure, symbolic_inputs
 
 logger = logging.getLogger("keras_kd")
 
@@ -167,7 +169,7 @@ def _ready_pass(model, batch_size):
 def _input_shapes(model, batch_size):
     """Shapes of the model's inputs, a list; a ValueError if one is not known."""
     # A subclassed model has none.
-    if not model.built or not getattr(model, "inputs", None):
+    if not model.built or not symbolic_inputs(model):
         raise UnknownShapes(
             "`model` must be built, with known input shapes. "
             f"Received: the model {model.name!r} without inputs."
@@ -185,9 +187,10 @@ def _forward(model):
     """The model's forward pass in inference mode, compiled; takes each input by itself."""
     import tensorflow as tf
 
+    structure = input_structure(model)
     return tf.function(
         lambda *inputs: model(
-            inputs[0] if len(inputs) == 1 else list(inputs), training=False
+            keras.tree.pack_sequence_as(structure, list(inputs)), training=False
         )
     )
 
@@ -207,7 +210,11 @@ def _count(model, shapes):
         tf.TensorSpec(shape, x.dtype)
         for shape, x in zip(shapes, model.inputs, strict=True)
     ]
-    concrete = _forward(model).get_concrete_function(*specs)
+    try:
+        concrete = _forward(model).get_concrete_function(*specs)
+    except Exception as error:  # Whatever a layer raises.
+        kind = type(error).__name__
+        raise UnknownCount(f"on inputs of its shapes it raises {kind}") from error
     try:
         return count_operations(concrete.graph, concrete.outputs)
     except UnknownCount:

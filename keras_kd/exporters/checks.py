@@ -8,6 +8,7 @@ import numpy as np
 from keras_kd.exporters import proof
 from keras_kd.exporters.runtimes import FORMATS
 from keras_kd.models.sameness import answers_differ, is_mixed
+from keras_kd.models.symbolic import symbolic_inputs, symbolic_outputs
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
 
@@ -103,8 +104,8 @@ def check_model(model):
             "`model` has no weights yet: call it on a batch or load its weights first. "
             f"Received: the unbuilt model {model.name!r}."
         )
-    inputs = getattr(model, "inputs", None) or [None]
-    outputs = getattr(model, "outputs", None) or [None]
+    inputs = symbolic_inputs(model) or [None]
+    outputs = symbolic_outputs(model) or [None]
     if len(inputs) != 1 or len(outputs) != 1:
         raise ValueError(
             "`model` must have one input and one output. Received: the model "
@@ -182,5 +183,5 @@ def random_examples(model, preprocessing):
 
 
 def _input_shape(model):
-    inputs = getattr(model, "inputs", None)
+    inputs = symbolic_inputs(model)
     return tuple(inputs[0].shape) if inputs else None

@@ -9,15 +9,19 @@ import uuid
 from pathlib import Path
 
 import keras
+from keras import tree
 
 from keras_kd import files
-from keras_kd.exporters import checks, proof
+from keras_kd.exporters import checks, converter, proof
+from keras_kd.exporters.conversion import Conversion, calibration_inputs
 from keras_kd.exporters.fake_quantization import without_fake_quantization
 from keras_kd.exporters.file_profile import file_sizes
-from keras_kd.exporters.runtimes import FORMATS, need_runtimes, open_file
+from keras_kd.exporters.runtimes import FORMATS, need_runtimes
+from keras_kd.models.symbolic import symbolic_inputs
+from keras_kd.tasks.heads import alone
 from keras_kd.training.precision import in_float32
+from keras_kd.training.whose_answers import student_of
 
-_KERAS_NAMES = {"saved_model": "tf_saved_model", "litert": "litert", "onnx": "onnx"}
 _PACKAGES = {
     "saved_model": ("tensorflow",),
     "litert": ("tensorflow", "ai-edge-litert"),
@@ -93,26 +97,29 @@ def export(
 ):
     """Writes a model as a SavedModel, LiteRT or ONNX file, and proves it.
 
-    Keras's exporter makes the file. Its own runtime then runs it on the examples, beside
-    the Keras model. If their outputs differ by more than the tolerance no file is left;
-    else a second one, its name with ".export.json" after it, says what was found.
+    Keras's exporter makes the file, LiteRT's converter in a process of its own. The
+    format's runtime then runs it on the examples, beside the Keras model. If their outputs
+    differ by more than the tolerance no file is left; else a second one, its name with
+    ".export.json" after it, says what was found.
 
     Args:
         model: A built `keras.Model` with one input and one output
-            (batch, ..., num_classes). Of a Distiller, its student is exported; what was
-            trained in mixed precision is exported in float32, and a `quantization_aware`
-            model as the plain one.
+            (batch, ..., num_classes), be it in a dict or list of one. Of a Distiller, its
+            student is exported; what was trained in mixed precision is exported in float32,
+            and a `quantization_aware` model as the plain one.
         path: Ends in ".tflite" for LiteRT, in ".onnx" for ONNX; a folder for a SavedModel.
         format: "saved_model", "litert" or "onnx".
         quantization: Of LiteRT alone. None is float32; "float16", weights in float16;
             "dynamic", weights in int8, activations too while the file runs; "int8",
-            everything in int8, inputs and outputs included.
+            everything in int8, inputs and outputs included; but inputs that are integers
+            in the Keras model stay so.
         calibration: Real training inputs for "int8", in any form that `examples` takes;
             some hundreds are enough.
         examples: At least 1,000 real inputs, better with labels: an array (n, ...), a
-            tuple (inputs, labels of (n,)), or batches of one or the other, such as a
-            `tf.data.Dataset`. The file takes inputs of their shape. By default random
-            numbers in [0, 1), or bytes for preprocessing: a weaker proof.
+            tuple (inputs, labels of (n,)), also with weights, which are left aside, or
+            batches of one or the other, such as a `tf.data.Dataset`. Inputs and labels may
+            be in a dict or list of one. The file takes inputs of their shape. By default
+            random numbers in [0, 1), or bytes for preprocessing: a weaker proof.
         batch_size: The file's, at least 1; None leaves it free.
         preprocessing: A Keras layer from images, uint8 in [0, 255], to the model's
             inputs, for instance `keras.layers.Rescaling(1 / 255)`. The file then takes
@@ -131,8 +138,10 @@ def export(
     Raises:
         FileExistsError: There is something at `path`.
         ImportError: A runtime is not installed.
-        ValueError: An argument is not what is described here, or the file's answers are
-            beyond the tolerance. In every case nothing is written.
+        OSError: There is no room for the file, or the like.
+        ValueError: An argument is not what is described here; a converter or the runtime
+            refuses the model, or was stopped, and the message says what may help; or the
+            file's answers are beyond the tolerance. In every case nothing is written.
 
     Example:
 
@@ -154,18 +163,31 @@ def export(
     limits = checks.limits(quantization, tolerance, min_agreement)
     need_runtimes(format)
     # As StudentCheckpoint does: of a Distiller, what ships is its student.
-    trained = checks.check_model(getattr(model, "student", model))
+    trained = checks.check_model(student_of(model))
+    if format == "litert":
+        converter.start()
     model = without_fake_quantization(in_float32(trained))
     given = checks.random_examples(model, preprocessing) if examples is None else examples
     first, batches = proof.first_and_all(given)
     checks.check_inputs(model, first, preprocessing)
+    taken = first if preprocessing is None else preprocessing(first[:1])
+    model, trained = (_of_tensors(x, taken) for x in (model, trained))
     checks.check_float32(model, trained, first, preprocessing)
     whole = _whole(model, first, preprocessing, as_float=quantization == "int8")
     signature = keras.InputSpec(
         shape=(batch_size, *first.shape[1:]), dtype=whole.inputs[0].dtype
     )
-    options, calibrated = _converter_options(
-        quantization, calibration, signature, as_bytes=preprocessing is not None
+    calibrated = None
+    if quantization == "int8":
+        calibrated = calibration_inputs(calibration, signature, preprocessing is not None)
+    conversion = Conversion(
+        whole,
+        path,
+        format,
+        quantization,
+        signature,
+        calibrated,
+        as_bytes=preprocessing is not None,
     )
     facts = {
         "file": path.name,
@@ -175,22 +197,20 @@ def export(
         "gives": "the model's outputs" if preprocessing is None else "probabilities",
         "parameters": model.count_params(),
         "real_examples": examples is not None,
-        "calibration_examples": calibrated,
+        "calibration_examples": 0 if calibrated is None else len(calibrated),
     }
     # Both are written before either gets its name.
     with (
         files.renamed_when_done(proof_path(path)) as proof_file,
         files.renamed_when_done(path) as temporary,
     ):
-        whole.export(
-            temporary,
-            format=_KERAS_NAMES[format],
-            verbose=False,
-            input_signature=[signature],
-            **options,
-        )
-        loaded = open_file(temporary)
-        proved = proof.prove(whole, loaded.predict, batches)
+        loaded = conversion.write(temporary, first)
+
+        def predict(inputs):
+            with conversion.refusals(temporary):
+                return loaded.predict(inputs)
+
+        proved = proof.prove(whole, predict, batches)
         proof.check(proved, path, *limits)
         exported = _exported(facts, temporary, loaded, proved, limits)
         proof_file.write_text(json.dumps(dataclasses.asdict(exported), indent=2) + "\n")
@@ -212,15 +232,6 @@ def _exported(facts, path, loaded, proved, limits):
         min_agreement=limits[1],
         versions={name: importlib.metadata.version(name) for name in packages},
     )
-
-
-def _converter_options(quantization, calibration, signature, as_bytes):
-    if quantization is None:
-        return {}, 0
-    # TensorFlow is loaded here alone.
-    from keras_kd.exporters.quantization import converter_options
-
-    return converter_options(quantization, calibration, signature, as_bytes)
 
 
 def file_name(name, format, quantization=None):
@@ -245,12 +256,26 @@ def proof_path(path):
     return path.with_name(f"{path.name}.export.json")
 
 
+def _of_tensors(model, taken):
+    """The model, or one from a tensor to a tensor that calls it with its dict or list."""
+    inputs = symbolic_inputs(model)
+    if inputs:
+        tensor = keras.Input(batch_shape=inputs[0].shape, dtype=inputs[0].dtype)
+        given = proof.in_structure(model, tensor)
+        if not any(map(tree.is_nested, (given, model.compute_output_spec(given)))):
+            return model
+    else:
+        # Words' numbers stay integers.
+        is_wide = "int" in str(taken.dtype) and taken.dtype != "uint8"
+        dtype = taken.dtype if is_wide else None
+        given = tensor = keras.Input(taken.shape[1:], dtype=dtype)
+    return keras.Model(tensor, alone(model(given)), name=model.name)
+
+
 def _whole(model, first, preprocessing, as_float):
     """The Keras model that the file is to be: with preprocessing, to probabilities."""
     if preprocessing is None:
-        if getattr(model, "inputs", None):
-            return model
-        return keras.Sequential([keras.Input(first.shape[1:]), model], name=model.name)
+        return model
     # The converter itself makes bytes of an input in float: no operation on floats is left.
     image = keras.Input(first.shape[1:], dtype="float32" if as_float else "uint8")
     logits = model(preprocessing(image))

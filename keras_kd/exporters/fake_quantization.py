@@ -13,6 +13,7 @@ from keras import layers, ops
 
 from keras_kd.exporters import proof
 from keras_kd.models.copies import copy_model
+from keras_kd.models.symbolic import symbolic_outputs
 from keras_kd.training.precision import in_float32
 
 _WITH_KERNELS = (
@@ -234,12 +235,17 @@ def _inner(layer):
 
 def _check(model):
     """The model, if all its layers are known here."""
-    if not (isinstance(model, keras.Model) and getattr(model, "outputs", None)):
+    if not symbolic_outputs(model):
         raise ValueError(
             "`model` must be a built keras.Model, Sequential or functional. Received: "
             f"{getattr(model, 'name', model)!r} of type {type(model).__name__}."
         )
     known = _WITH_KERNELS + _WITHOUT_KERNELS + _AS_THEY_ARE
+    if len(model.inputs) != 1:
+        raise ValueError(
+            f"`model` must have one input. Received: the model {model.name!r} with "
+            f"{len(model.inputs)}."
+        )
     for layer in model.layers:
         # Not of a class derived from one of these, which may compute something else.
         if type(layer) not in known:
@@ -262,6 +268,6 @@ def _calibrate(model, calibration):
     for x in ranges:
         x.observes = True
     for inputs, _ in batches:
-        model(inputs, training=False)
+        model(proof.in_structure(model, inputs), training=False)
     for x in ranges:
         x.observes = False

@@ -115,8 +115,10 @@ def _time_in_a_process(path, plan):
         [*command, json.dumps({"path": str(path)} | plan)], capture_output=True, text=True
     )
     if process.returncode:
-        last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ValueError(f"{path} could not be timed: {last_line}")
+        said = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        if process.returncode < 0:
+            said = f"its runtime was stopped by {runtimes.signal_name(process.returncode)}"
+        raise ValueError(f"{path} could not be timed: {said}")
     return json.loads(process.stdout.splitlines()[-1])
 
 

@@ -6,6 +6,9 @@ import itertools
 import keras
 import numpy as np
 
+from keras_kd.tasks.heads import alone
+from keras_kd.training.batch import inputs_of
+
 # Fewer examples say too little about how often two models disagree.
 LEAST_EXAMPLES = 1000
 _BATCH = 256
@@ -80,38 +83,85 @@ def batches(examples, name="examples"):
     """Examples in any of the forms that `export` takes, as batches.
 
     Args:
-        examples: An array of inputs (n, ...); a tuple of such and of labels (n,); or
-            batches of one or the other, for instance a `tf.data.Dataset`.
+        examples: Inputs (n, ...): an array, or a dict or list with one in it, as of a model
+            whose one input has a name. A tuple of such, of labels (n,) and of weights, of
+            which both may be missing, and weights are left aside. Or batches of one or the
+            other, for instance a `tf.data.Dataset`.
         name: The argument's, for messages.
 
     Yields:
         (inputs, labels): NumPy arrays (batch, ...) and (batch,); labels may be None.
+
+    Raises:
+        ValueError: They are of no such form.
     """
-    if isinstance(examples, np.ndarray) or keras.ops.is_tensor(examples):
-        examples = (np.asarray(examples), None)
+    if isinstance(examples, (np.ndarray, dict)) or keras.ops.is_tensor(examples):
+        examples = (examples,)
     if isinstance(examples, tuple):
-        examples = _slices(examples, name)
+        examples = _slices(_pair(examples, name), name)
+    elif isinstance(examples, keras.utils.PyDataset):
+        examples = _of_py_dataset(examples, name)
     elif not hasattr(examples, "__iter__"):
         raise ValueError(
             f"`{name}` must be an array of inputs, a tuple (inputs, labels), or batches "
             f"of these. Received: {type(examples).__name__}."
         )
     for batch in examples:
-        inputs, labels = batch if isinstance(batch, (tuple, list)) else (batch, None)
-        labels = None if labels is None else np.asarray(labels).reshape(-1)
-        yield np.asarray(inputs), labels
+        inputs, labels = _pair(batch, name)
+        yield inputs, None if labels is None else labels.reshape(-1)
+
+
+def _pair(part, name):
+    """(inputs, labels) of a batch, or of all of it, as arrays."""
+    # A list of one is what a model of one input takes.
+    is_tuple = isinstance(part, tuple) or (isinstance(part, list) and len(part) in (2, 3))
+    inputs, labels, *more = (*part, None) if is_tuple and part else (part, None)
+    inputs, labels = alone(inputs_of(inputs)), alone(labels)
+    nested = any(isinstance(x, (dict, tuple)) for x in (inputs, labels))
+    if len(more) > 2 or nested or not np.ndim(inputs):
+        raise ValueError(
+            f"`{name}` must be inputs, or tuples of inputs, labels and weights, where "
+            "inputs and labels are an array each, or a dict or list with one in it. "
+            f"Received: {_described(part)}."
+        )
+    return np.asarray(inputs), None if labels is None else np.asarray(labels)
+
+
+def _described(part):
+    if isinstance(part, dict):
+        return f"a dict of {', '.join(map(repr, part))}"
+    if isinstance(part, (list, tuple)) and len(part) == 1:
+        return _described(part[0])
+    if isinstance(part, (list, tuple)):
+        parts = ", ".join(map(_described, part))
+        return f"a {type(part).__name__} of {len(part)} ({parts})"
+    return type(part).__name__
+
+
+def _of_py_dataset(dataset, name):
+    if dataset.num_batches is None:
+        raise ValueError(f"`{name}`, a PyDataset, must have a length. Received: none.")
+    return (dataset[k] for k in range(dataset.num_batches))
 
 
 def _slices(pair, name):
-    inputs, labels = pair if len(pair) == 2 else (None, None)
-    if inputs is None or (labels is not None and len(labels) != len(inputs)):
+    inputs, labels = pair
+    if labels is not None and np.shape(labels)[:1] != inputs.shape[:1]:
         raise ValueError(
-            f"`{name}`, a tuple, must be (inputs, labels), equally long. Received: "
-            f"{len(pair)} parts of lengths {[len(x) for x in pair]}."
+            f"`{name}`, a tuple, must be (inputs, labels), equally long. Received: parts "
+            f"of lengths {[*inputs.shape[:1], *np.shape(labels)[:1]]}."
         )
     for start in range(0, len(inputs), _BATCH):
         part = slice(start, start + _BATCH)
         yield inputs[part], None if labels is None else labels[part]
+
+
+def in_structure(model, inputs):
+    """The inputs of a model of one input in the dict or list that it takes."""
+    # Of a Sequential model Keras keeps no structure; it takes a tensor.
+    if isinstance(model, keras.Sequential):
+        return inputs
+    return keras.tree.pack_sequence_as(model.input, [inputs])
 
 
 def first_and_all(examples, name="examples"):
@@ -146,9 +196,8 @@ def prove(model, predict, batches):
                 "`examples` must all have one shape. Received: "
                 f"{shape} and {inputs.shape[1:]}."
             )
-        expected = np.asarray(
-            model.predict_on_batch(inputs.astype(model.inputs[0].dtype, copy=False))
-        )
+        given = inputs.astype(model.inputs[0].dtype, copy=False)
+        expected = np.asarray(alone(model.predict_on_batch(given)))
         counts.append(_compare(expected, predict(inputs), labels))
     count = sum(x["examples"] for x in counts)
     if count < LEAST_EXAMPLES:

@@ -28,7 +28,8 @@ def export_run(run_dir, examples, calibration, *, overwrite=False, **measuring):
     Each lies in its model's folder, its proof beside it; see `export`. One that is there
     already is kept, so that a call that was stopped goes on with the same one. The files
     are then timed in turn, and the run folder's exports.json says what was found, which
-    `keras-kd report` shows. A model may fail in a format: exports.json gives the reason.
+    `keras-kd report` shows. A model may fail in a format, in whatever way: the others are
+    written all the same, and exports.json gives the reason.
 
     Args:
         run_dir: The folder of a run; of one over several seeds, the first seed is taken.
@@ -45,7 +46,8 @@ def export_run(run_dir, examples, calibration, *, overwrite=False, **measuring):
         BlockingIOError: The run is going on.
         FileExistsError: A file that is in the way has no proof, or another file's.
         ImportError: A runtime is not installed.
-        ValueError: No model is finished or can be exported; a file is damaged.
+        ValueError: No model is finished; none could be exported, with the reason for each
+            file; a file is damaged.
     """
     for format in runtimes.FORMATS:
         runtimes.need_runtimes(format)
@@ -59,7 +61,8 @@ def export_run(run_dir, examples, calibration, *, overwrite=False, **measuring):
             given = {"examples": examples, "overwrite": overwrite}
             _export_model(model, given, calibration, files, refused)
         if not files:
-            raise ValueError(f"No file was written. {refused[0].file}: {refused[0].reason}")
+            reasons = "\n".join(f"{x.model}/{x.file}: {x.reason}" for x in refused)
+            raise ValueError(f"No file was written.\n{reasons}")
         paths = [run.path / x.model / x.export.file for x in files]
         profiles = file_profile.profile_files(paths, **measuring)
         exports = _described(files, profiles, refused)
@@ -80,12 +83,14 @@ def _export_model(model, given, calibration, files, refused):
         if path.exists() and not given["overwrite"]:
             logger.info("%s: there already", path.name)
         else:
-            loaded = loaded or load_keras_file(model.file("model.keras"))
             try:
+                loaded = loaded or load_keras_file(model.file("model.keras"))
                 export.export(loaded, path, **arguments)
-            except ValueError as error:
-                logger.warning("%s: %s", path.name, error)
+            except Exception as error:  # Whatever it is, the other formats may work.
                 reason = str(error)
+                if not isinstance(error, ValueError):
+                    reason = f"{type(error).__name__}: {reason}".removesuffix(": ")
+                logger.warning("%s: %s", path.name, reason)
                 refused.append(RefusedFile(model=model.name, file=path.name, reason=reason))
                 continue
             logger.info("%s: written", path.name)

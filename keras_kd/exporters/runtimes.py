@@ -5,8 +5,11 @@ script it is a process whose time and memory are the file's and its runtime's.
 """
 
 import contextlib
+import functools
 import importlib
 import json
+import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -21,6 +24,8 @@ FORMATS = {
 }
 # A file with a free batch is given this many examples at once.
 BATCH = 256
+_BOLD = re.compile("\x1b\\[[0-9]+m")
+_PLACE = re.compile(r"^.*<unknown>:0: error: (loc\(.*\): )?")
 
 
 def format_of(path):
@@ -72,43 +77,97 @@ def open_file(path, threads=1):
     Raises:
         FileNotFoundError: There is no such file.
         ImportError: The runtime is not installed.
-        ValueError: The runtime cannot read the file: it is damaged, or something else.
+        ValueError: The runtime cannot read the file: it is damaged, or something else. Or
+            it can, and refuses to run it: for an operator that it does not have, for
+            instance, or as the file has several inputs.
     """
     kind = format_of(path)
     runtime = _need(FORMATS[kind][1][0], kind)
     try:
-        return _OPENERS[kind](runtime, path, threads)
+        model = _READERS[kind](runtime, path, threads)
     except Exception as error:  # Each runtime raises kinds of its own.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{path} could not be loaded as {kind}; it is damaged, or something else: "
-            f"{reason}"
-        ) from error
+        if not _is_refusal(error):
+            raise ValueError(
+                f"{path} could not be loaded as {kind}; it is damaged, or something else: "
+                f"{reason(error)}"
+            ) from error
+        raise _refused(path, runtime, kind, error) from error
+    try:
+        return _OPENERS[kind](model)
+    except Exception as error:
+        raise _refused(path, runtime, kind, error) from error
+
+
+def reason(error):
+    """What an error of a converter or a runtime says, in a line.
+
+    Of what `open_file` raises it is what the runtime said.
+    """
+    said = _BOLD.sub("", str(error.__cause__ or error))
+    lines = [x.strip() for x in said.splitlines() if x.strip()] or [type(error).__name__]
+    if lines[0].startswith("Exception encountered when calling"):  # Keras's layers.
+        return " ".join(lines[:2])
+    if lines[0] == "in user code:":  # TensorFlow's traceback follows.
+        return lines[-1]
+    # The converter says before it in which calls of which functions the place is.
+    return _PLACE.sub("", lines[0])
+
+
+def signal_name(returncode):
+    """By which signal a process was stopped, of its negative return code."""
+    return f"signal {-returncode} ({signal.Signals(-returncode).name})"
+
+
+def _is_refusal(error):
+    """Whether a runtime could read a file, and has no operator or type that is in it."""
+    damaged = type(error).__name__ in ("InvalidProtobuf", "InvalidArgument")
+    from_onnx = "[ONNXRuntimeError]" in str(error) and not damaged
+    return from_onnx or "Op type not registered" in str(error)
+
+
+def _refused(path, runtime, kind, error):
+    return ValueError(
+        f"{path} is a file of format {kind!r} that {runtime.__name__.split('.')[0]} does "
+        f"not run: {reason(error)}"
+    )
+
+
+def _the_only(what, items):
+    items = list(items)
+    if len(items) != 1:
+        raise ValueError(f"it has {len(items)} {what}s, and only files with one are run.")
+    return items[0]
 
 
 class LoadedFile:
     """An exported model in its runtime.
+
+    Args:
+        run: Function from a batch, as the file takes it, to its outputs in real numbers.
+        shape, dtype: Of the input, as the attributes.
+        quantize: Function from real numbers to what the file takes.
 
     Attributes:
         shape: Of the input; the first entry, the batch, is None where it is free.
         dtype: Of the input, as a NumPy dtype.
     """
 
-    def __init__(self, run, shape, dtype):
+    def __init__(self, run, shape, dtype, quantize=np.asarray):
         self._run = run
+        self._quantize = quantize
         self.shape = (shape[0], *map(int, shape[1:]))
         self.dtype = np.dtype(dtype)
 
     def run(self, inputs):
-        """The outputs for one batch that the file takes as it is."""
+        """The outputs for one batch as the file takes it, quantised where it is."""
         return self._run(inputs)
 
     def predict(self, inputs):
         """The outputs for any number of inputs.
 
         Args:
-            inputs: (n, ...); for a file with quantised inputs and outputs, in real
-                numbers.
+            inputs: (n, ...), of any dtype; for a file with quantised inputs and outputs,
+                in real numbers.
 
         Returns:
             float32 array (n, ...).
@@ -121,47 +180,59 @@ class LoadedFile:
             if missing > 0:  # A fixed batch is filled up with the last example.
                 batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
             count = min(size, len(inputs) - start)
-            outputs.append(np.asarray(self.run(batch), "float32")[:count])
+            given = self._quantize(batch)
+            outputs.append(np.asarray(self.run(given), "float32")[:count])
         return np.concatenate(outputs)
 
 
-def _open_saved_model(tensorflow, path, threads):
-    loaded = tensorflow.saved_model.load(str(path))
+def _read_saved_model(tensorflow, path, threads):
+    return tensorflow.saved_model.load(str(path))
+
+
+def _open_saved_model(loaded):
     serve = loaded.signatures["serving_default"]
-    ((name, spec),) = serve.structured_input_signature[1].items()
+    given = serve.structured_input_signature[1].items()
+    name, spec = _the_only("input", given)
 
     def run(inputs):
-        given = tensorflow.constant(inputs, dtype=spec.dtype)
-        (outputs,) = serve(**{name: given}).values()
-        return outputs.numpy()
+        outputs = serve(**{name: inputs.astype(spec.dtype.as_numpy_dtype, copy=False)})
+        return _the_only("output", outputs.values()).numpy()
 
     run.keep = loaded  # Its variables live as long as it does.
     return LoadedFile(run, tuple(spec.shape), spec.dtype.as_numpy_dtype)
 
 
-def _open_onnx(onnxruntime, path, threads):
+def _read_onnx(onnxruntime, path, threads):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         str(path), options, providers=["CPUExecutionProvider"]
     )
-    (given,) = session.get_inputs()
-    dtypes = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
+
+def _open_onnx(session):
+    given = _the_only("input", session.get_inputs())
+    output = _the_only("output", session.get_outputs()).name
     batch, *shape = given.shape
     # A free dimension has a name for a number.
     batch = batch if isinstance(batch, int) else None
-    dtype = np.dtype(dtypes[given.type])
+    kind = given.type.removeprefix("tensor(").removesuffix(")")
+    dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind))
 
     def run(inputs):
-        return session.run(None, {given.name: inputs.astype(dtype, copy=False)})[0]
+        return session.run([output], {given.name: inputs.astype(dtype, copy=False)})[0]
 
     return LoadedFile(run, (batch, *shape), dtype)
 
 
-def _open_litert(litert, path, threads):
-    interpreter = litert.Interpreter(str(path), num_threads=threads)
-    (given,), (gives,) = interpreter.get_input_details(), interpreter.get_output_details()
+def _read_litert(litert, path, threads):
+    return litert.Interpreter(str(path), num_threads=threads)
+
+
+def _open_litert(interpreter):
+    given = _the_only("input", interpreter.get_input_details())
+    gives = _the_only("output", interpreter.get_output_details())
     batch, *shape = map(int, given["shape_signature"])
     interpreter.allocate_tensors()
     allocated = int(given["shape"][0])
@@ -172,30 +243,40 @@ def _open_litert(litert, path, threads):
             interpreter.resize_tensor_input(given["index"], inputs.shape)
             interpreter.allocate_tensors()
             allocated = len(inputs)
-        interpreter.set_tensor(given["index"], _quantized(inputs, given))
+        interpreter.set_tensor(given["index"], inputs.astype(given["dtype"], copy=False))
         interpreter.invoke()
         return _real(interpreter.get_tensor(gives["index"]), gives)
 
-    return LoadedFile(run, (None if batch < 0 else batch, *shape), given["dtype"])
+    return LoadedFile(
+        run,
+        (None if batch < 0 else batch, *shape),
+        given["dtype"],
+        functools.partial(_quantized, details=given),
+    )
 
 
 def _quantized(inputs, details):
-    """Inputs as the file takes them; integers are taken for already quantised."""
-    dtype = details["dtype"]
-    if np.issubdtype(dtype, np.integer) and inputs.dtype.kind == "f":
-        scale, zero = details["quantization"]
-        limits = np.iinfo(dtype)
-        inputs = np.clip(np.round(inputs / scale + zero), limits.min, limits.max)
-    return inputs.astype(dtype, copy=False)
+    """Real numbers, of whatever dtype, as the file takes them."""
+    inputs, (scale, zero) = np.asarray(inputs), details["quantization"]
+    if not scale:  # The file takes real numbers, or integers that are what they are.
+        return inputs
+    limits = np.iinfo(details["dtype"])
+    inputs = np.clip(np.round(inputs / scale + zero), limits.min, limits.max)
+    return inputs.astype(details["dtype"])
 
 
 def _real(outputs, details):
-    if outputs.dtype.kind == "f":
-        return outputs
     scale, zero = details["quantization"]
+    if not scale:
+        return outputs
     return (outputs.astype("float32") - zero) * np.float32(scale)
 
 
+_READERS = {
+    "saved_model": _read_saved_model,
+    "litert": _read_litert,
+    "onnx": _read_onnx,
+}
 _OPENERS = {
     "saved_model": _open_saved_model,
     "litert": _open_litert,
@@ -231,7 +312,8 @@ def time_file(path, batch_sizes, threads, warm_up, repeats):
             continue
         inputs = np.random.default_rng(0).random((size, *loaded.shape[1:]), "float32")
         if loaded.dtype.kind != "f":
-            inputs = (255 * inputs).astype(loaded.dtype)
+            # Wider integers may be the numbers of words, of which there are not 255.
+            inputs = (255 * (loaded.dtype.itemsize == 1) * inputs).astype(loaded.dtype)
         for _ in range(warm_up):
             loaded.run(inputs)
         seconds[size] = [_timed(loaded.run, inputs) for _ in range(repeats)]

@@ -18,6 +18,7 @@ from keras_kd.losses.features import (
     same_size,
 )
 from keras_kd.losses.ops import at_least_float32, flat
+from keras_kd.losses.schedules import plain
 
 
 def ofd(teacher_features, student_features, *, margin=None):
@@ -209,6 +210,7 @@ class FeatureOverhaul(FeatureLoss):
 
 def _checked_margin(margin):
     """None, a float, or a list of floats and of lists of them; each <= 0."""
+    margin = plain(margin)
     if margin is None:
         return None
     if not isinstance(margin, (list, tuple)):
@@ -217,5 +219,5 @@ def _checked_margin(margin):
         [check_not_positive("margin", y) for y in x]
         if isinstance(x, (list, tuple))
         else check_not_positive("margin", x)
-        for x in margin
+        for x in map(plain, margin)
     ]

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses import graphs
+from keras_kd.losses.arguments import check_integer
 from keras_kd.losses.features import (
     FeatureLoss,
     batch_to_normalise,
@@ -18,6 +19,7 @@ from keras_kd.losses.features import (
     same_size,
 )
 from keras_kd.models.copies import copy_model
+from keras_kd.models.symbolic import input_structure, symbolic_outputs
 
 
 def simkd(teacher_features, student_features):
@@ -74,7 +76,7 @@ class SimKD(FeatureLoss):
             classifiers. Defaults to the models' own outputs.
 
     Raises:
-        ValueError: `factor` is no whole number of 1 or more, or `taps` is not one pair. In
+        ValueError: `factor` is no integer of 1 or more, or `taps` is not one pair. In
             use: features of one rank are needed.
 
     Example:
@@ -96,11 +98,7 @@ class SimKD(FeatureLoss):
 
     def __init__(self, factor=2, taps=None):
         super().__init__(taps)
-        if type(factor) is not int or factor < 1:
-            raise ValueError(
-                f"`factor` must be a whole number, 1 or more. Received: factor={factor!r}."
-            )
-        self.factor = factor
+        self.factor = check_integer("factor", factor, least=1)
 
     def make_layers(self, teacher_shapes, student_shapes):
         (teacher_shape,), (shape,) = teacher_shapes, student_shapes
@@ -154,7 +152,7 @@ class SimKD(FeatureLoss):
                 f"taps={self.taps}, {len(self.layers)} layers."
             )
         for role, model in (("teacher", teacher), ("student", student)):
-            if not getattr(model, "outputs", None) or len(model.outputs) > 1:
+            if len(symbolic_outputs(model)) != 1:
                 raise ValueError(
                     f"`{role}` must be a Functional or Sequential model with one output. "
                     f"Received: {role}={model!r}."
@@ -172,7 +170,7 @@ class SimKD(FeatureLoss):
             copy.set_weights(layer.get_weights())
         for part in graphs.after(copy_model(teacher), pair.teacher):
             x = graphs.for_inputs(part, x.shape)(x)
-        return keras.Model(graphs.inputs_of(first), x, name=name)
+        return keras.Model(input_structure(first), x, name=name)
 
     def _averaging(self):
         """The layer that makes the student's maps as small as the teacher's, or none."""

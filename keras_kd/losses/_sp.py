@@ -7,8 +7,9 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_choice
-from keras_kd.losses.ops import flat, of_one_shape
+from keras_kd.losses.ops import flat
 from keras_kd.losses.ops import norm as euclidean_norm
+from keras_kd.losses.ops import of_one_shape
 from keras_kd.losses.relations import RelationLoss, partner_weights
 
 NORMS = ("l2", "l1")

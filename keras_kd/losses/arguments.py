@@ -3,7 +3,11 @@
 import math
 import numbers
 
-from keras_kd.losses.schedules import check_schedule, is_schedule
+from keras_kd.losses.schedules import check_schedule, is_schedule, plain
+
+# Losses square numbers, and multiply by a temperature's square, and float32 ends at 3e38.
+_LARGEST, _SMALLEST = 1e12, 1e-37
+_TEMPERATURES = 1e-9, 1e9
 
 # What may change with the training step; see `DistillationLoss.at_step`.
 SCHEDULED = ("temperature",)
@@ -15,9 +19,17 @@ def check_positive(name, value):
     Raises:
         ValueError: It is anything else; the message names the argument.
     """
+    least, most = _TEMPERATURES if name in SCHEDULED else (_SMALLEST, _LARGEST)
+
+    def is_allowed(x):
+        return least <= x <= most
+
     if name in SCHEDULED and is_schedule(value):
-        return check_schedule(name, value, lambda x: 0 < x < math.inf, "greater than 0")
-    return _number(name, value, lambda x: x > 0, "a finite number greater than 0")
+        return check_schedule(name, value, is_allowed, "greater than 0")
+    allowed = "a finite number greater than 0"
+    if is_finite_number(value) and plain(value) > 0:
+        allowed += f", from {least:g} to {most:g}"
+    return _number(name, value, is_allowed, allowed)
 
 
 def check_at_least_one(name, value):
@@ -40,9 +52,12 @@ def check_fraction(name, value):
     return _number(name, value, lambda x: 0 <= x <= 1, "a number between 0 and 1")
 
 
-def _number(name, value, is_allowed, allowed):
+def _number(name, given, is_allowed, allowed):
+    value = plain(given)
     if not is_finite_number(value) or not is_allowed(value):
-        raise ValueError(f"`{name}` must be {allowed}. Received: {name}={value!r}.")
+        if _is_real(value) and _LARGEST < abs(value) < math.inf:
+            allowed += f", of size {_LARGEST:g} or less"
+        raise ValueError(f"`{name}` must be {allowed}. Received: {name}={given!r}.")
     return float(value)
 
 
@@ -57,9 +72,16 @@ def check_not_all_zero(**weights):
 
 
 def is_finite_number(value):
-    """Whether it is a number other than NaN and infinity; True and False are none."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
+    """Whether it is a number other than NaN and infinity; True and False are none.
+
+    Numbers that float32 would make infinite, once they are squared, are none, too.
+    """
+    value = plain(value)
+    return _is_real(value) and abs(value) <= _LARGEST
+
+
+def _is_real(value):
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def check_integer(name, value, least=-math.inf):
@@ -68,11 +90,12 @@ def check_integer(name, value, least=-math.inf):
     Raises:
         ValueError: It is anything else; the message names the argument.
     """
+    given, value = value, plain(value)
     is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_integer or value < least:
         limit = "" if least == -math.inf else f", {least} or greater"
         raise ValueError(
-            f"`{name}` must be an integer{limit}. Received: {name}={value!r}."
+            f"`{name}` must be an integer{limit}. Received: {name}={given!r}."
         )
     return int(value)
 
@@ -83,10 +106,11 @@ def check_choice(name, value, choices):
     Raises:
         ValueError: It is anything else; the message names the argument.
     """
+    given, value = value, plain(value)
     # By type, too: 1 is no True.
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise ValueError(
             f"`{name}` must be one of {', '.join(map(repr, choices))}. "
-            f"Received: {name}={value!r}."
+            f"Received: {name}={given!r}."
         )
     return value

@@ -90,7 +90,8 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
                 Distiller stops gradients into it.
             student_outputs: The same of the student.
             y_true: Integer labels (batch,) or None; required if `needs_labels`.
-            sample_weight: (batch,), each >= 0, or None for all ones.
+            sample_weight: (batch,), each >= 0, or None for all ones; of outputs with
+                positions, (batch, height, width, size) say, it may hold one for each.
 
         What is scheduled stands at step 0 (`self.at_step(0)`); a Distiller sets the step.
 

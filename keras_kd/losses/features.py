@@ -48,7 +48,7 @@ class FeatureLoss(DistillationLoss):
     def __init__(self, taps=None):
         self.taps = as_layer_pairs(taps)
         if self.taps:
-            self._check_count(len(self.taps), f"taps={taps!r}")
+            self._check_count(len(self.taps), f"taps={taps!r}", "`taps`: ")
         self._built_for = None
 
     @abc.abstractmethod
@@ -160,12 +160,13 @@ class FeatureLoss(DistillationLoss):
         values = self.at_step(0).call(teacher, student, **self.mode(training))
         return weighted_mean(values, sample_weight)
 
-    def _check_count(self, count, received):
+    def _check_count(self, count, received, argument=""):
         least, most = self.least_pairs, self.most_pairs
         if count < least or (most is not None and count > most):
             takes = f"{least}" if least == most else f"at least {least}"
+            takes += f" pair{'s' * (least > 1)}"
             raise ValueError(
-                f"{type(self).__name__} compares {takes} pair{'s' * (least > 1)} of "
+                f"{argument}{type(self).__name__} compares {takes} of "
                 f"features. Received: {received}."
             )
 

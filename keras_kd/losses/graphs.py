@@ -2,11 +2,7 @@
 
 import keras
 
-
-def inputs_of(model):
-    """The inputs of a Functional or Sequential model, in its own structure."""
-    is_sequential = isinstance(model, keras.Sequential)
-    return model.inputs[0] if is_sequential else model.input
+from keras_kd.models.symbolic import input_structure
 
 
 def up_to(model, path):
@@ -25,8 +21,9 @@ def up_to(model, path):
     name, _, inner = path.partition("/")
     output, inputs = _tensors_of(model, name)
     if not inner:
-        return [keras.Model(inputs_of(model), output, name=f"{model.name}_up_to_{name}")]
-    before = keras.Model(inputs_of(model), inputs, name=f"{model.name}_before_{name}")
+        given = input_structure(model)
+        return [keras.Model(given, output, name=f"{model.name}_up_to_{name}")]
+    before = keras.Model(input_structure(model), inputs, name=f"{model.name}_before_{name}")
     return [before, *up_to(model.get_layer(name), inner)]
 
 
@@ -60,10 +57,10 @@ def _tensors_of(model, name):
     todo, seen = list(model.outputs), set()
     while todo:
         tensor = todo.pop()
-        operation, index, _ = tensor._keras_history
+        operation, index, place = tensor._keras_history
         # Not the layer's own `output`: a nested model's is another tensor.
         node = operation._inbound_nodes[index]
-        if operation.name == name:
+        if name in (operation.name, f"{operation.name}:{place}"):
             return tensor, (node.input_tensors or [tensor])[0]
         todo += [x for x in node.input_tensors if id(x) not in seen]
         seen |= {id(x) for x in node.input_tensors}

@@ -5,9 +5,9 @@ import abc
 from keras import ops
 
 from keras_kd.losses.base import OneOutputLoss
-from keras_kd.losses.ops import at_least_float32, fits_shape, of_shape
+from keras_kd.losses.ops import at_least_float32, fits_shape
 from keras_kd.losses.shapes import check_size
-from keras_kd.losses.weights import weighted_mean
+from keras_kd.losses.weights import weighted_mean, weights_of
 
 
 class RelationLoss(OneOutputLoss):
@@ -72,22 +72,15 @@ def partner_weights(sample_weight, features):
     """How much each example counts among the partners of any other, (batch,), 1 on average.
 
     Args:
-        sample_weight: (batch,), Keras's (batch, 1), or None for all ones.
+        sample_weight: As `weights_of` takes it, or None for all ones.
         features: (batch, ...).
 
     Raises:
         ValueError: `sample_weight` has another shape.
     """
     features = at_least_float32(features)
-    batch = features.shape[0]
     if sample_weight is None:
         return ops.ones((ops.shape(features)[0],), dtype=features.dtype)
-    sample_weight = ops.cast(sample_weight, features.dtype)
-    received = tuple(sample_weight.shape)
-    if not fits_shape(received, (batch,)) and not fits_shape(received, (batch, 1)):
-        raise ValueError(
-            f"`sample_weight` must hold one weight per example, a shape of ({batch},). "
-            f"Received: a shape of {received}."
-        )
-    sample_weight = of_shape(ops.reshape(sample_weight, (-1,)), ops.shape(features)[:1])
+    one_each = ops.ones((ops.shape(features)[0],), dtype=features.dtype)
+    sample_weight = weights_of(one_each, sample_weight)
     return ops.divide_no_nan(sample_weight, ops.mean(sample_weight))

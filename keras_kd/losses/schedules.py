@@ -4,6 +4,12 @@ import keras
 from keras import ops
 
 
+def plain(value):
+    """NumPy's numbers, texts and arrays as Python's; anything else as it is."""
+    is_numpy = type(value).__module__.partition(".")[0] == "numpy"
+    return value.tolist() if is_numpy else value
+
+
 def is_schedule(value):
     """Whether a number is given as a `keras.optimizers.schedules.LearningRateSchedule`."""
     return isinstance(value, keras.optimizers.schedules.LearningRateSchedule)
@@ -21,7 +27,7 @@ def value_at(value, step, dtype="float32"):
 
 
 def check_schedule(name, schedule, is_allowed, allowed):
-    """`schedule`, if what it gives can be used at both of its ends.
+    """`schedule`, if what it gives can be used at both of its ends; in plain numbers.
 
     Args:
         name: Of the argument, for the message.
@@ -33,6 +39,7 @@ def check_schedule(name, schedule, is_allowed, allowed):
         ValueError: It gives another value at step 0 or where it stops to change, or counts
             in whole numbers.
     """
+    schedule = _with_plain_numbers(schedule)
     config = _config(schedule)
     firsts = [config.get("initial_learning_rate"), *config.get("values", ())]
     if any(isinstance(x, int) for x in firsts):
@@ -41,9 +48,7 @@ def check_schedule(name, schedule, is_allowed, allowed):
             f"`{name}` is a schedule of whole numbers; write them with a point, 8.0 for 8. "
             f"Received: {name}={shown(schedule)}."
         )
-    last = sum(config.get(key) or 0 for key in ("decay_steps", "warmup_steps"))
-    last = max([last, *(x + 1 for x in config.get("boundaries", ()))])
-    for step in sorted({0, last}):
+    for step in sorted({0, last_step(schedule)}):
         value = float(schedule(step))
         if not is_allowed(value):
             raise ValueError(
@@ -51,6 +56,27 @@ def check_schedule(name, schedule, is_allowed, allowed):
                 f"Received: {name}={shown(schedule)}."
             )
     return schedule
+
+
+def last_step(schedule):
+    """Where a schedule stops to change, as far as its configuration tells; else 0."""
+    config = _config(schedule)
+    last = sum(config.get(key) or 0 for key in ("decay_steps", "warmup_steps"))
+    return max([last, *(x + 1 for x in config.get("boundaries", ()))])
+
+
+def _with_plain_numbers(schedule):
+    """The schedule, which Keras can save, of Python's numbers where it has NumPy's."""
+    config = _config(schedule)
+    plain_config = {key: _plain_inside(x) for key, x in config.items()}
+    same = repr(plain_config) == repr(config)
+    return schedule if same else type(schedule).from_config(plain_config)
+
+
+def _plain_inside(value):
+    value = plain(value)
+    is_list = isinstance(value, (list, tuple))
+    return type(value)(map(plain, value)) if is_list else value
 
 
 def shown(value):

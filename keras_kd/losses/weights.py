@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_kd.losses.ops import fits_shape, of_one_shape, of_shape
+from keras_kd.losses.ops import fits_shape, of_shape
 
 
 def weighted_mean(values, sample_weight=None):
@@ -27,25 +27,35 @@ def weights_of(values, sample_weight):
 
     Args:
         values: (batch, ...).
-        sample_weight: (batch,), Keras's (batch, 1), or the values' own shape, with or
-            without a last axis of 1.
+        sample_weight: (batch,), Keras's (batch, 1), or the values' own shape, with axes of
+            1 after the first, and with or without a last axis of 1. Of values (batch,) it
+            may have one for each position of an example: their mean counts.
 
     Raises:
         ValueError: `sample_weight` has another shape.
     """
     sample_weight = ops.cast(sample_weight, values.dtype)
     shape, received = tuple(values.shape), tuple(sample_weight.shape)
-    is_column = len(received) == 2 and received[1] == 1
-    if fits_shape(received, shape) and not (is_column and shape[1] is None):
-        return of_one_shape(values, sample_weight)[1]
-    if len(shape) > 1 and fits_shape(received, (*shape, 1)):
-        column = ops.expand_dims(values, -1)
-        return ops.squeeze(of_one_shape(column, sample_weight)[1], -1)
-    if not any(fits_shape(received, x) for x in (shape[:1], (shape[0], 1))):
+    if len(received) == len(shape) + 1 > 2 and fits_shape(received[-1:], (1,)):
+        column = of_shape(sample_weight, (*ops.shape(sample_weight)[:-1], 1))
+        return weights_of(values, column[..., 0])
+    # An axis of 1 stands for all of the values along it, but for the first.
+    sizes = [s if r != 1 or k == 0 else 1 for k, (r, s) in enumerate(zip(received, shape))]
+    if len(received) == len(shape) and fits_shape(received, sizes):
+        known = zip(sizes, ops.shape(values), strict=True)
+        return of_shape(sample_weight, [1 if s == 1 else size for s, size in known])
+    is_of_examples = received[1:] in ((), (1,)) or len(shape) == 1
+    if not received or not fits_shape(received[:1], shape[:1]) or not is_of_examples:
         raise ValueError(
             "`sample_weight` must hold one weight for each example, or for each value of "
             f"shape {shape}. Received: a shape of {received}."
         )
     # One weight per example, over all of its values.
-    sample_weight = of_shape(ops.reshape(sample_weight, (-1,)), ops.shape(values)[:1])
+    sample_weight = of_shape(weights_of_examples(sample_weight), ops.shape(values)[:1])
     return ops.reshape(sample_weight, (-1,) + (1,) * (len(shape) - 1))
+
+
+def weights_of_examples(sample_weight):
+    """One weight for each example, (batch,): the mean of those of its positions."""
+    rows = ops.reshape(sample_weight, (ops.shape(sample_weight)[0], -1))
+    return ops.mean(rows, axis=1)

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_kd.models.symbolic import input_structure
+
 # What stands for a size that the model leaves open: enough for a few strides.
 _OPEN_SIZE = 32
 
@@ -76,10 +78,8 @@ def _fill(specs, batch_size, seed):
 
 def _input_specs(model):
     """`keras.KerasTensor`s in the structure that a model takes, or None."""
-    inputs = getattr(model, "inputs", None)
-    if inputs:
-        is_sequential = isinstance(model, keras.Sequential)
-        structure = inputs[0] if is_sequential else model.input
+    structure = input_structure(model)
+    if structure is not None:
         return tree.map_structure(
             lambda x: keras.KerasTensor(x.shape, keras.backend.standardize_dtype(x.dtype)),
             structure,

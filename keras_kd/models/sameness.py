@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_kd.models.probe import probe_inputs
+from keras_kd.models.taps import listening
 
 # How far apart two computations of the same numbers may be, in units of the last place of
 # the coarsest type in them, and relative to the largest number.
@@ -183,25 +184,11 @@ def _first_different_layer(copy, model):
 
 def _heard(model, inputs):
     """(name, outputs) of each call of an innermost layer, in order."""
-    heard = []
-
-    def listen(layer, call):
-        def call_and_keep(*args, **kwargs):
-            outputs = call(*args, **kwargs)
-            with contextlib.suppress(Exception):
-                arrays = [ops.convert_to_numpy(x) for x in tree.flatten(outputs)]
-                heard.append((layer.name, arrays))
-            return outputs
-
-        return call_and_keep
-
-    layers = [x for x in model._flatten_layers() if not x._layers]
-    try:
-        for layer in layers:
-            layer.call = listen(layer, layer.call)
+    with listening(x for x in model._flatten_layers() if not x._layers) as heard:
         _answers(model, inputs)
-    finally:
-        for layer in layers:
-            # The instance's own `call` hides the class's.
-            layer.__dict__.pop("call", None)
-    return heard
+    arrays = []
+    for layer, outputs in heard:
+        with contextlib.suppress(Exception):
+            found = [ops.convert_to_numpy(x) for x in tree.flatten(outputs)]
+            arrays.append((layer.name, found))
+    return arrays

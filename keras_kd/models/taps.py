@@ -1,8 +1,12 @@
 """A model's named intermediate outputs, taken in its one forward pass."""
 
+import contextlib
 import difflib
 
 import keras
+from keras import tree
+
+from keras_kd.models.symbolic import symbolic_outputs
 
 
 class Taps:
@@ -14,8 +18,8 @@ class Taps:
 
     Args:
         model: A built `keras.Model`.
-        names: A set of layer names, or paths of names joined by "/" for layers inside
-            nested models. None, which stands for the model's own output, is skipped.
+        names: A set of names as `find_tap` takes them. None, which stands for the model's
+            own output, is skipped.
 
     Raises:
         ValueError: A name is no layer of the model; lists near ones.
@@ -23,8 +27,8 @@ class Taps:
 
     def __init__(self, model, names):
         self._model = model
-        self._layers = {x: find_layer(model, x) for x in sorted(names - {None})}
-        self.names = tuple(self._layers)
+        self._taps = {x: find_tap(model, x) for x in sorted(names - {None})}
+        self.names = tuple(self._taps)
 
     def call(self, inputs, training, **kwargs):
         """Runs the model once.
@@ -36,37 +40,107 @@ class Taps:
 
         Returns:
             `(outputs, taps)`: the model's outputs, and a dict of name to that layer's
-            output.
+            output, or to the one of its outputs that the name says.
 
         Raises:
-            ValueError: A tapped layer ran more than once, or not at all.
+            ValueError: A tapped layer ran more than once, or not at all, or gave no output
+                of that number.
         """
-        taken = {name: [] for name in self._layers}
-        try:
-            for name, layer in self._layers.items():
-                layer.call = _listen(layer.call, taken[name])
+        layers = {id(layer): layer for layer, _ in self._taps.values()}
+        with listening(layers.values()) as heard:
             outputs = self._model(inputs, training=training, **kwargs)
-        finally:
-            for layer in self._layers.values():
-                # The instance's own `call` hides the class's; without it all is as before.
-                layer.__dict__.pop("call", None)
-        for name, outs in taken.items():
-            if len(outs) != 1:
+        taken = {key: [outs for layer, outs in heard if id(layer) == key] for key in layers}
+        for name, (layer, _) in self._taps.items():
+            times = len(taken[id(layer)])
+            if times != 1:
                 raise ValueError(
-                    f"The tapped layer {name!r} of {self._model.name!r} ran {len(outs)} "
+                    f"The tapped layer {name!r} of {self._model.name!r} ran {times} "
                     "times in one forward pass; a tap needs a layer that runs exactly "
                     "once. Tap a layer after it instead, or name a shared layer's users."
                 )
-        return outputs, {name: outs[0] for name, outs in taken.items()}
+        return outputs, {
+            name: self._part(name, *taken[id(layer)], number)
+            for name, (layer, number) in self._taps.items()
+        }
+
+    def _part(self, name, outputs, number):
+        flat = tree.flatten(outputs)
+        if number is not None and number >= len(flat):
+            raise _no_such_output(self._model, name, len(flat))
+        return outputs if number is None else flat[number]
 
 
-def _listen(call, taken):
+@contextlib.contextmanager
+def listening(layers):
+    """Yields a list that each call of one of the layers puts (layer, outputs) into."""
+    heard, names = [], []
+    try:
+        for layer in layers:
+            # A quantised layer is not called by its `call`.
+            is_quantized = layer.dtype_policy.quantization_mode is not None
+            name = "quantized_call" if is_quantized else "call"
+            names.append((layer, name))
+            setattr(layer, name, _listen(layer, getattr(layer, name), heard))
+        yield heard
+    finally:
+        for layer, name in names:
+            # The instance's own hides the class's; without it all is as before.
+            layer.__dict__.pop(name, None)
+
+
+def _listen(layer, call, heard):
     def call_and_keep(*args, **kwargs):
         outputs = call(*args, **kwargs)
-        taken.append(outputs)
+        heard.append((layer, outputs))
         return outputs
 
     return call_and_keep
+
+
+def find_tap(model, name):
+    """The layer that a tap names, and which of its outputs.
+
+    Args:
+        model: A `keras.Model`.
+        name: As `find_layer` takes it; of a layer that gives several outputs, ":" and the
+            number of one of them may follow, as Keras gives them, from 0 on: "lstm:1" is
+            an LSTM's first state, "attention:1" the scores of a MultiHeadAttention.
+
+    Returns:
+        `(layer, number)`; the number is None where the name has none.
+
+    Raises:
+        ValueError: There is no such layer; or it is known to have fewer outputs.
+    """
+    layer_name, colon, number = str(name).rpartition(":")
+    # Who has a colon in a layer's name means that layer.
+    is_numbered = colon and number.isascii() and number.isdigit()
+    if not is_numbered or name in dict(_named_layers(model)):
+        return find_layer(model, name), None
+    layer, number = find_layer(model, layer_name), int(number)
+    known = layer_outputs(layer)
+    if known is not None and number >= len(known):
+        raise _no_such_output(model, name, len(known))
+    return layer, number
+
+
+def layer_outputs(layer):
+    """A layer's symbolic outputs, a list in Keras's order; None if not known."""
+    known = symbolic_outputs(layer)
+    if not known:
+        # Keras has no such attribute where it was called never, or twice.
+        known = tree.flatten(getattr(layer, "output", None))
+    is_known = bool(known) and all(isinstance(x, keras.KerasTensor) for x in known)
+    return known if is_known else None
+
+
+def _no_such_output(model, name, count):
+    layer_name = name.rpartition(":")[0]
+    outputs = ", ".join(repr(f"{layer_name}:{k}") for k in range(count))
+    return ValueError(
+        f"The layer {layer_name!r} of {model.name!r} gives {count} "
+        f"output{'s' * (count > 1)}: {outputs}. Received: {name!r}."
+    )
 
 
 def find_layer(model, name):
@@ -119,21 +193,25 @@ def outputs_made_of(model, name):
 
     Args:
         model: A built `keras.Model`.
-        name: As `find_layer` takes it.
+        name: As `find_tap` takes it.
 
     Returns:
         A tuple of numbers, in the order of the flattened outputs; None where the model has
         no symbolic outputs.
     """
-    outputs = getattr(model, "outputs", None)
+    outputs = symbolic_outputs(model)
     if not outputs:
         return None
-    layer = find_layer(model, name)
-    return tuple(k for k, tensor in enumerate(outputs) if _is_behind(tensor, layer))
+    tap = find_tap(model, name)
+    return tuple(k for k, tensor in enumerate(outputs) if _is_behind(tensor, *tap))
 
 
-def _is_behind(tensor, layer):
-    """Whether a symbolic tensor is made of a layer's output, be it in a nested model."""
+def _is_behind(tensor, layer, output):
+    """Whether a symbolic tensor is made of a layer's output, be it in a nested model.
+
+    Args:
+        output: The number of the one that counts, or None for any of the layer's.
+    """
     todo, seen = [tensor], set()
     while todo:
         tensor = todo.pop()
@@ -141,11 +219,13 @@ def _is_behind(tensor, layer):
             continue
         seen.add(id(tensor))
         maker, number, place = tensor._keras_history
+        inner = symbolic_outputs(maker)
         if maker is layer:
-            return True
-        if getattr(maker, "outputs", None):
+            if output in (None, place):
+                return True
+        elif inner:
             # A nested model: of its outputs, the one that this tensor is.
-            todo.append(maker.outputs[place])
+            todo.append(inner[place])
         elif isinstance(maker, keras.layers.Layer) and layer in maker._flatten_layers():
             return True
         todo += maker._inbound_nodes[number].input_tensors
@@ -170,7 +250,7 @@ def logits_layer(model):
     while isinstance(layer, keras.Model) or _only_activates(layer):
         if isinstance(layer, keras.Model):
             prefix += f"{layer.name}/" if layer is not model else ""
-            tensors = getattr(layer, "outputs", None) or []
+            tensors = symbolic_outputs(layer)
         else:
             tensors = node.input_tensors
         if len(tensors) != 1:

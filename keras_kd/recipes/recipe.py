@@ -54,12 +54,29 @@ class Recipe(Section):
     @pydantic.model_validator(mode="after")
     def _chooses_by_validation(self):
         for stage in self.stage:
+            by = "restore_best" if stage.restore_best else "patience"
             chooses = stage.restore_best or stage.patience is not None
             if chooses and not self.validation_examples:
                 raise ValueError(
-                    f"stage {stage.name!r} chooses its epoch, which needs "
+                    f"stage {stage.name!r} chooses its epoch, by {by}, which needs "
                     "validation_examples: never by the test images"
                 )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _names_differ(self):
+        seen = {}
+        for stage in self.stage:
+            # Some file systems take these for one folder.
+            folder = stage.name.strip().casefold()
+            if stage.name != stage.name.strip():
+                raise ValueError(f"the name {stage.name!r} begins or ends with a space")
+            if folder in seen and seen[folder] != stage.name:
+                raise ValueError(
+                    f"the names {seen[folder]!r} and {stage.name!r} differ in capital "
+                    "letters alone, and would be one folder on some systems"
+                )
+            seen[folder] = stage.name
         return self
 
     def batch_size_of(self, stage):

@@ -10,11 +10,16 @@ from pydantic import Field
 
 from keras_kd import losses
 from keras_kd.data.augmentation import Deform
-from keras_kd.losses.arguments import is_finite_number
+from keras_kd.losses.arguments import check_positive, is_finite_number
+from keras_kd.losses.schedules import is_schedule, last_step
 from keras_kd.training import checks
 
 # Numbers of an optimizer that are steps or limits; others may be of any sign.
 _SIZES = ("learning_rate", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
+_SIZES += ("epsilon", "initial_accumulator_value", "l1_regularization_strength")
+_SIZES += ("l2_regularization_strength", "l2_shrinkage_regularization_strength")
+# What of an average stays at each step: with 1 nothing is ever added.
+_KEPT = ("beta_1", "beta_2", "rho", "momentum", "ema_momentum")
 
 
 def one_of(names, kind):
@@ -53,16 +58,30 @@ def made(value):
             f"Known: {', '.join(SCHEDULES)}"
         )
     for key, argument in arguments.items():
-        if isinstance(argument, str) and key != "name":
-            raise ValueError(f"{name} > {key} must be a number. Received: {argument!r}")
+        _check_point(f"{name} > {key}", argument, key)
     try:
         schedule = getattr(keras.optimizers.schedules, name)(**arguments)
-        value = float(schedule(0))
-    except (TypeError, ValueError) as error:
+        steps = 0, last_step(schedule)
+        first, last = (float(schedule(step)) for step in steps)
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ValueError(f"not a schedule of Keras: {error}") from error
-    if not math.isfinite(value):
-        raise ValueError(f"the schedule {name} begins with {value}, no finite number")
+    for word, value in (("begins", first), ("ends", last)):
+        if not math.isfinite(value):
+            raise ValueError(f"the schedule {name} {word} with {value}, no finite number")
     return schedule
+
+
+def _check_point(place, value, key):
+    """Refuses what is no number, of a schedule's arguments that are numbers."""
+    if key in ("name", "staircase", "cycle"):
+        return
+    values = value if isinstance(value, list) else [value]
+    for each in values:
+        if not isinstance(each, (int, float)) or isinstance(each, bool):
+            raise ValueError(f"{place} must be a number. Received: {each!r}")
+        if not is_finite_number(each) or "steps" in key and each <= 0:
+            allowed = "1 or greater" if "steps" in key else "finite"
+            raise ValueError(f"{place} must be {allowed}. Received: {each!r}")
 
 
 def _or_schedule(check):
@@ -112,19 +131,30 @@ class _Named(Section):
         self.make()
         return self
 
+    def _arguments(self):
+        arguments = {}
+        for key, value in self.model_extra.items():
+            try:
+                arguments[key] = made(value)
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from error
+        return arguments
+
 
 class LossRecipe(_Named):
     name: Annotated[str, one_of(losses.names(), "loss")]
 
     def make(self):
-        arguments = {key: made(value) for key, value in self.model_extra.items()}
+        arguments = self._arguments()
         return losses.get(self.name, **arguments)
 
 
 class OptimizerRecipe(_Named):
     def make(self):
-        arguments = {key: made(value) for key, value in self.model_extra.items()}
+        arguments = self._arguments()
         for key, value in arguments.items():
+            if is_schedule(value) and key != "learning_rate":
+                raise ValueError(f"{key} must be a number; learning_rate takes a schedule")
             _check_number(key, value)
         config = {"class_name": self.name, "config": arguments}
         try:
@@ -141,6 +171,9 @@ def _check_number(key, value):
     is_number, allowed = is_finite_number(value), "a finite number"
     if key in _SIZES:
         is_number, allowed = is_number and value >= 0, allowed + ", 0 or greater"
+    elif key in _KEPT:
+        is_number = is_number and 0 <= value < 1
+        allowed = "a number that is 0 or greater, and less than 1"
     elif key == "name" or not isinstance(value, (str, float)):
         return
     if not is_number:
@@ -170,9 +203,13 @@ class AugmentationRecipe(Section):
         return self
 
 
+def _checked(name):
+    return pydantic.AfterValidator(lambda x: check_positive(name, x))
+
+
 class EnsembleRecipe(Section):
     """Trained stages as one model; the fields are those of `teachers.Ensemble`."""
 
     models: Annotated[list[str], Field(min_length=1)]
     weights: list[Annotated[Number, Field(ge=0)]] | None = None
-    temperature: Annotated[Number, Field(gt=0)] = 4.0
+    temperature: Annotated[Number, Field(gt=0), _checked("temperature")] = 4.0

@@ -27,6 +27,8 @@ from keras_kd.recipes.sections import (
 )
 from keras_kd.teachers import Ensemble
 
+Label = Annotated[Integer, Field(ge=0)]
+
 
 class StageRecipe(Section):
     name: Annotated[str, pydantic.AfterValidator(check_folder_name)]
@@ -43,7 +45,7 @@ class StageRecipe(Section):
     batch_size: PositiveInt | None = None
     # The training images: of these classes alone; so many of them, drawn at random, of each
     # class as many; each so often in an epoch.
-    classes: Annotated[list[Integer], Field(min_length=1)] | None = None
+    classes: Annotated[list[Label], Field(min_length=1)] | None = None
     examples: PositiveInt | None = None
     repeat: PositiveInt = 1
     # Of the recipe's `augmentation`, instead of its own; with 0 the images as they are.
@@ -111,7 +113,7 @@ class StageRecipe(Section):
             student,
             self.epochs,
             distillation_losses=[x.make() for x in self.losses] or None,
-            distillation_loss_weights=weights and list(map(made, weights)),
+            distillation_loss_weights=None if weights is None else list(map(made, weights)),
             student_loss_weight=made(self.student_loss_weight),
             optimizer=self.optimizer.make(),
             taught_by=self.taught_by,
@@ -161,6 +163,37 @@ class StageRecipe(Section):
     def _one_model(self):
         if (self.model is None) == (self.ensemble is None):
             raise ValueError("give one of `model` and `ensemble`")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _weights_fit_losses(self):
+        weights = self.distillation_loss_weights
+        if weights is None:
+            return self
+        if len(weights) != len(self.losses):
+            raise ValueError(
+                "distillation_loss_weights must hold one number for each of the "
+                f"{len(self.losses)} losses. Received: {len(weights)}"
+            )
+        if not any(weights):
+            raise ValueError(
+                "distillation_loss_weights are all 0, so nothing would be distilled: "
+                "leave the losses out"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _monitor_has_an_effect(self):
+        chooses = self.restore_best or self.patience is not None
+        if self.monitor != type(self).model_fields["monitor"].default and not chooses:
+            raise ValueError("monitor goes with patience or restore_best")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _classes_are_several(self):
+        classes = self.classes or []
+        if len(set(classes)) < len(classes):
+            raise ValueError(f"classes must differ. Received: {classes}")
         return self
 
     @pydantic.model_validator(mode="after")

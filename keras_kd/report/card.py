@@ -6,6 +6,7 @@ import keras_kd
 from keras_kd import files as run_dirs
 from keras_kd.data import DATASETS
 from keras_kd.extras import needed_by
+from keras_kd.models.symbolic import symbolic_inputs, symbolic_outputs
 from keras_kd.report import devices, stage_settings
 from keras_kd.report.recipe import repeat
 from keras_kd.report.tables import accuracy_table
@@ -253,7 +254,7 @@ class _Shape:
         if len(layers) > _MOST_LAYERS:
             layers = [f"{len(layers)} layers"]
         # A subclassed model has neither.
-        inputs, outputs = getattr(loaded, "inputs", None), getattr(loaded, "outputs", None)
+        inputs, outputs = symbolic_inputs(loaded), symbolic_outputs(loaded)
         is_image = inputs and len(inputs[0].shape) == 4
         return cls(
             takes=_shapes(inputs),

@@ -18,7 +18,7 @@ FORMAT = 1
 TAKEN = frozenset({"format", "kind", "random_state", "with_code"})
 # Whether functions and classes are told by their code, which earlier versions left out.
 _WITH_CODE = "with_code"
-# What tells them there: see `keras_kd.chain.descriptions`.
+# What tells them there: see `keras_kd.runs.descriptions`.
 CODE, ATTRIBUTES, UNKNOWN = "code_sha256", "attributes", "not known"
 _KINDS = {"run": "one run", "seeds": "a run over several seeds", "tune": "a search"}
 # What a model has of these changes while the run goes on.

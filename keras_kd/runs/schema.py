@@ -11,7 +11,6 @@ import pydantic
 
 from keras_kd.files import check_folder_name
 
-
 Name = Annotated[str, pydantic.AfterValidator(check_folder_name)]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 Count = Annotated[int, pydantic.Field(ge=0)]

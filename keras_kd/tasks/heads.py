@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from keras import ops, tree
 
-from keras_kd.losses.weights import weights_of
+from keras_kd.losses.weights import weights_of, weights_of_examples
+from keras_kd.models.symbolic import output_names
 from keras_kd.models.taps import outputs_made_of
 
 
@@ -115,7 +116,7 @@ def masked_weight(outputs, sample_weight):
 
 def head_of(student, taps):
     """The `Head` of a loss that taps these layers of the student."""
-    names = tuple(getattr(student, "output_names", None) or ())
+    names = output_names(student)
     if len(names) < 2 or None in taps:
         return Head(taps, None, names)
     known = [outputs_made_of(student, name) for name in taps]
@@ -133,15 +134,9 @@ def _found(own, tapped):
 def _mean_weight(parts):
     if len(parts) == 1 or all(part is None for part in parts):
         return parts[0]
-    given = [ops.convert_to_tensor(x) for x in parts if x is not None]
-    columns = [len(x.shape) == 2 and x.shape[1] == 1 for x in given]
-    given = [ops.reshape(x, (-1,)) if c else x for x, c in zip(given, columns, strict=True)]
-    if any(len(x.shape) != 1 for x in given):
-        raise ValueError(
-            "`sample_weight` must hold one weight for each example, as what is compared is "
-            "part of several outputs. Received: shapes "
-            f"{', '.join(str(tuple(x.shape)) for x in given)}."
-        )
+    # An example counts by the mean of the weights that its positions have.
+    given = [ops.cast(x, "float32") for x in parts if x is not None]
+    given = list(map(weights_of_examples, given))
     # An output without weights has ones.
     given += [ops.ones_like(given[0])] * (len(parts) - len(given))
     return sum(given[1:], start=given[0]) / len(given)

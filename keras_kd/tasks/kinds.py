@@ -8,8 +8,10 @@ import numpy as np
 from keras import ops, tree
 
 from keras_kd.losses.ops import at_least_float32
+from keras_kd.losses.schedules import plain
 from keras_kd.models.probe import probe_inputs, probe_like
-from keras_kd.models.taps import Taps, find_layer
+from keras_kd.models.symbolic import symbolic_outputs
+from keras_kd.models.taps import Taps, find_tap
 
 KINDS = ("logits", "probabilities")
 
@@ -184,17 +186,20 @@ def check_said(argument, value):
     Raises:
         ValueError: It is none of these.
     """
+    given, value = value, plain(value)
     if value is None:
         return {}
     try:
         said = {None: value} if isinstance(value, str) else dict(value)
         kinds = [kind for x in said.values() for kind in tree.flatten(x)]
+        names = [name for name in said if name is not None]
     except (TypeError, ValueError):
-        kinds = [value]
-    if not all(kind in KINDS for kind in kinds):
+        kinds, names = [], [value]
+    is_kind = [isinstance(kind, str) and kind in KINDS for kind in kinds]
+    if not all(is_kind) or not all(isinstance(name, str) for name in names):
         raise ValueError(
             f"`{argument}` must be None or one of 'logits', 'probabilities', or a dict of "
-            f"tapped layer to one of these. Received: {argument}={value!r}."
+            f"tapped layer to one of these. Received: {argument}={given!r}."
         )
     return said
 
@@ -219,13 +224,14 @@ def log_probabilities(probabilities):
 
 def ends_in_softmax(model, name=None):
     """Whether a model, or its layer of that name, is known to end in a softmax."""
-    layer = model if name is None else find_layer(model, name)
+    layer, number = (model, None) if name is None else find_tap(model, name)
     while isinstance(layer, keras.Model):
-        outputs = getattr(layer, "outputs", None) or ()
-        if len(outputs) != 1:
+        outputs = symbolic_outputs(layer)
+        if number is None and len(outputs) != 1 or not outputs:
             return False
-        # What made the model's one output.
-        layer = outputs[0]._keras_history.operation
+        # What made the output.
+        maker, _, place = outputs[number or 0]._keras_history
+        layer, number = maker, place if isinstance(maker, keras.Model) else None
     activation = getattr(layer, "activation", None)
     is_softmax = activation is keras.activations.softmax
     return is_softmax or isinstance(layer, keras.layers.Softmax)

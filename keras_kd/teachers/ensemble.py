@@ -3,16 +3,19 @@
 Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015."""
 
 import math
-import numbers
 import warnings
 
 import keras
 from keras import ops
 
-from keras_kd.losses.arguments import check_positive
+from keras_kd.losses.arguments import check_positive, is_finite_number
 from keras_kd.losses.ops import log_softmax
+from keras_kd.losses.schedules import plain
+from keras_kd.models.sharing import serialize_apart, share_weights, shared_layers
+from keras_kd.models.symbolic import input_structure
+from keras_kd.tasks.heads import alone
 from keras_kd.tasks.kinds import log_probabilities, outputs_kind
-from keras_kd.teachers.members import check_each, check_same, symbolic_input
+from keras_kd.teachers.members import check_each, check_same, inputs_for
 
 _KINDS = ("logits", "probabilities")
 
@@ -71,7 +74,7 @@ class Ensemble(keras.Model):
             temperature=check_positive("temperature", temperature),
             outputs=_resolve_kinds(outputs, models),
         )
-        inputs = symbolic_input(models[0])
+        inputs = input_structure(models[0])
         super().__init__(inputs, mean(inputs), name=name)
         self._mean = mean
 
@@ -114,13 +117,15 @@ class MeanOfProbabilities(keras.layers.Layer):
         return self.temperature * ops.logsumexp(ops.stack(log_probs), axis=0)
 
     def _log_probs(self, model, inputs, kind):
-        outputs = model(inputs, training=False)
+        inputs = inputs_for(model, self.models[0], inputs)
+        outputs = alone(model(inputs, training=False))
         logits = log_probabilities(outputs) if kind == "probabilities" else outputs
         return log_softmax(logits, self.temperature)
 
     def get_config(self):
         return {
-            "models": [keras.saving.serialize_keras_object(x) for x in self.models],
+            "models": list(map(serialize_apart, self.models)),
+            **shared_layers(dict(enumerate(self.models))),
             "weights": list(self.model_weights),
             "temperature": self.temperature,
             "outputs": list(self.outputs),
@@ -136,7 +141,9 @@ def _with_models(config, custom_objects):
     models = [
         keras.saving.deserialize_keras_object(x, custom_objects) for x in config["models"]
     ]
-    return config | {"models": models}
+    share_weights(dict(enumerate(models)), config)
+    kept = {k: x for k, x in config.items() if k != "shared_layers"}
+    return kept | {"models": models}
 
 
 def _check_models(models):
@@ -146,29 +153,31 @@ def _check_models(models):
             f"`models` must be a list of at least one keras.Model. Received: {models!r}."
         )
     check_each(models)
-    check_same("outputs", (model.outputs[0] for model in models))
+    check_same("outputs", [tuple(model.outputs[0].shape) for model in models])
     return list(models)
 
 
 def _check_weights(weights, count):
     """`weights` as a list of `count` floats; else a ValueError."""
+    given, weights = weights, plain(weights)
     if weights is None:
         weights = [1.0] * count
     is_list = isinstance(weights, (list, tuple)) and len(weights) == count
     if not is_list or not all(map(_is_weight, weights)) or sum(weights) == 0:
         raise ValueError(
             f"`weights` must hold one finite number >= 0 for each of the {count} models, "
-            f"and not all zeros. Received: weights={weights!r}."
+            f"and not all zeros. Received: weights={given!r}."
         )
-    return list(map(float, weights))
+    return [float(plain(x)) for x in weights]
 
 
 def _is_weight(value):
-    return isinstance(value, numbers.Real) and math.isfinite(value) and value >= 0
+    return is_finite_number(value) and plain(value) >= 0
 
 
 def _resolve_kinds(outputs, models):
     """What each model gives, "logits" or "probabilities"; looks where it is not said."""
+    outputs = plain(outputs)
     kinds = outputs if isinstance(outputs, (list, tuple)) else [outputs] * len(models)
     if len(kinds) != len(models) or not all(x is None or x in _KINDS for x in kinds):
         raise ValueError(

@@ -4,7 +4,10 @@ import re
 
 import keras
 
-from keras_kd.teachers.members import check_each, symbolic_input
+from keras_kd.models.sharing import serialize_apart, share_weights, shared_layers
+from keras_kd.models.symbolic import input_structure
+from keras_kd.tasks.heads import alone
+from keras_kd.teachers.members import check_each, inputs_for
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -45,15 +48,22 @@ class Several(keras.Model):
                 f"alone. Received: {wrong[0]!r}."
             )
         check_each(list(models.values()))
-        inputs = symbolic_input(next(iter(models.values())))
-        members = [Member(model, name=key) for key, model in models.items()]
-        super().__init__(inputs, [member(inputs) for member in members], name=name)
+        first = next(iter(models.values()))
+        inputs = input_structure(first)
+        outputs = [
+            Member(model, name=key)(inputs_for(model, first, inputs))
+            for key, model in models.items()
+        ]
+        super().__init__(inputs, outputs, name=name)
         self.taps = {key: f"{key}/{model.name}" for key, model in models.items()}
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
-        models = {key: serialize(self.get_layer(key).model) for key in self.taps}
-        return {"models": models, "name": self.name}
+        models = {key: self.get_layer(key).model for key in self.taps}
+        return {
+            "models": {key: serialize_apart(x) for key, x in models.items()},
+            **shared_layers(models),
+            "name": self.name,
+        }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -61,6 +71,7 @@ class Several(keras.Model):
             key: keras.saving.deserialize_keras_object(x, custom_objects)
             for key, x in config["models"].items()
         }
+        share_weights(models, config)
         return cls(models, name=config["name"])
 
 
@@ -74,4 +85,4 @@ class Member(keras.layers.Layer):
         self.model = model
 
     def call(self, inputs):
-        return self.model(inputs, training=False)
+        return alone(self.model(inputs, training=False))

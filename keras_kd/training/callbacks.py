@@ -13,6 +13,8 @@ import math
 
 import keras
 
+from keras_kd.training.whose_answers import student_of
+
 _TERMS = ("student_loss", "distillation_loss", "total_loss", "loss")
 
 
@@ -80,7 +82,7 @@ class StudentCheckpoint(keras.callbacks.ModelCheckpoint):
         return self.save_freq != "epoch"
 
     def set_model(self, model):
-        if getattr(model, "student", None) is None:
+        if student_of(model) is model:
             raise ValueError(
                 "StudentCheckpoint goes with a Distiller. Received a model without a "
                 f"student: {model.name!r}. Use keras.callbacks.ModelCheckpoint there."

@@ -11,8 +11,9 @@ from keras import ops, tree
 
 from keras_kd import losses as losses_module
 from keras_kd.losses import arguments
-from keras_kd.losses.schedules import check_schedule, is_schedule, shown
+from keras_kd.losses.schedules import check_schedule, is_schedule, plain, shown
 from keras_kd.losses.shapes import check_batch
+from keras_kd.models.symbolic import output_names, symbolic_outputs
 from keras_kd.training.teacher_and_student import check_taught, states_of
 
 
@@ -21,6 +22,21 @@ def check_fraction(name, value):
     if is_schedule(value):
         return check_schedule(name, value, lambda x: 0 <= x <= 1, "between 0 and 1")
     return arguments.check_fraction(name, value)
+
+
+def label_weight(value, weights):
+    """`student_loss_weight`, checked as `check_fraction`, beside the others' weights.
+
+    Raises:
+        ValueError: It is no such number; or all weights are 0.
+    """
+    value = check_fraction("student_loss_weight", value)
+    if value == 0 and not any(weights):
+        raise ValueError(
+            "`student_loss_weight` and `distillation_loss_weights` are all 0, so nothing "
+            f"would be learned. Received: {value} and {[*weights]}."
+        )
+    return value
 
 
 def weighted(losses, weights):
@@ -32,9 +48,17 @@ def weighted(losses, weights):
         ValueError: There is no loss or no such loss, or a weight is no number >= 0 or no
             loss's.
     """
+    losses = plain(losses)
     losses = losses if isinstance(losses, (list, tuple)) else [losses]
-    losses = tuple(map(losses_module.get, losses))
+    losses = tuple(map(_loss, losses))
     return losses, tuple(check_weights(weights, len(losses)))
+
+
+def _loss(identifier):
+    try:
+        return losses_module.get(plain(identifier))
+    except ValueError as error:
+        raise ValueError(f"`distillation_losses`: {error}") from error
 
 
 def check_weights(weights, count):
@@ -45,8 +69,9 @@ def check_weights(weights, count):
         )
     if weights is None:
         return [1.0] * count
-    weights = weights.tolist() if isinstance(weights, np.ndarray) else weights
+    weights = plain(weights)
     weights = list(weights) if isinstance(weights, (list, tuple)) else [weights]
+    weights = [_checked_weight(w) for w in weights]
     if len(weights) != count or not all(map(_is_weight, weights)):
         raise ValueError(
             "`distillation_loss_weights` must hold one finite number >= 0 for each of the "
@@ -55,12 +80,20 @@ def check_weights(weights, count):
     return [w if is_schedule(w) else float(w) for w in weights]
 
 
+def _checked_weight(value):
+    if not is_schedule(value):
+        return plain(value)
+    name = "distillation_loss_weights"
+    return check_schedule(name, value, lambda x: 0 <= x < math.inf, "0 or greater")
+
+
 def _is_weight(value):
-    if is_schedule(value):
-        name = "distillation_loss_weights"
-        check_schedule(name, value, lambda x: 0 <= x < math.inf, "0 or greater")
-        return True
-    return arguments.is_finite_number(value) and value >= 0
+    return is_schedule(value) or arguments.is_finite_number(value) and value >= 0
+
+
+def check_validates(value):
+    """`validation_distillation`, if it is True or False."""
+    return arguments.check_choice("validation_distillation", value, (True, False))
 
 
 def check_one_of(name, value, choices):
@@ -129,8 +162,8 @@ def check_fit(distiller, x, y, args, kwargs):
     if not distiller.validation_distillation:
         check_loss_in_validation(distiller.loss, args, kwargs)
     check_finite(distiller.teacher)
-    shape = getattr(distiller.student, "output_shape", None)
-    num_classes = shape[-1] if isinstance(shape, tuple) else None
+    outputs = symbolic_outputs(distiller.student)
+    num_classes = outputs[0].shape[-1] if len(outputs) == 1 else None
     check_labels(y, distiller.loss, num_classes)
     check_first_answers(distiller.run_teacher, x, distiller.teacher.name)
 
@@ -240,7 +273,7 @@ def check_label_loss(loss, student, kinds):
         return
     if isinstance(loss, dict):
         # Of a subclassed model Keras flattens a dict by its sorted keys.
-        names = getattr(student, "output_names", sorted(loss))
+        names = output_names(student) or sorted(loss)
         loss = [loss.get(name) for name in names]
     each = loss if isinstance(loss, (list, tuple)) else [loss]
     found = [found] * len(negative) if isinstance(found, str) else found

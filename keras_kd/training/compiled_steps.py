@@ -154,7 +154,8 @@ def with_variables_before(function, model):
 
     Args:
         function: What Keras's loop calls, for each batch.
-        model: Has `metrics_see(y)`, the labels and outputs that compiled metrics get.
+        model: Has `metrics_see(y)` and `losses_see(y)`, the labels and outputs that
+            compiled metrics and losses get.
     """
     is_first = True
 
@@ -176,8 +177,8 @@ def _make_variables(model, batch):
         return
     if not model.optimizer.built and model.trainable_variables:
         model.optimizer.build(model.trainable_variables)
-    _, y, _ = keras.utils.unpack_x_y_sample_weight(without_optionals(batch))
-    y, y_pred = model.metrics_see(y)
+    _, labels, _ = keras.utils.unpack_x_y_sample_weight(without_optionals(batch))
+    y, y_pred = model.metrics_see(labels)
     if any(x is None for x in tree.flatten([y, y_pred])):
         return
     tree.assert_same_structure(y, y_pred)
@@ -185,12 +186,6 @@ def _make_variables(model, batch):
     if metrics is not None and not metrics.built:
         metrics.build(y, y_pred)
     # Of several outputs, each loss has a metric.
+    y, y_pred = model.losses_see(labels)
     if losses is not None and not losses.built and tree.is_nested(y_pred):
         losses.build(y, y_pred)
-
-
-def outputs_of(model):
-    """A model's outputs, symbolic, in their structure; None where they are not known."""
-    outputs = getattr(model, "outputs", None) or [None]
-    # A keras.Sequential has one, and no `output`.
-    return getattr(model, "output", outputs[0])

@@ -105,9 +105,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         self.student = student
         weighted = checks.weighted(distillation_losses, distillation_loss_weights)
         self.distillation_losses, self.distillation_loss_weights = weighted
-        self.student_loss_weight = checks.check_fraction(
-            "student_loss_weight", student_loss_weight
-        )
+        self.student_loss_weight = checks.label_weight(student_loss_weight, weighted[1])
         self.teacher_outputs, self.student_outputs = teacher_outputs, student_outputs
         said = check_said("teacher_outputs", teacher_outputs)
         self.teacher_kinds = OutputKinds("teacher", teacher, said, other=student)
@@ -115,7 +113,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         self.student_kinds = OutputKinds("student", student, said, other=teacher)
         # Its loss on the labels takes one kind, too.
         self.student_kinds.need([None], compared=False)
-        self.validation_distillation = bool(validation_distillation)
+        self.validation_distillation = checks.check_validates(validation_distillation)
         kinds = self.teacher_kinds, self.student_kinds
         terms = tuple(
             make_term(loss, weight, teacher, student, *kinds)
@@ -339,8 +337,8 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if y is None and self._compile_metrics is not None:
             raise ValueError(
-                "`metrics`, given to compile, need labels. Received: y=None. Leave the "
-                "metrics out, or give labels."
+                "`metrics`, given to compile, need labels. Received: y=None. Give "
+                "metrics=None (a Stage has accuracy by default), or labels."
             )
         logs = super().compute_metrics(x, y, y_pred, sample_weight)
         if not self._step.distils:

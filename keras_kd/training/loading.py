@@ -1,11 +1,18 @@
 """Loads `.keras` files: any, safely; and what a Distiller's says of it."""
 
+import contextlib
 import contextvars
 import json
+import random
+import re
+import tempfile
 import zipfile
+from pathlib import Path
 
 import keras
 
+from keras_kd.models.sharing import serialize_apart, share_weights, shared_layers
+from keras_kd.training.precision import in_float32
 from keras_kd.training.terms import known_shape
 
 # Holds the teacher until the Distiller's `from_config` takes it.
@@ -32,7 +39,8 @@ def load_keras_file(path):
             "copy it again from where it is whole."
         )
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        with _unknown_told(path):
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds for a file it cannot read.
         if "safe_mode" in str(error):  # Its advice is to switch that off.
             raise ValueError(
@@ -44,6 +52,64 @@ def load_keras_file(path):
         raise ValueError(
             f"{path} could not be loaded as a Keras model: {error}"
         ) from error
+
+
+def check_saves(model):
+    """Refuses a model of which the file that ships could not be written.
+
+    For before the first step, so that nobody trains what cannot be kept. The file is that
+    of the model in float32 (`keras_kd.training.precision.in_float32`). Nothing is drawn
+    from a random state, and the model stays as it is.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Returns:
+        Why Keras could not load that file in its safe mode, where nothing is registered for
+        it that is not registered now: it holds the function of a Lambda layer, say. None
+        where it could.
+
+    Raises:
+        ValueError: The file cannot be written.
+    """
+    if _is_all_of_keras(model):
+        return None
+    numbers = random.getstate()
+    with tempfile.TemporaryDirectory(prefix="keras_kd_") as folder:
+        path = Path(folder, "model.keras")
+        try:
+            in_float32(model).save(path)
+        except Exception as error:  # Keras raises many kinds.
+            raise ValueError(
+                f"The model {model.name!r} could not be saved, so it would be trained for "
+                f"nothing: {error}"
+            ) from error
+        try:
+            load_keras_file(path)
+        except ValueError as error:
+            return str(error).replace(str(path), "the file")
+        finally:
+            random.setstate(numbers)
+    return None
+
+
+def _is_all_of_keras(model):
+    """Whether a model is made of Keras's own classes alone, and of no functions."""
+    try:
+        parts = [keras.saving.serialize_keras_object(model)]
+    except Exception:  # Whatever a user's `get_config` raises.
+        return False
+    for part in parts:
+        if isinstance(part, dict):
+            module = part.get("module") or "keras"
+            if "class_name" in part and not re.match(r"keras(\.|$)", module):
+                return False
+            if part.get("class_name") in ("function", "__lambda__"):
+                return False
+            parts += part.values()
+        elif isinstance(part, (list, tuple)):
+            parts += part
+    return True
 
 
 def load_distiller(filepath, teacher, custom_objects=None, safe_mode=True):
@@ -59,8 +125,9 @@ def load_distiller(filepath, teacher, custom_objects=None, safe_mode=True):
         The `Distiller`, compiled as it was; `fit` goes on where it stopped.
 
     Raises:
-        ValueError: The file holds no Distiller, or one with its own teacher; or a loss has
-            layers in it, made for a teacher of other shapes.
+        ValueError: The file holds no Distiller, or one with its own teacher; a loss has
+            layers in it, made for a teacher of other shapes; or an object is of a class
+            that is neither registered with Keras nor one of `custom_objects`.
 
     Example:
 
@@ -74,7 +141,10 @@ def load_distiller(filepath, teacher, custom_objects=None, safe_mode=True):
     handed = [teacher]
     token = _handed.set(handed)
     try:
-        distiller = keras.saving.load_model(filepath, custom_objects, safe_mode=safe_mode)
+        with _unknown_told(filepath):
+            distiller = keras.saving.load_model(
+                filepath, custom_objects, safe_mode=safe_mode
+            )
     finally:
         _handed.reset(token)
     if handed:
@@ -84,6 +154,38 @@ def load_distiller(filepath, teacher, custom_objects=None, safe_mode=True):
         )
     distiller.put_teacher(teacher)
     return distiller
+
+
+def deserialize(what, config, custom_objects=None):
+    """As `keras.saving.deserialize_keras_object`, with a word for a class of the user's.
+
+    Args:
+        what: For the message: "distillation_losses".
+        config: What Keras's serialiser made.
+        custom_objects: dict of names to classes.
+
+    Raises:
+        ValueError: It holds an object of a class that Keras does not know.
+    """
+    with _unknown_told(f"`{what}`"):
+        return keras.saving.deserialize_keras_object(config, custom_objects)
+
+
+@contextlib.contextmanager
+def _unknown_told(holder):
+    try:
+        yield
+    except Exception as error:  # Of several kinds, as deep as it lies.
+        # Keras has the whole configuration before these words.
+        found = re.search("Could not locate (class|function) '([^']+)'", str(error))
+        if not found:
+            raise
+        kind, name = found.groups()
+        raise ValueError(
+            f"The {kind} {name!r} in {holder} is not known to Keras by its name. Give "
+            f"what loads it custom_objects={{{name!r}: {name}}}; or register it before it "
+            "is saved, with the decorator @keras.saving.register_keras_serializable()."
+        ) from error
 
 
 def _check_shapes(filepath, teacher):
@@ -123,10 +225,11 @@ def distiller_config(distiller):
     """A Distiller's configuration, as `distiller_arguments` takes it."""
     serialize = keras.saving.serialize_keras_object
     weights = distiller.distillation_loss_weights
+    models = {"teacher": distiller.teacher, "student": distiller.student}
     return {
         "name": distiller.name,
-        "teacher": distiller.teacher and serialize(distiller.teacher),
-        "student": serialize(distiller.student),
+        **{k: x and serialize_apart(x) for k, x in models.items()},
+        **shared_layers(models),
         "distillation_losses": list(map(serialize, distiller.distillation_losses)),
         "distillation_loss_weights": list(map(serialize, weights)),
         "student_loss_weight": serialize(distiller.student_loss_weight),
@@ -151,17 +254,13 @@ def distiller_arguments(config, custom_objects=None):
         ValueError: It is without a teacher, and `load_distiller` is not what loads it.
     """
 
-    def deserialize(value):
-        return keras.saving.deserialize_keras_object(value, custom_objects)
-
-    teacher = config["teacher"]
-    objects = {
-        "teacher": take_handed_teacher() if teacher is None else deserialize(teacher),
-        "student": deserialize(config["student"]),
-        "student_loss_weight": deserialize(config["student_loss_weight"]),
-    }
-    for name in ("distillation_losses", "distillation_loss_weights"):
-        objects[name] = list(map(deserialize, config[name]))
-    # Which tells `load_distiller` what the teacher was.
-    kept = {k: x for k, x in config.items() if k != "teacher_shapes"}
-    return kept | objects
+    objects = {"teacher": take_handed_teacher()} if config["teacher"] is None else {}
+    made = ("teacher", "student", "distillation_losses", "distillation_loss_weights")
+    for name in (*made, "student_loss_weight"):
+        if name not in objects:
+            objects[name] = deserialize(name, config[name], custom_objects)
+    models = {k: objects[k] for k in ("teacher", "student") if config[k] is not None}
+    share_weights(models, config)
+    # The other tells `load_distiller` what the teacher was.
+    more = ("teacher_shapes", "shared_layers")
+    return {k: x for k, x in config.items() if k not in more} | objects

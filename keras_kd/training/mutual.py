@@ -9,13 +9,18 @@ import keras
 from keras import ops
 
 from keras_kd import losses as losses_module
+from keras_kd.losses import arguments
+from keras_kd.losses.schedules import plain
+from keras_kd.models.sharing import serialize_apart, share_weights, shared_layers
+from keras_kd.models.symbolic import output_structure, symbolic_outputs
+from keras_kd.tasks.heads import alone
 from keras_kd.tasks.kinds import KINDS, OutputKinds
 from keras_kd.training import checks
 from keras_kd.training.batch import inputs_of
-from keras_kd.training.compiled_steps import outputs_of
+from keras_kd.training.loading import deserialize
 from keras_kd.training.schedules import ScheduledModel
 from keras_kd.training.several_steps import SeveralSteps
-from keras_kd.training.teacher_and_student import check_peers
+from keras_kd.training.teacher_and_student import check_order, check_peers
 from keras_kd.training.terms import Outputs, make_term
 
 
@@ -126,6 +131,9 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             self.distillation_loss_weights,
             [term.loss for terms in self._terms for _, term in terms],
         )
+        self.student_loss_trackers = [
+            keras.metrics.Mean(name=f"{name}_loss") for name in students
+        ]
         self.distillation_loss_tracker = keras.metrics.Mean(name="distillation_loss")
         self.built = True
         for kinds in self._kinds.values():
@@ -138,8 +146,9 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         term = make_term(loss, weight, *models, *kinds)
         if term.loss.taps or term.loss.makes_layers:
             raise ValueError(
-                "A MutualDistiller compares the students' own outputs, with losses that "
-                f"neither tap layers nor make some. Received: {term.loss!r}."
+                "`distillation_losses` of a MutualDistiller compare the students' own "
+                "outputs, and neither tap layers nor make some. Received: "
+                f"{term.loss!r}."
             )
         return term
 
@@ -160,34 +169,53 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
                 f"{count} replicas. Make it outside of the strategy's scope."
             )
 
-    def compile(self, optimizer="adam", loss=None, metrics=None, **kwargs):
-        """As `keras.Model.compile`; `loss` and `metrics` are those of each student.
+    def compile(
+        self,
+        optimizer="adam",
+        loss=None,
+        metrics=None,
+        weighted_metrics=None,
+        loss_weights=None,
+        **kwargs,
+    ):
+        """As `keras.Model.compile`; losses and metrics are those of each student.
 
         Args:
             optimizer: Of all students' weights. Defaults to "adam".
             loss: On the labels: one loss, as for a model of one output.
-            metrics: A list, as for a model of one output; each student gets its own.
+            metrics, weighted_metrics: Lists, as for a model of one output; each student
+                gets its own.
+            loss_weights: One number, which the loss on the labels of each student is
+                multiplied by; logs have it without. Defaults to 1.0.
             **kwargs: Passed to `keras.Model.compile`.
 
         Raises:
             ValueError: `loss` is None, or not one loss, or takes probabilities where a
-                student gives logits; `metrics` is no list.
+                student gives logits; metrics are no list; `loss_weights` is no number >= 0.
         """
         if loss is None or isinstance(loss, (list, tuple, dict)):
             raise ValueError(
                 "`loss` must be one loss, which is each student's. "
                 f"Received: loss={loss!r}."
             )
+        given = {"metrics": metrics, "weighted_metrics": weighted_metrics}
+        of_each = {key: self._metrics_of_each(key, x) for key, x in given.items()}
+        if loss_weights is not None:
+            loss_weights = arguments.check_not_negative("loss_weights", loss_weights)
+        # No dict, as Keras would take the metrics in it for the model's own.
+        self._compiled_with = types.SimpleNamespace(
+            loss=loss, loss_weights=loss_weights, **given
+        )
+        super().compile(optimizer=optimizer, loss=loss, **of_each, **kwargs)
+        self._check_label_loss()
+
+    def _metrics_of_each(self, argument, metrics):
         if not isinstance(metrics, (list, tuple, type(None))):
             raise ValueError(
-                "`metrics` must be a list, which is each student's. "
-                f"Received: metrics={metrics!r}."
+                f"`{argument}` must be a list, which is each student's. "
+                f"Received: {argument}={metrics!r}."
             )
-        # No dict, as Keras would take the metrics in it for the model's own.
-        self._compiled_with = types.SimpleNamespace(loss=loss, metrics=metrics)
-        of_each = [[_fresh(x) for x in metrics or ()] for _ in self.students]
-        super().compile(optimizer=optimizer, loss=loss, metrics=of_each, **kwargs)
-        self._check_label_loss()
+        return [list(map(_fresh, metrics)) for _ in self.students] if metrics else None
 
     def _check_label_loss(self):
         for name, kinds in self._kinds.items():
@@ -210,7 +238,9 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
                 f"models. Received: students={dict(self.students)!r}."
             )
         inputs = inputs_of(inputs)
-        return [x(inputs, training=training) for x in self._order]
+        check_order(inputs, *self._order)
+        # {"logits": ...} is one output.
+        return [alone(x(inputs, training=training)) for x in self._order]
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The total loss of a batch, a scalar; without the peers where not in training.
@@ -224,12 +254,18 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             for kinds in self._kinds.values():
                 kinds.look_in_step(x)
             self._check_label_loss()
-        total = self._compile_loss(*self._of_each(y, sample_weight, y_pred))
-        total = ops.cast(total, "float32")
+        y, sample_weight = alone(y), alone(sample_weight)
+        batch_size = ops.shape(y_pred[0])[0]
+        total = ops.zeros((), "float32")
+        for tracker, outputs in zip(self.student_loss_trackers, y_pred, strict=True):
+            value = ops.cast(self._compile_loss(y, outputs, sample_weight), "float32")
+            tracker.update_state(value, sample_weight=batch_size)
+            total += value
+        weight = self._compiled_with.loss_weights
+        total = total if weight is None else weight * total
         self._distils = training
         if training:
             distillation_loss = self._distillation_loss(y, y_pred, sample_weight)
-            batch_size = ops.shape(y_pred[0])[0]
             self.distillation_loss_tracker.update_state(
                 distillation_loss, sample_weight=batch_size
             )
@@ -259,20 +295,25 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         return logs
 
     def metrics_see(self, y):
-        outputs = [outputs_of(student) for student in self._order]
+        outputs = [alone(output_structure(student)) for student in self._order]
         return self._of_each(y, None, outputs)[:2]
+
+    def losses_see(self, y):
+        # Each student's, one after the other.
+        return alone(y), alone(output_structure(self._order[0]))
 
     def _of_each(self, y, sample_weight, y_pred):
         """Labels, outputs and weights, in lists of one for each student."""
         count = len(self.students)
-        weights = None if sample_weight is None else [sample_weight] * count
-        return [y] * count, y_pred, weights
+        weights = None if sample_weight is None else [alone(sample_weight)] * count
+        return [alone(y)] * count, y_pred, weights
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         weights = self.distillation_loss_weights
         return {
-            "students": {name: serialize(x) for name, x in self.students.items()},
+            "students": {k: serialize_apart(x) for k, x in self.students.items()},
+            **shared_layers(self.students),
             "distillation_losses": list(map(serialize, self.distillation_losses)),
             "distillation_loss_weights": list(map(serialize, weights)),
             # With what was found, so that the loaded one need not look again.
@@ -282,13 +323,13 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        def deserialize(value):
-            return keras.saving.deserialize_keras_object(value, custom_objects)
-
-        objects = {"students": {k: deserialize(x) for k, x in config["students"].items()}}
-        for name in ("distillation_losses", "distillation_loss_weights"):
-            objects[name] = list(map(deserialize, config[name]))
-        return cls(**(config | objects))
+        objects = {
+            name: deserialize(name, config[name], custom_objects)
+            for name in ("students", "distillation_losses", "distillation_loss_weights")
+        }
+        share_weights(objects["students"], config)
+        kept = {k: x for k, x in config.items() if k != "shared_layers"}
+        return cls(**(kept | objects))
 
 
 def _check_students(students):
@@ -312,6 +353,12 @@ def _check_students(students):
             raise ValueError(
                 f"`students` must be built keras.Models. Received: {model!r} as {name!r}."
             )
+        outputs = [tuple(x.shape) for x in symbolic_outputs(model)]
+        if len(outputs) > 1:
+            raise ValueError(
+                "`students` must have one output each. Received: "
+                f"{model.name!r} as {name!r}, with {outputs}."
+            )
         for other in models[:i]:
             check_peers(other, model)
     return dict(students)
@@ -319,10 +366,14 @@ def _check_students(students):
 
 def _check_said(student_outputs, students):
     """What is said of each student's outputs: dict of name to dict, for `OutputKinds`."""
-    said = student_outputs
+    said = plain(student_outputs)
     if not isinstance(said, dict):
         said = dict.fromkeys(students, said)
-    wrong = [x for x in said.values() if x is not None and x not in KINDS]
+    wrong = [
+        x
+        for x in said.values()
+        if x is not None and not (isinstance(x, str) and x in KINDS)
+    ]
     if wrong or not set(said) <= set(students):
         raise ValueError(
             "`student_outputs` must be None or one of 'logits', 'probabilities', or a dict "

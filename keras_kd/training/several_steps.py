@@ -5,10 +5,10 @@ from keras import tree
 
 from keras_kd.distribution.distribute import Distributed
 from keras_kd.distribution.workers import strategy_of
+from keras_kd.models.symbolic import output_structure
 from keras_kd.training.compiled_steps import (
     Epoch,
     Groups,
-    outputs_of,
     with_variables_before,
 )
 
@@ -142,7 +142,11 @@ class SeveralSteps(Distributed):
 
     def metrics_see(self, y):
         """Labels and outputs as compiled metrics get them, None for what is not known."""
-        return y, outputs_of(self.student)
+        return y, output_structure(self.student)
+
+    def losses_see(self, y):
+        """The same of compiled losses."""
+        return self.metrics_see(y)
 
 
 def _is_eager(model):

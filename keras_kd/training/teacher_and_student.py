@@ -4,6 +4,7 @@ import keras
 
 from keras_kd.losses.ops import fits_shape
 from keras_kd.models.probe import probe_inputs
+from keras_kd.models.symbolic import in_another_order, input_names, input_shapes
 
 
 def check_models(teacher, student):
@@ -43,13 +44,34 @@ def check_models(teacher, student):
             f"Shared: {', '.join(moved)}."
         )
     # Models without symbolic inputs are checked by their first batch.
-    teacher_shapes = _input_shapes(teacher)
-    student_shapes = _input_shapes(student)
+    teacher_shapes = input_shapes(teacher)
+    student_shapes = input_shapes(student, like=teacher)
     if teacher_shapes and student_shapes and not _fit(teacher_shapes, student_shapes):
         raise ValueError(
             "`student` must take the inputs that `teacher` takes. Received: teacher "
             f"{teacher.name!r} with input shapes {teacher_shapes}, student "
             f"{student.name!r} with {student_shapes}."
+        )
+
+
+def check_order(x, *models):
+    """Refuses inputs in a list for models that take them in other orders, by their names.
+
+    Args:
+        x: A batch's inputs, in their structure.
+        *models: Those that take them.
+
+    Raises:
+        ValueError: `x` is no dict, and two models have the same inputs in another order.
+    """
+    first, *others = models
+    other = next((m for m in others if in_another_order(first, m)), None)
+    if other is not None and not isinstance(x, dict):
+        raise ValueError(
+            f"`x` gives the inputs one after the other, and {first.name!r} takes them in "
+            f"the order {', '.join(map(repr, input_names(first)))}, {other.name!r} in the "
+            f"order {', '.join(map(repr, input_names(other)))}. Give a dict of name to "
+            "input, which each model then takes by name."
         )
 
 
@@ -70,7 +92,9 @@ def _moved_in_training(student, other):
     shared = [v for v in other.weights if id(v) in own]
     if not shared:
         return []
-    inputs = probe_inputs(other, batch_size=2) if student.built else None
+    inputs = probe_inputs(student, batch_size=2) if student.built else None
+    if student.built and inputs is None:
+        inputs = probe_inputs(other, batch_size=2)
     if inputs is not None:
         try:
             # Nothing is assigned: it is put down what would be.
@@ -121,7 +145,7 @@ def check_peers(first, second):
             f"changes, such as moving statistics: {', '.join(set(moved))}. Give "
             "each layers of its own."
         )
-    shapes, others = _input_shapes(first), _input_shapes(second)
+    shapes, others = input_shapes(first), input_shapes(second, like=first)
     if shapes and others and not _fit(shapes, others):
         raise ValueError(
             f"`students` must take the same inputs. Received: {first.name!r} with input "
@@ -133,10 +157,6 @@ def _holds_saved_model(model):
     """Whether it runs a SavedModel, whose weights may be constants of its graph."""
     layers = model._flatten_layers()
     return any(isinstance(layer, keras.layers.TFSMLayer) for layer in layers)
-
-
-def _input_shapes(model):
-    return [tuple(x.shape) for x in getattr(model, "inputs", None) or ()]
 
 
 def _fit(shapes, others):

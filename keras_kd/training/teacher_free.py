@@ -9,7 +9,7 @@ import warnings
 import keras
 from keras import ops
 
-from keras_kd.losses.arguments import check_not_negative, check_positive
+from keras_kd.losses.arguments import check_choice, check_not_negative, check_positive
 from keras_kd.losses.ops import (
     at_label,
     at_least_float32,
@@ -79,7 +79,7 @@ class TeacherFreeLoss(keras.losses.Loss):
         self.temperature = check_positive("temperature", temperature)
         self.correct_prob = check_positive("correct_prob", correct_prob)
         self.multiplier = check_positive("multiplier", multiplier)
-        self.from_logits = bool(from_logits)
+        self.from_logits = check_choice("from_logits", from_logits, (True, False))
         if self.alpha > 1 or self.correct_prob >= 1:
             raise ValueError(
                 "`alpha` must be at most 1, and `correct_prob` less than 1. "

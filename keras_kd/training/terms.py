@@ -15,7 +15,7 @@ from keras_kd.losses.base import (
 )
 from keras_kd.losses.schedules import value_at
 from keras_kd.losses.shapes import check_batch
-from keras_kd.models.taps import find_layer
+from keras_kd.models.taps import find_tap, layer_outputs
 from keras_kd.tasks.heads import Head, alone, head_of, masked_weight
 from keras_kd.tasks.kinds import OutputKinds
 
@@ -176,14 +176,13 @@ def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
 
 def _check_one_output(loss, model, names):
     for name in names:
-        layer = None if name is None else find_layer(model, name)
-        # Keras has no such attribute where a layer's output is not symbolic.
-        if tree.is_nested(getattr(layer, "output", None)):
+        layer, number = (None, None) if name is None else find_tap(model, name)
+        known = layer and layer_outputs(layer)
+        if number is None and known and len(known) > 1:
+            each = [f"'{name}:{k}' of shape {x.shape}" for k, x in enumerate(known)]
             raise ValueError(
                 f"{type(loss).__name__} compares single tensors, and the tapped layer "
-                f"{name!r} of {model.name!r} gives several. Put a layer behind it that "
-                "takes the one to compare, keras.layers.Identity(name=...) say, and tap "
-                "that."
+                f"{name!r} of {model.name!r} gives several. Say which: {', '.join(each)}."
             )
 
 
@@ -192,16 +191,11 @@ def known_shape(model, name):
 
     None where it is not known before the model runs.
     """
-    layer = model if name is None else find_layer(model, name)
-    if _is_symbolic(layer):
-        shapes = [tuple(x.shape) for x in layer.outputs]
-        return shapes[0] if len(shapes) == 1 else shapes
-    try:
-        return tuple(layer.output.shape)
-    except AttributeError:  # Keras's word for a layer without symbolic output.
+    layer, number = (model, None) if name is None else find_tap(model, name)
+    known = layer_outputs(layer)
+    if known is None:
         return None
-
-
-def _is_symbolic(model):
-    """Whether a model's outputs are known before it runs: Functional or Sequential."""
-    return bool(getattr(model, "outputs", None))
+    shapes = [tuple(x.shape) for x in known]
+    if number is not None:
+        return shapes[number]
+    return shapes[0] if len(shapes) == 1 else shapes

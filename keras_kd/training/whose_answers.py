@@ -7,6 +7,7 @@ from keras import tree
 
 from keras_kd.models.fingerprints import teacher_id
 from keras_kd.training import batch
+from keras_kd.training.teacher_and_student import check_order
 
 
 def whose_answers(data):
@@ -22,25 +23,31 @@ def whose_answers(data):
     return batch.teacher_of(spec[0] if isinstance(spec, tuple) and spec else spec)
 
 
-def refusal(of, teacher_name, known):
+def student_of(model):
+    """The student of a `Distiller`; any other model itself, whatever attributes it has."""
+    return model.student if isinstance(model, KnowsItsTeacher) else model
+
+
+def refusal(of, teacher_name, known, argument="x"):
     """A ValueError for the answers of somebody else.
 
     Args:
         of: Whose they are; "" where that is not known.
         teacher_name: Name of the teacher that they are not of.
         known: Its own id; None while it is not trained yet.
+        argument: The one that carries them.
     """
     if not of:
         return ValueError(
-            "`x` carries teacher outputs that do not say whose they are: they were stored "
-            "by an earlier version of keras_kd, or packed by hand. Make the data anew with "
-            "keras_kd.cache_teacher, which takes what it kept in a `path`; or give "
-            "keras_kd.training.batch.encode `of`, "
+            f"`{argument}` carries teacher outputs that do not say whose they are: they "
+            "were stored by an earlier version of keras_kd, or packed by hand. Make the "
+            "data anew with keras_kd.cache_teacher, which takes what it kept in a `path`; "
+            "or give keras_kd.training.batch.encode `of`, "
             "keras_kd.models.fingerprints.teacher_id(teacher)."
         )
     now = "not trained yet" if known is None else known[:8]
     return ValueError(
-        "`x` carries cached answers of another model than the teacher "
+        f"`{argument}` carries cached answers of another model than the teacher "
         f"{teacher_name!r}, or its own from before its weights changed. Give data that "
         "cache_teacher(teacher, ...) made with this teacher as it is now. In a chain that "
         "is `train_data` as a function of the stage's teacher, "
@@ -78,10 +85,12 @@ class KnowsItsTeacher(keras.Model):
                 "between the two. Give a part of its own: x.take(n) and x.skip(n) each "
                 "count their views."
             )
-        if isinstance(validation, tuple):
-            _check_labels_of_weights(*(*validation, None, None)[:3])
+        if isinstance(validation, tuple) and validation:
+            name = "validation_data"
+            _check_labels_of_weights(*(*validation, None, None)[:3], name=name)
             validation = validation[0]
-        self._check_data(x, *([validation] if self.validation_distillation else []))
+        measured = validation if self.validation_distillation else None
+        self._check_data(x=x, validation_data=measured)
         self._known.is_fitting = True
         try:
             return super().fit(x, y, *args, **kwargs)
@@ -93,28 +102,30 @@ class KnowsItsTeacher(keras.Model):
         # `fit` has looked at its validation data, and trains no teacher.
         if not self._known.is_fitting:
             _check_labels_of_weights(x, y, given.arguments.get("sample_weight"))
-            self._check_data(*([x] if self.validation_distillation else []))
+            self._check_data(x=x if self.validation_distillation else None)
         return super().evaluate(x, y, *args, **kwargs)
 
     def train_on_batch(self, x, *args, **kwargs):
-        self._check_data(x, anew=False)
+        self._check_data(anew=False, x=x)
         return super().train_on_batch(x, *args, **kwargs)
 
     def test_on_batch(self, x, *args, **kwargs):
         if self.validation_distillation:
-            self._check_data(x, anew=False)
+            self._check_data(anew=False, x=x)
         return super().test_on_batch(x, *args, **kwargs)
 
     def unpack_own(self, x):
         """As `keras_kd.training.batch.unpack`, of the answers of the model's own teacher.
 
         Raises:
-            ValueError: They are another's, or it is not known whose.
+            ValueError: They are another's, or it is not known whose; or the inputs are in
+                a list, and the two models' orders differ.
         """
         self._check_whose(batch.teacher_of(x))
+        check_order(batch.inputs_of(x), self.teacher, self.student)
         return batch.unpack(x)
 
-    def _check_whose(self, of):
+    def _check_whose(self, of, argument="x"):
         """Refuses answers of another teacher, in a traced step, too; None is no answers."""
         if of is None or of == self._id_of_teacher():
             return
@@ -122,20 +133,21 @@ class KnowsItsTeacher(keras.Model):
             # It may have been changed since somebody looked.
             self._look_anew()
         if of != self._known.id:
-            raise refusal(of, self.teacher.name, self._known.id)
+            raise refusal(of, self.teacher.name, self._known.id, argument)
 
-    def _check_data(self, *data, anew=True):
+    def _check_data(self, anew=True, **data):
         if self.student_loss_weight == 1:
             return
-        found = [of for of in map(whose_answers, data) if of is not None]
+        found = {name: whose_answers(x) for name, x in data.items()}
+        found = {name: of for name, of in found.items() if of is not None}
         # Whose answers come of a generator shows when its step is traced, which is once,
         # and TensorFlow alone can look at the teacher then.
-        is_hidden = any(map(_hides_structure, data))
+        is_hidden = any(map(_hides_structure, data.values()))
         is_traced = keras.backend.backend() != "tensorflow" or self._known.id is not None
         if anew and (found or (is_hidden and is_traced)):
             self._look_anew()
-        for of in found:
-            self._check_whose(of)
+        for name, of in found.items():
+            self._check_whose(of, name)
 
     def _look_anew(self):
         before, self._known.teacher = self._known.id, None
@@ -167,11 +179,12 @@ def _hides_structure(data):
     return any(getattr(x, "shape", None) is None for x in tree.flatten(data))
 
 
-def _check_labels_of_weights(x, y, sample_weight):
+def _check_labels_of_weights(x, y, sample_weight, name=None):
     """Refuses weights that Keras would drop with the labels that are not there."""
     if y is None and sample_weight is not None:
+        where = f"In `{name}`, `sample_weight`" if name else "`sample_weight`"
         raise ValueError(
-            "`sample_weight` is given without labels (`y`), and Keras then passes neither "
+            f"{where} is given without labels (`y`), and Keras then passes neither "
             "on. Give labels, too; or a tf.data.Dataset of (x, None, sample_weight), which "
             "weighs the distillation losses. Received: y=None."
         )

@@ -533,55 +533,36 @@ def test_what_are_no_callbacks(make_chain, data, wrong):
 
 
 def test_a_model_checkpoint_of_a_stage_on_labels_is_the_student(make_model, data, tmp_path):
+    make = keras.callbacks.ModelCheckpoint
+    weights = tmp_path / "kept.weights.h5"
+    keep = [make(tmp_path / "kept.keras"), make(weights, save_weights_only=True)]
     stage = Stage("alone", make_model(), 1)
-    keep = keras.callbacks.ModelCheckpoint(tmp_path / "kept.keras")
     result = DistillationChain(None, [stage]).fit(data, data, verbose=0, callbacks=keep)
-    kept = keras.saving.load_model(tmp_path / "kept.keras")
-    for a, b in zip(kept.weights, result.students["alone"].weights, strict=True):
-        np.testing.assert_array_equal(a, b)
+    other = make_model()
+    other.load_weights(weights)
+    for kept in keras.saving.load_model(tmp_path / "kept.keras"), other:
+        for a, b in zip(kept.weights, result.students["alone"].weights, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("folder", [None, "run"])
-@pytest.mark.parametrize(
-    "test_data, message",
-    [
-        (lambda x, y: (x[:, :3], y), "(?s)Stage 'alone': .*incompatible"),
-        (lambda x, y: (x, np.eye(4)[y]), "Stage 'alone': `test_data` must have class lab"),
-        (lambda x, y: (x, y + 3), "Stage 'alone': `test_data` must hold labels in 0..2"),
-        (lambda x, y: (x, y[:9]), "as many examples"),
-    ],
-)
-def test_what_the_end_needs_is_tried_before_training(
-    make_model, vectors, data, tmp_path, folder, test_data, message
-):
-    student = make_model()
-    before = student.get_weights()
-    chain = DistillationChain(None, [Stage("alone", student, 1)])
-    how = {"run_dir": folder and tmp_path / folder, "verbose": 0}
-    with pytest.raises(ValueError, match=message):
-        chain.fit(data, data, test_data=test_data(*vectors), **how)
-    for a, b in zip(before, student.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
+def test_one_writer_for_several_stages_is_warned_of(make_chain, data, tmp_path, caplog):
+    def writer(stage=None):
+        return [keras.callbacks.CSVLogger(tmp_path / "log.csv")]
+
+    make_chain(epochs=(1, 1)).fit(data, data, verbose=0, callbacks=writer)
+    make_chain(epochs=(0, 1)).fit(data, data, verbose=0, callbacks=writer())
+    assert "one CSVLogger" not in caplog.text
+    make_chain(epochs=(1, 1)).fit(data, data, verbose=0, callbacks=writer())
+    assert "one CSVLogger serves all stages" in caplog.text
 
 
-@pytest.mark.parametrize("monitor", ["val_acuracy", "val_logit_mse_loss", "accuracy"])
-def test_what_to_monitor_is_looked_for_before_training(make_chain, data, tmp_path, monitor):
-    chain = make_chain(restore_best=True, monitor=monitor)
-    before = chain.stages[0].student.get_weights()
-    how = {"test_data": data.take(2), "verbose": 0}
-    message = f"Stage 'student': `monitor` must be .*val_accuracy, .*Received: .*{monitor}"
-    with pytest.raises(ValueError, match=message):
-        chain.fit(data, data, tmp_path / "run", **how)
-    for a, b in zip(before, chain.stages[0].student.get_weights(), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_what_keras_names_itself_can_be_monitored(make_chain, data):
-    metrics = [keras.metrics.SparseTopKCategoricalAccuracy(2, name="top")]
-    for monitor in "val_top", "val_student_loss":
-        chain = make_chain(restore_best=True, monitor=monitor, metrics=metrics)
-        result = chain.fit(data, data, test_data=data.take(2), verbose=0)
-        assert monitor in result.histories["student"]
+def test_callbacks_are_made_before_training(make_chain, data):
+    chain = make_chain()
+    before = chain.stages[0].student.get_weights()[0]
+    with pytest.raises(ValueError, match="`callbacks` must be .*Received: 'a'"):
+        wrong = {"first": None, "student": ["a"]}
+        chain.fit(data, data, verbose=0, callbacks=lambda stage: wrong[stage.name])
+    np.testing.assert_array_equal(chain.stages[0].student.get_weights()[0], before)
 
 
 def test_without_a_saved_model_a_run_is_whole(

@@ -1,7 +1,10 @@
 """Event files, read as TensorBoard does."""
 
+import errno
+
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util.tensor_util import make_ndarray
 
@@ -52,3 +55,26 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     with Scalars(None, {"loss": [1.0]}) as scalars:
         scalars.write(1, {"loss": 0.5})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error, number, words",
+    [
+        (tf.errors.PermissionDeniedError, errno.EIO, "events cannot be written: Read-only"),
+        (tf.errors.ResourceExhaustedError, errno.ENOSPC, "make room, and do the same"),
+    ],
+)
+def test_what_the_system_refuses_is_an_os_error(
+    tmp_path, monkeypatch, error, number, words
+):
+    text = "Read-only file system" if number == errno.EIO else "No space left on device"
+
+    def refused(*_):
+        raise error(None, None, text)
+
+    monkeypatch.setattr(tf.summary, "create_file_writer", refused)
+    with pytest.raises(OSError, match=words) as caught:
+        with Scalars(tmp_path / "events", {}):
+            pass
+    assert caught.value.errno == number
+    assert caught.value.filename == str(tmp_path / "events")

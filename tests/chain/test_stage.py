@@ -65,6 +65,9 @@ def taught(stage):
         ({"patience": 0}, "`patience` must be an integer, 1 or greater. Received: "),
         ({"patience": 2.0}, "Received: patience=2.0"),
         ({"patience": True}, "Received: patience=True"),
+        ({"restore_best": "yes"}, "`restore_best` must be one of True, False"),
+        ({"restore_best": np.array([])}, "`restore_best` must be one of True, False"),
+        ({"monitor": 3}, "Stage 's': `monitor` must be the name of a metric"),
     ],
 )
 def test_bad_arguments(make_model, change, message):

@@ -230,6 +230,31 @@ def test_the_best_epoch_is_the_first_of_the_best(new_run):
         assert run.best_epoch == best
 
 
+@pytest.mark.parametrize("metric", ["crossentropy", "accuracy", "own"])
+def test_whether_less_is_better_is_known_as_in_keras(new_run, data, tmp_path, metric):
+    """In another process, too, before the metrics have seen a batch."""
+    metrics = {
+        "crossentropy": [keras.metrics.SparseCategoricalCrossentropy(from_logits=True)],
+        "accuracy": ["accuracy"],
+        "own": [keras.metrics.Mean(name="own")],
+    }[metric]
+    name = "sparse_categorical_crossentropy" if metric == "crossentropy" else metric
+    how = {"metrics": metrics, "monitor": f"val_{name}", "restore_best": True}
+    run = new_run(tmp_path / "run", **how)
+    values = [3.0, 1.0, 2.0]
+    run.history = {"loss": values, f"val_{name}": values}
+    less = metric == "crossentropy"
+    assert run.best_epoch == (2 if less else 1)
+    if metric != "own":
+        x, y = next(iter(data[1]))
+        run.model.test_step((x, y))
+        assert run.best_epoch == (2 if less else 1)
+        stop = keras.callbacks.EarlyStopping(f"val_{name}")
+        stop.set_model(run.model)
+        stop._set_monitor_op()
+        assert (stop.monitor_op == keras.ops.less) == less
+
+
 def test_an_epoch_that_is_not_finite_is_not_the_best(new_run):
     run = new_run(epochs=9, patience=2)
     fake_epochs(run, validated(math.nan, 0.5, math.nan, math.nan, 0.25))

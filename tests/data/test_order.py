@@ -74,6 +74,28 @@ def test_arrays_of_all_kinds():
     np.testing.assert_array_equal(labels, wanted[1])
 
 
+@pytest.mark.parametrize("given", [(1,), (1, None), (1, None, None), 1])
+def test_arrays_without_labels(given):
+    x = np.arange(COUNT)
+    data = in_order(tuple(x if i else i for i in given) if given != 1 else x, [0])
+    (wanted,) = passes_of(in_order((x,), [0]), 1)
+    assert passes_of(data, 1) == [wanted] and wanted != sorted(wanted)
+
+
+def test_arrays_with_weights_and_without_labels():
+    x = np.arange(COUNT)
+    for found, labels, weights in in_order((x, None, x * 2), [0]):
+        assert labels is None
+        np.testing.assert_array_equal(weights, 2 * found)
+    for found, labels in in_order((x, x * 3, None), [0]):
+        np.testing.assert_array_equal(labels, 3 * found)
+
+
+def test_arrays_of_nothing():
+    with pytest.raises(ValueError, match="`train_data` holds no examples"):
+        in_order((np.zeros((0, 3)), np.zeros(0)), [0])
+
+
 def test_other_data_stay_as_they_are():
     import tensorflow as tf
 

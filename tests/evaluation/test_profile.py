@@ -47,6 +47,42 @@ def test_depthwise_and_several_inputs():
     assert cost.parameters == 9 * 2 + (6 * 6 * 2 + 3) * 5
 
 
+@pytest.mark.parametrize("kind", ["dict", "list", "nested"])
+def test_inputs_in_the_structure_of_the_model(kind, recwarn):
+    """A dict's keys come in another order than they were declared in."""
+    number, word = keras.Input((6,), name="num"), keras.Input((2,), name="cat")
+    taken = {
+        "dict": {"num": number, "cat": word},
+        "list": [number, word],
+        "nested": {"num": [number], "cat": {"one": word}},
+    }[kind]
+    joined = keras.layers.Concatenate()([keras.layers.Dense(5)(number), word])
+    model = keras.Model(taken, keras.layers.Dense(3)(joined))
+    assert profile(model).pure_macs == 6 * 5 + 7 * 3
+    assert latency(model, repeats=1).median > 0
+    assert not [x for x in recwarn if "structure" in str(x.message)]
+
+
+class Fails(keras.layers.Layer):
+    """Once it is told to."""
+
+    fails = False
+
+    def call(self, x):
+        if self.fails:
+            raise ZeroDivisionError("not today")
+        return x
+
+
+def test_a_model_that_does_not_run(caplog):
+    model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(3), Fails()])
+    assert profile(model).pure_macs == 12
+    model.layers[-1].fails = True
+    found = profile(model)
+    assert found.macs is None and found.parameters == 15
+    assert "The multiply-accumulates of " in caplog.text and "raises Zero" in caplog.text
+
+
 def test_unbuilt_model():
     with pytest.raises(ValueError, match="`model` must be built"):
         profile(keras.Sequential([keras.layers.Dense(2)]))

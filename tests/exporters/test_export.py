@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
-from keras_kd.exporters import export
+from keras_kd.exporters import export, runtimes
 
 litert = pytest.importorskip("ai_edge_litert.interpreter")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -53,8 +53,8 @@ def run_file(path, format, x):
     (given,), (gives,) = interpreter.get_input_details(), interpreter.get_output_details()
     interpreter.resize_tensor_input(given["index"], x.shape)
     interpreter.allocate_tensors()
-    if given["dtype"] == np.int8:
-        scale, zero = given["quantization"]
+    scale, zero = given["quantization"]
+    if given["dtype"] == np.int8 and scale:
         x = np.clip(np.round(x / scale) + zero, -128, 127).astype("int8")
     interpreter.set_tensor(given["index"], x)
     interpreter.invoke()
@@ -146,7 +146,7 @@ def test_the_proof_is_beside_the_file(tmp_path, make_model):
 @pytest.mark.parametrize("kind", ["saved_model", "float16"])
 def test_beyond_the_tolerance_nothing_is_left(tmp_path, make_model, kind, monkeypatch):
     if kind == "saved_model":  # Its difference is 0: the file is made to lie.
-        make = export.open_file
+        make = runtimes.open_file
 
         def lying(path):
             loaded = make(path)
@@ -154,7 +154,7 @@ def test_beyond_the_tolerance_nothing_is_left(tmp_path, make_model, kind, monkey
             loaded.run = lambda inputs: run(inputs) + 0.01
             return loaded
 
-        monkeypatch.setattr(export, "open_file", lying)
+        monkeypatch.setattr(runtimes, "open_file", lying)
     with pytest.raises(ValueError, match="not written, .* largest difference .*1e-05"):
         exported(make_model(), tmp_path / "model", kind, tolerance=1e-5)
     assert list(tmp_path.iterdir()) == []
@@ -262,6 +262,80 @@ def test_a_subclassed_model_takes_the_shape_of_the_examples(tmp_path):
     given = run_file(path, "litert", X[:3])
     np.testing.assert_allclose(given, X[:3] @ kernel + bias, atol=1e-5)
     assert report.input_shape == (None, 4)
+
+
+def test_a_subclassed_model_of_words_takes_integers(tmp_path):
+    model = Subclassed()
+    words = RNG.integers(0, 9, (1000, 4), "int32")
+    model(words)
+    path, report = exported(model, tmp_path / "model", "onnx", words)
+    kernel, bias = model.get_weights()
+    given = run_file(path, "onnx", words[:3])
+    np.testing.assert_allclose(given, words[:3] @ kernel + bias, atol=1e-4)
+    assert report.input_dtype == "int32"
+
+
+@keras.saving.register_keras_serializable("test_exporters")
+class NamedOutput(keras.layers.Layer):
+    def call(self, inputs):
+        return {"logits": inputs}
+
+
+def nested(kind):
+    """A model from one tensor to another, in a dict or a list."""
+    x, dense = keras.Input((4,), name="features"), keras.layers.Dense(3)
+    if kind == "dict layer":
+        return keras.Sequential([x, dense, NamedOutput()])
+    if kind == "subclassed":
+        model = keras.Sequential([dense, NamedOutput()])
+        model.build((None, 4))
+        model = DictSubclassed(model)
+        model(X[:1])
+        return model
+    given = {"dict in": {"features": x}, "list in": [x], "both": {"features": x}}
+    gives = {"dict out": "logits", "both": "logits"}
+    outputs = dense(x)
+    if kind in gives:
+        outputs = {"logits": outputs}
+    return keras.Model(given.get(kind, x), [outputs] if kind == "list out" else outputs)
+
+
+@keras.saving.register_keras_serializable("test_exporters")
+class DictSubclassed(keras.Model):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+# Keras would warn of inputs in another structure than the model's.
+@pytest.mark.parametrize(
+    "kind, preprocessing",
+    [
+        ("dict in", None),
+        ("dict out", None),
+        ("list in", None),
+        ("list out", None),
+        ("both", SCALE),
+        ("dict layer", SCALE),
+        ("subclassed", SCALE),
+    ],
+)
+def test_one_tensor_alone_in_a_dict_or_list(tmp_path, kind, preprocessing):
+    model = nested(kind)
+    x = X if preprocessing is None else BYTES
+    given = {"preprocessing": preprocessing, "examples": ({"features": x}, LABELS)}
+    path = tmp_path / "m.tflite"
+    given |= {"quantization": "int8", "calibration": {"features": x[:200]}}
+    report = kd.export(model, path, "litert", min_agreement=0.9, **given)
+    logits = (x if preprocessing is None else x / 255) @ model.get_weights()[0]
+    expected = logits if preprocessing is None else softmax(logits)
+    answers = run_file(path, "litert", x[:50])
+    assert np.max(np.abs(answers - expected[:50])) <= 0.03 * np.ptp(logits)
+    right = np.mean(expected.argmax(axis=-1) == LABELS)
+    assert report.proof["keras_accuracy"] == pytest.approx(right, abs=0.002)
 
 
 def test_without_examples_the_proof_says_so(tmp_path, make_model):

@@ -1,5 +1,8 @@
 """Fake quantisation: as NumPy rounds, as the int8 file answers, and trained through."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -239,6 +242,32 @@ def test_saved_and_loaded_it_answers_the_same(model, x, tmp_path):
     np.testing.assert_array_equal(without_fake_quantization(loaded)(x), model(x))
 
 
+def test_whoever_imports_the_package_can_load_it(model, x, tmp_path):
+    """In a process of its own: here all is imported."""
+    kd.quantization_aware(model, x[:100]).save(tmp_path / "aware.keras")
+    code = (
+        "import keras, keras_kd, sys; "
+        "print([x.name for x in keras.saving.load_model(sys.argv[1]).layers])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "aware.keras"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == str([layer.name for layer in model.layers]), done.stderr
+
+
+# Keras would warn of inputs in another structure than the model's.
+def test_a_model_whose_input_is_in_a_dict(x):
+    inputs = keras.Input(SHAPE, name="image")
+    outputs = layers.Dense(2, name="logits")(layers.Flatten()(inputs))
+    model = keras.Model({"image": inputs}, {"class": outputs})
+    plain = kd.quantization_aware(keras.Model(inputs, outputs), x[:50])
+    for calibration in ({"image": x[:50]}, (x[:50], x[:50, 0, 0, 0], x[:50, 0, 0, 1])):
+        aware = kd.quantization_aware(model, calibration)
+        np.testing.assert_array_equal(aware({"image": x})["class"], plain(x))
+
+
 def test_mixed_precision_becomes_float32(x):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -280,3 +309,7 @@ def test_other_arguments_are_refused(model, x):
         kd.quantization_aware(model, random(10, 3))
     with pytest.raises(ValueError, match="`calibration` is empty"):
         kd.quantization_aware(model, x[:0])
+    a, b = keras.Input((4,)), keras.Input((4,))
+    two = keras.Model([a, b], layers.Dense(2)(a))
+    with pytest.raises(ValueError, match="`model` must have one input.* with 2"):
+        kd.quantization_aware(two, random(10, 4))

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd.exporters import proof
+from keras_kd.training import batch
 
 RNG = np.random.default_rng(0)
 # The model hands its inputs on, so these are its outputs.
@@ -78,22 +79,68 @@ def test_a_file_of_other_outputs():
         proof.prove(echo(), lambda x: x[:, :2], proof.batches(OUTPUTS))
 
 
-@pytest.mark.parametrize("kind", ["pair", "array", "tensor", "dataset", "inputs alone"])
-def test_forms_of_examples(kind):
-    dataset = tf.data.Dataset.from_tensor_slices((OUTPUTS, LABELS[:, None])).batch(500)
-    examples = {
-        "pair": (OUTPUTS, LABELS),
-        "array": OUTPUTS,
-        "tensor": tf.constant(OUTPUTS),
-        "dataset": dataset,
-        "inputs alone": dataset.map(lambda x, y: x),
-    }[kind]
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, k):
+        part = slice(500 * k, 500 * k + 500)
+        return {"logits": OUTPUTS[part]}, LABELS[part], WEIGHTS[part]
+
+
+WEIGHTS = RNG.random(1200)
+DATASET = tf.data.Dataset.from_tensor_slices((OUTPUTS, LABELS[:, None], WEIGHTS))
+NAMED = DATASET.map(lambda x, y, w: ({"logits": x}, {"class": y}, w)).batch(500)
+# Each with labels, and without.
+FORMS = {
+    "pair": ((OUTPUTS, LABELS), OUTPUTS),
+    "tensors": ((tf.constant(OUTPUTS), tf.constant(LABELS)), tf.constant(OUTPUTS)),
+    "triple": ((OUTPUTS, LABELS, WEIGHTS), (OUTPUTS,)),
+    "dicts": (({"a": OUTPUTS}, {"b": LABELS}), {"a": OUTPUTS}),
+    "lists of one": (([OUTPUTS], [LABELS]), [OUTPUTS]),
+    "dataset": (DATASET.batch(500), DATASET.map(lambda *xs: xs[0]).batch(500)),
+    "of dicts": (NAMED, NAMED.map(lambda *xs: xs[0])),
+    "of tuples of one": (NAMED, NAMED.map(lambda *xs: xs[:1])),
+    "numbered": (
+        NAMED.map(lambda x, y, w: (batch.pack(x, index=y["class"]), y)),
+        NAMED.map(lambda x, y, w: batch.pack(x, index=y["class"])),
+    ),
+    "PyDataset": (Batches(), [Batches()[k][:1] for k in range(3)]),
+    "generator": ((Batches()[k] for k in range(3)), [[x] for x, _, _ in NAMED]),
+}
+
+
+@pytest.mark.parametrize("with_labels", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_examples(form, with_labels):
+    examples = FORMS[form][not with_labels]
     inputs, labels = zip(*proof.batches(examples), strict=True)
     np.testing.assert_array_equal(np.concatenate(inputs), OUTPUTS)
-    if kind in ("pair", "dataset"):
+    if with_labels:
         np.testing.assert_array_equal(np.concatenate(labels), LABELS)
     else:
         assert set(labels) == {None}
+
+
+@pytest.mark.parametrize(
+    "examples, received",
+    [
+        ({"a": OUTPUTS, "b": OUTPUTS}, "a dict of 'a', 'b'"),
+        (
+            ({"a": OUTPUTS, "b": OUTPUTS}, LABELS),
+            r"a tuple of 2 \(a dict of .*, ndarray\)",
+        ),
+        ((OUTPUTS, {"a": LABELS, "b": LABELS}), "a tuple of 2"),
+        ((OUTPUTS, LABELS, WEIGHTS, WEIGHTS), "a tuple of 4"),
+        ([(OUTPUTS, LABELS, WEIGHTS, WEIGHTS)], "a tuple of 4"),
+        ("images", "str"),
+        ((), "a tuple of 0"),
+        ((None, LABELS), "NoneType"),
+    ],
+)
+def test_other_forms_are_refused(examples, received):
+    with pytest.raises(ValueError, match=f"`calibration` must be inputs.*: .*{received}"):
+        list(proof.batches(examples, "calibration"))
 
 
 def test_the_first_batch_is_not_lost():

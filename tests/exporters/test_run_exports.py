@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from keras_kd import DistillationChain, Stage
 from keras_kd.cli import main
-from keras_kd.exporters import run_exports
+from keras_kd.exporters import export, run_exports
 from keras_kd.runs import reader
 
 pytest.importorskip("ai_edge_litert.interpreter")
@@ -75,6 +75,49 @@ def test_a_format_that_fails_is_named_and_the_others_are_written(run, monkeypatc
     ]
     assert "calibration" in exports.refused[0].reason
     assert len(json.loads((folder / "exports.json").read_text())["files"]) == 2
+
+
+def test_whatever_fails_the_others_are_written(run, monkeypatch):
+    folder, examples = run
+    make, failures = export.export, [RuntimeError("no such operator"), MemoryError()]
+
+    def failing(*args, **arguments):
+        if arguments["quantization"] and failures:
+            raise failures.pop(0)
+        return make(*args, **arguments)
+
+    monkeypatch.setattr(export, "export", failing)
+    quick = {"batch_sizes": (1,), "repeats": 2, "rounds": 1}
+    exports = run_exports.export_run(folder, examples, None, **quick)
+    (read,) = reader.read(folder).runs.values()
+    assert read.exports == exports
+    assert [(x.model, x.file, x.reason) for x in exports.refused] == [
+        ("teacher", "teacher-dynamic.tflite", "RuntimeError: no such operator"),
+        ("student", "student-dynamic.tflite", "MemoryError"),
+    ]
+    assert len(exports.files) == 2
+
+
+def test_a_run_none_of_whose_models_can_be_exported_says_why(run, monkeypatch):
+    folder, examples = run
+
+    def failing(*args, **arguments):
+        raise RuntimeError(f"no {arguments['quantization']}")
+
+    monkeypatch.setattr(export, "export", failing)
+    with pytest.raises(ValueError, match="No file was written") as caught:
+        run_exports.export_run(folder, examples, None)
+    assert str(caught.value).splitlines()[1:3] == [
+        "teacher/teacher.tflite: RuntimeError: no None",
+        "teacher/teacher-dynamic.tflite: RuntimeError: no dynamic",
+    ]
+
+    def stopped(*args, **arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "export", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_exports.export_run(folder, examples, None)
 
 
 def test_nothing_is_finished(run):

@@ -39,7 +39,13 @@ def test_quantised_numbers_by_hand():
     np.testing.assert_array_equal(
         runtimes._real(quantized, details), np.float32([0, 1, 1, 65, -62.5])
     )
-    assert runtimes._quantized(quantized, details) is quantized
+    # Bytes are real numbers as well.
+    np.testing.assert_array_equal(
+        runtimes._quantized(np.uint8([0, 1, 2, 200]), details), np.int8([-3, -1, 1, 127])
+    )
+    # Words' numbers are what they are.
+    words = runtimes._quantized(np.int32([3]), {"dtype": np.int32, "quantization": (0, 0)})
+    assert words == 3
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,46 @@ def test_damaged_files(files, tmp_path, name, damage):
     target.write_bytes(damaged.get(damage, b""))
     with pytest.raises(ValueError, match="could not be loaded as .*damaged, or something"):
         runtimes.open_file(path)
+
+
+def onnx_file(path, *inputs, op="Add", domain=""):
+    onnx = pytest.importorskip("onnx")
+    tensor, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op, list(inputs), ["sum"], domain=domain)],
+        "graph",
+        [tensor(name, kind, [None, 4]) for name in inputs],
+        [tensor("sum", kind, [None, 4])],
+    )
+    opsets = [onnx.helper.make_opsetid(x, 1 if x else 13) for x in {"", domain}]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    onnx.save(model, path)
+    return path
+
+
+def test_a_whole_file_that_is_not_run_is_not_called_damaged(tmp_path):
+    refused = "'onnx' that onnxruntime does not run: "
+    path = onnx_file(tmp_path / "two.onnx", "first", "second")
+    with pytest.raises(ValueError, match=f"{refused}it has 2 inputs"):
+        runtimes.open_file(path)
+    path = onnx_file(tmp_path / "erfc.onnx", "first", op="Erfc")
+    with pytest.raises(ValueError, match=f"{refused}.*Erfc"):
+        runtimes.open_file(path)
+    path = onnx_file(tmp_path / "other.onnx", "first", op="Mine", domain="other")
+    with pytest.raises(ValueError, match=refused):
+        runtimes.open_file(path)
+
+
+def test_what_an_error_says():
+    first = ValueError("<unknown>:0: error: loc(callsite(x at y)): 'tf.Erf' op\nnote: z")
+    assert runtimes.reason(first) == "'tf.Erf' op"
+    second = ValueError("m.tflite could not be loaded")
+    second.__cause__ = RuntimeError("Node 1: an error: too large\n")
+    assert runtimes.reason(second) == "Node 1: an error: too large"
+    assert runtimes.reason(KeyError()) == "KeyError"
+    third = ValueError("Exception encountered when calling A.call().\n\n\x1b[1mB.\x1b[0m\n")
+    assert runtimes.reason(third) == "Exception encountered when calling A.call(). B."
+    assert runtimes.reason(ValueError("in user code:\n\n  File x\n\n  E: y\n")) == "E: y"
 
 
 def test_no_exported_file(tmp_path):

@@ -57,6 +57,25 @@ def test_weights_of_values(shape, column):
     np.testing.assert_allclose(found, np.mean(values * weights), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(4, 1, 1), (4, 1, 1, 1), (4, 2, 1), (4, 1, 3)])
+def test_weights_that_stand_for_an_axis(shape):
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(size=(4, 2, 3)), rng.random(shape)
+    each = np.broadcast_to(weights.reshape(shape[:3]), values.shape)
+    found = weighted_mean(ops.convert_to_tensor(values), weights)
+    np.testing.assert_allclose(found, np.mean(values * each), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4, 2, 3), (4, 2, 3, 1)])
+def test_weights_of_positions_where_an_example_has_one_value(shape):
+    rng = np.random.default_rng(0)
+    values, weights = rng.normal(size=4), rng.random(shape)
+    # As if each position had the example's value.
+    each = np.broadcast_to(values.reshape(-1, *[1] * (len(shape) - 1)), shape)
+    found = weighted_mean(ops.convert_to_tensor(values), weights)
+    np.testing.assert_allclose(found, np.mean(each * weights), rtol=1e-6)
+
+
 def test_what_has_no_weight_is_nothing_be_it_nan():
     values = ops.convert_to_tensor([float("nan"), 3.0])
     assert float(weighted_mean(values, np.array([0.0, 2.0]))) == 3.0

@@ -34,7 +34,7 @@ def test_unknown_sizes_are_no_bad_shapes(cls):
     cls().build((None, 4, None, 3), (None, 7))
 
 
-@pytest.mark.parametrize("shape", [(3,), (1,), (4, 2)])
+@pytest.mark.parametrize("shape", [(3,), (1,), (3, 4), (1, 4)])
 def test_bad_sample_weight(cls, shape):
     teacher, student = random_features((4, 2), (4, 2))
     with pytest.raises(ValueError, match=r"`sample_weight` must hold one .* \(4,\)"):

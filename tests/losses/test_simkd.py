@@ -129,7 +129,7 @@ def test_constant_and_large_features(value, dtype):
 
 @pytest.mark.parametrize("factor", [0, -1, 1.5, "2", None, True])
 def test_bad_factor(factor):
-    with pytest.raises(ValueError, match="`factor` must be a whole number, 1 or more"):
+    with pytest.raises(ValueError, match="`factor` must be an integer, 1 or greater"):
         SimKD(factor)
 
 

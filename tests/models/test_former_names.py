@@ -6,7 +6,7 @@ import keras
 import pytest
 
 import keras_kd as kd
-from keras_kd.chain.descriptions import described
+from keras_kd.runs.descriptions import described
 from keras_kd.models import former_names
 from keras_kd.models.fingerprints import _architecture
 from keras_kd.models.former_names import former_name

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.models.taps import Taps, find_layer, logits_layer
+from keras_kd.models.taps import Taps, find_layer, logits_layer, outputs_made_of
 
 X = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
 
@@ -221,3 +221,117 @@ def test_models_without_such_a_layer():
     linear = keras.Model(inputs, dense[0](inputs), name="linear")
     with pytest.raises(ValueError, match="'linear' must have a hidden layer"):
         logits_layer(linear)
+
+
+def recurrent(units=6, head=None):
+    inputs = keras.Input((5, 4))
+    outputs = keras.layers.LSTM(units, return_state=True, name="lstm")(inputs)
+    return keras.Model(inputs, (head or keras.layers.Dense(3))(outputs[0]))
+
+
+def attending(_=None):
+    inputs = keras.Input((5, 4))
+    attention = keras.layers.MultiHeadAttention(2, 3, name="attention")
+    x, _ = attention(inputs, inputs, return_attention_scores=True)
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
+
+
+def of_two_heads(name="inner"):
+    inputs = keras.Input((4,))
+    heads = [keras.layers.Dense(k, name=f"head{k}")(inputs) for k in (2, 3)]
+    return keras.Model(inputs, heads, name=name)
+
+
+class Gives(keras.layers.Layer):
+    """A layer with a dict of outputs."""
+
+    def call(self, x):
+        return {"twice": 2 * x, "as_it_is": x}
+
+
+SEQUENCES = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
+
+
+def test_one_output_of_a_layer_that_gives_several():
+    model = recurrent()
+    names = {"lstm:0", "lstm:1", "lstm:2", "lstm"}
+    _, taps = Taps(model, names).call(SEQUENCES, training=False)
+    expected = find_layer(model, "lstm")(SEQUENCES)
+    assert len(expected) == len(taps["lstm"]) == 3
+    for k, output in enumerate(expected):
+        np.testing.assert_array_equal(taps[f"lstm:{k}"], output)
+    # The cell's state is no copy of its output.
+    assert np.abs(taps["lstm:2"] - taps["lstm:1"]).max() > 0
+
+
+def test_the_scores_of_an_attention():
+    model = attending()
+    _, taps = Taps(model, {"attention:1"}).call(SEQUENCES, training=False)
+    assert taps["attention:1"].shape == (3, 2, 5, 5)
+    np.testing.assert_allclose(np.sum(taps["attention:1"], axis=-1), 1, rtol=1e-5)
+
+
+def test_one_output_of_a_dict_and_of_a_nested_model():
+    inputs = keras.Input((4,))
+    x = Gives(name="gives")(inputs)
+    inner = of_two_heads()
+    model = keras.Model(inputs, inner(x["twice"]))
+    names = {"gives:0", "gives:1", "inner:1", "inner/head3:0"}
+    _, taps = Taps(model, names).call(X, training=False)
+    # In Keras's order, which sorts.
+    np.testing.assert_array_equal(taps["gives:0"], X)
+    np.testing.assert_array_equal(taps["gives:1"], 2 * X)
+    np.testing.assert_array_equal(taps["inner:1"], inner(2 * X)[1])
+    np.testing.assert_array_equal(taps["inner/head3:0"], taps["inner:1"])
+
+
+def test_an_output_that_is_not_there():
+    message = "gives 3 outputs: 'lstm:0', 'lstm:1', 'lstm:2'. Received: 'lstm:3'"
+    with pytest.raises(ValueError, match=message):
+        Taps(recurrent(), {"lstm:3"})
+    message = "gives 1 output: 'hidden:0'. Received: 'hidden:1'"
+    with pytest.raises(ValueError, match=message):
+        Taps(functional(), {"hidden:1"})
+    # Of a subclassed model it shows when it runs.
+    taps = Taps(subclassed(), {"hidden:1"})
+    with pytest.raises(ValueError, match="gives 1 output"):
+        taps.call(X, training=False)
+
+
+@pytest.mark.parametrize("name", ["lst:1", "lstm:x", "lstm:", "lstm:-1", ":1"])
+def test_a_name_that_is_none(name):
+    with pytest.raises(ValueError, match="There is no layer"):
+        Taps(recurrent(), {name})
+
+
+def test_a_name_with_a_colon_is_a_name():
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(2, name="dense:1")(inputs)
+    model = keras.Model(inputs, x)
+    _, taps = Taps(model, {"dense:1", "dense:1:0"}).call(X, training=False)
+    np.testing.assert_array_equal(taps["dense:1"], model(X))
+    np.testing.assert_array_equal(taps["dense:1:0"], model(X))
+
+
+def test_which_outputs_are_made_of_one_of_them():
+    inputs = keras.Input((5, 4))
+    _, hidden, cell = keras.layers.LSTM(6, return_state=True, name="lstm")(inputs)
+    heads = [keras.layers.Dense(3)(x) for x in (cell, hidden)]
+    model = keras.Model(inputs, heads)
+    assert outputs_made_of(model, "lstm:1") == (1,)
+    assert outputs_made_of(model, "lstm:2") == (0,)
+    assert outputs_made_of(model, "lstm:0") == ()
+    assert outputs_made_of(model, "lstm") == (0, 1)
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`")
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+@pytest.mark.parametrize("make", [functional, sequential, subclassed])
+def test_layers_of_a_quantised_model(make, mode):
+    model = make()
+    model(X)
+    model.quantize(mode)
+    outputs, taps = Taps(model, {"hidden"}).call(X, training=False)
+    np.testing.assert_array_equal(taps["hidden"], find_layer(model, "hidden")(X))
+    np.testing.assert_array_equal(outputs, model(X))
+    assert "quantized_call" not in find_layer(model, "hidden").__dict__

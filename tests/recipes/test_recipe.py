@@ -72,7 +72,7 @@ def test_overrides(write_recipe):
         (
             "",
             'optimizer = { name = "adam", learning_rate = { schedule = "Cosine" } }',
-            "optimizer: a table stands for a schedule of Keras. Received: schedule = 'Cos",
+            "optimizer: learning_rate: a table stands for a schedule of Keras. Rec",
         ),
         ("", 'losses = "kd"', "losses: Input should be a valid list"),
         (
@@ -84,12 +84,12 @@ def test_overrides(write_recipe):
         (
             "",
             'losses = [{ name = "kd", temperature = { schedule = "CosineDecoy" } }]',
-            "losses 1: a table stands for a schedule of Keras. Received: schedule = 'Cosi",
+            "losses 1: temperature: a table stands for a schedule of Keras. Rec",
         ),
         (
             "",
             'losses = [{ name = "kd", temperature = { schedule = "CosineDecay" } }]',
-            "losses 1: not a schedule of Keras: .* missing 2 required",
+            "losses 1: temperature: not a schedule of Keras: .* missing 2 required",
         ),
         (
             "",
@@ -184,25 +184,91 @@ def test_a_number_is_a_finite_number(write_recipe, extra, stage, value):
         (
             "",
             'optimizer = { name = "adam", beta_1 = nan }',
-            "optimizer: beta_1 must be a finite number. Received: nan",
+            "optimizer: beta_1 must be a number that is 0 or greater, and less than 1. "
+            "Received: nan",
         ),
         (
             "",
             'losses = [{ name = "kd", temperature = { schedule = "CosineDecay", '
             'initial_learning_rate = 8.0, decay_steps = "ten" } }]',
-            "losses 1: CosineDecay > decay_steps must be a number. Received: 'ten'",
+            "temperature: CosineDecay > decay_steps must be a number. Received: 'ten'",
         ),
         (
             "",
             'optimizer = { name = "adam", learning_rate = { schedule = "CosineDecay", '
             "initial_learning_rate = nan, decay_steps = 10 } }",
-            "optimizer: the schedule CosineDecay begins with nan, no finite number",
+            "learning_rate: CosineDecay > initial_learning_rate must be finite. Rec",
         ),
         (
             "",
             'optimizer = { name = "adam", learning_rate = { schedule = "CosineDecay", '
             "initial_learning_rate = -1.0, decay_steps = 10 } }",
             "optimizer: learning_rate must be a finite number, 0 or greater",
+        ),
+        *[
+            (
+                "",
+                f'optimizer = {{ name = "{name}", {key} = {value} }}',
+                f"optimizer: {key} must be a number that is 0 or greater, and less than 1",
+            )
+            for name, key, value in (
+                ("adam", "beta_1", "2.0"),
+                ("adam", "beta_2", "1"),
+                ("sgd", "momentum", "-1"),
+                ("rmsprop", "rho", "2"),
+                ("adam", "ema_momentum", "1.0"),
+            )
+        ],
+        (
+            "",
+            'optimizer = { name = "adam", epsilon = -1 }',
+            "optimizer: epsilon must be a finite number, 0 or greater. Received: -1",
+        ),
+        (
+            "",
+            'optimizer = { name = "adam", epsilon = { schedule = "CosineDecay", '
+            "initial_learning_rate = 0.1, decay_steps = 10 } }",
+            "optimizer: epsilon must be a number; learning_rate takes a schedule",
+        ),
+        (
+            "",
+            'losses = [{ name = "kd", temperature = { schedule = "CosineDecay", '
+            "initial_learning_rate = 8.0, decay_steps = true } }]",
+            "temperature: CosineDecay > decay_steps must be a number. Received: True",
+        ),
+        (
+            "",
+            'losses = [{ name = "kd", temperature = { schedule = "CosineDecay", '
+            "initial_learning_rate = 8.0, decay_steps = 0 } }]",
+            "temperature: CosineDecay > decay_steps must be 1 or greater. Received: 0",
+        ),
+        (
+            "",
+            'losses = [{ name = "kd", temperature = 1e39 }]',
+            "`temperature` must be a finite number greater than 0",
+        ),
+        (
+            "",
+            'losses = [{ name = "kd" }]\ndistillation_loss_weights = []',
+            "distillation_loss_weights must hold one number for each of the 1 losses",
+        ),
+        (
+            "",
+            'losses = [{ name = "kd" }]\ndistillation_loss_weights = [0.0]',
+            "distillation_loss_weights are all 0, so nothing would be distilled",
+        ),
+        ("", 'monitor = "val_accuracy"', "monitor goes with patience or restore_best"),
+        ("", "classes = [3, 3]", "classes must differ. Received: [3, 3]"),
+        ("", "classes = [-1]", "classes 1: Input should be greater than or equal to 0"),
+        (
+            "",
+            "[[stage]]\nname = 'First'\nmodel = 'mnist_fc_8'\nepochs = 1",
+            "the names 'first' and 'First' differ in capital letters alone",
+        ),
+        (
+            "",
+            "[[stage]]\nname = 'next '\nmodel = 'mnist_fc_8'\nepochs = 1",
+            "the name 'next ' begins or ends with a space",
         ),
     ],
 )

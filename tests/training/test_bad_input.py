@@ -141,6 +141,19 @@ CONSTRUCTOR = {
         "`student_outputs` must be .*Received: student_outputs=3",
     ),
     "tap of no layer": (taps("densee", "dense"), "There is no layer 'densee'"),
+    "all weights 0": (
+        {"distillation_loss_weights": [0.0], "student_loss_weight": 0},
+        "are all 0, so nothing would be learned",
+    ),
+    "what is no loss": ({"distillation_losses": 3}, "^`distillation_losses`: A dist"),
+    "kind in an array": (
+        {"teacher_outputs": np.array("softmax")},
+        "`teacher_outputs` must be None or one of 'logits', 'probabilities'",
+    ),
+    "kind of what is no layer": (
+        {"teacher_outputs": {3: "logits"}},
+        "`teacher_outputs` must be None or one of 'logits', 'probabilities'",
+    ),
     "unknown argument": ({"temperature": 4.0}, "temperature"),
 }
 

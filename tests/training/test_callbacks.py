@@ -85,3 +85,14 @@ def test_a_metric_whose_direction_is_not_known_needs_a_mode(make_model, vectors,
     best = StudentCheckpoint(tmp_path / "x.keras", "own", save_best_only=True)
     with pytest.raises(ValueError, match="StudentCheckpoint.*monitor=own.*mode='max'"):
         distiller.fit(vectors[0], np.eye(3)[vectors[1]], callbacks=[best], verbose=0)
+
+
+def test_student_checkpoint_takes_no_model_that_calls_a_layer_so(vectors, tmp_path):
+    class Own(keras.Sequential):
+        student = "a name of its own"
+
+    model = Own([keras.layers.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    callback = StudentCheckpoint(tmp_path / "best.keras")
+    with pytest.raises(ValueError, match="StudentCheckpoint goes with a Distiller"):
+        model.fit(vectors[0], vectors[0][:, :3], callbacks=[callback], verbose=0)

@@ -298,3 +298,101 @@ def test_peers_of_different_precision(first, second):
     found = history["distillation_loss"]
     np.testing.assert_allclose(found, [sum(expected)], rtol=1e-2, atol=1e-3)
     assert np.isfinite(history["loss"]).all()
+
+
+def weighted_accuracy(y, outputs, weight):
+    right = np.argmax(outputs, axis=-1) == y
+    return float(np.sum(weight * right) / np.sum(weight))
+
+
+def test_weighted_metrics_are_each_students(students, vectors):
+    x, y = vectors
+    weight = np.random.default_rng(1).uniform(size=len(x)).astype("float32")
+    mutual = MutualDistiller(students)
+    mutual.compile(keras.optimizers.SGD(0.0), LOSS, weighted_metrics=["accuracy"])
+    outputs = dict(zip(students, mutual.predict(x, verbose=0), strict=True))
+    history = mutual.fit(
+        x, y, sample_weight=weight, validation_data=(x, y, weight), verbose=0
+    ).history
+    evaluated = mutual.evaluate(x, y, sample_weight=weight, return_dict=True, verbose=0)
+    unweighted = mutual.evaluate(x, y, return_dict=True, verbose=0)
+    for name, answers in outputs.items():
+        expected = weighted_accuracy(y, answers, weight)
+        key = f"{name}_accuracy"
+        found = history[key][0], history[f"val_{key}"][0], evaluated[key]
+        assert found == pytest.approx([expected] * 3, abs=1e-6)
+        expected = weighted_accuracy(y, answers, np.ones(len(y)))
+        assert unweighted[key] == pytest.approx(expected, abs=1e-6)
+
+
+def test_weighted_metrics_come_back_from_a_file(students, vectors, tmp_path):
+    mutual = MutualDistiller(students)
+    mutual.compile("sgd", LOSS, ["accuracy"], ["accuracy"], loss_weights=0.5)
+    mutual.fit(*vectors, verbose=0)
+    mutual.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    logs = [m.evaluate(*vectors, return_dict=True, verbose=0) for m in (mutual, again)]
+    assert logs[0] == logs[1]
+    assert {"small_accuracy", "small_weighted_accuracy"} <= set(logs[1])
+
+
+@pytest.mark.parametrize("argument", ["metrics", "weighted_metrics"])
+@pytest.mark.parametrize("value", ["accuracy", {"small": ["accuracy"]}])
+def test_metrics_that_are_no_list_are_refused(students, argument, value):
+    with pytest.raises(ValueError, match=f"`{argument}` must be a list"):
+        MutualDistiller(students).compile("sgd", LOSS, **{argument: value})
+
+
+def test_losses_of_students_are_means_over_examples(students, vectors):
+    x, y = vectors[0][:40], vectors[1][:40]
+    mutual = compiled(students, keras.optimizers.SGD(0.0), metrics=())
+    outputs = mutual.predict(x, verbose=0)
+    # Batches of 32 and of 8.
+    history = mutual.fit(x, y, batch_size=32, shuffle=False, verbose=0).history
+    logs = mutual.evaluate(x, y, batch_size=32, return_dict=True, verbose=0)
+    for name, expected in zip(students, terms64(outputs, y)[0], strict=True):
+        found = history[f"{name}_loss"][0], logs[f"{name}_loss"]
+        assert found == pytest.approx([expected] * 2, rel=1e-5)
+
+
+def test_loss_weights_weigh_the_labels(students, vectors):
+    x, y = vectors
+    mutual = MutualDistiller(students)
+    mutual.compile(keras.optimizers.SGD(0.0), LOSS, loss_weights=0.25)
+    on_labels, from_peers = terms64(mutual.predict(x, verbose=0), y)
+    logs = mutual.train_on_batch(x, y, return_dict=True)
+    expected = 0.25 * sum(on_labels) + sum(from_peers)
+    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+    assert logs["small_loss"] == pytest.approx(on_labels[0], rel=1e-5)
+    with pytest.raises(ValueError, match="`loss_weights` must be a finite number"):
+        mutual.compile("sgd", LOSS, loss_weights=[1.0, 2.0])
+
+
+def one_output(structure, units):
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(3)(keras.layers.Dense(units)(inputs))
+    return keras.Model(inputs, structure(x))
+
+
+@pytest.mark.parametrize("labels", [lambda y: y, lambda y: {"logits": y}])
+@pytest.mark.parametrize("structure", [lambda x: {"logits": x}, lambda x: [x]])
+def test_one_output_alone_in_a_structure(vectors, structure, labels):
+    x, y = vectors
+    students = {"dict": one_output(structure, 4), "plain": one_output(lambda x: x, 5)}
+    mutual = compiled(students, keras.optimizers.SGD(0.0))
+    outputs = mutual.predict(x, verbose=0)
+    history = mutual.fit(x, labels(y), batch_size=64, verbose=0).history
+    on_labels, from_peers = terms64(outputs, y)
+    assert history["loss"][0] == pytest.approx(sum(on_labels) + sum(from_peers), rel=1e-5)
+    assert history["dict_loss"][0] == pytest.approx(on_labels[0], rel=1e-5)
+    assert "dict_accuracy" in history
+
+
+def test_what_cannot_be_compared_is_named(students):
+    with pytest.raises(ValueError, match="`distillation_losses` of a MutualDistiller"):
+        MutualDistiller(students, "fitnet")
+    inputs = keras.Input((4,))
+    heads = [keras.layers.Dense(3)(inputs) for _ in range(2)]
+    students["two"] = keras.Model(inputs, heads)
+    with pytest.raises(ValueError, match="`students` must have one output each.* 'two'"):
+        MutualDistiller(students)

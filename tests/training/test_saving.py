@@ -131,7 +131,7 @@ def test_objects_of_ones_own_are_given_to_the_loader(make_model, tmp_path):
     given = {"Doubled": Doubled}
     again = kd.load_distiller(tmp_path / "d.keras", distiller.teacher, given)
     assert isinstance(again.student.layers[0], Doubled)
-    with pytest.raises(TypeError, match="Doubled"):
+    with pytest.raises(ValueError, match="custom_objects={.Doubled.: Doubled}"):
         kd.load_distiller(tmp_path / "d.keras", distiller.teacher)
 
 

@@ -4,12 +4,14 @@ import keras
 import numpy as np
 import pytest
 
+import keras_kd
 from keras_kd import Distiller
 from keras_kd import losses as losses_module
 from keras_kd.losses import PerExampleLoss, SoftTargets
 from keras_kd.tasks.kinds import OutputKinds, check_said
 from keras_kd.training.terms import Outputs, make_term
 
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 LOGITS = np.array([[3.0, 0.0, -2.0], [1.0, 1.0, 400.0]], "float32")
 
 
@@ -158,3 +160,89 @@ def test_one_output_in_a_dict_or_list_is_that_output(losses, form):
     found, expected = history(wrap), history(lambda x: x)
     for name in ("loss", "student_loss", "distillation_loss"):
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-6)
+
+
+def of_maps(units):
+    inputs = keras.Input((4, 5, 1))
+    x = keras.layers.Conv2D(units, 3, padding="same", name="hidden")(inputs)
+    return keras.Model(inputs, keras.layers.Conv2D(3, 1)(x))
+
+
+def softened64(logits):
+    x = np.float64(logits) / 4
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 5, 1), (8, 4, 5), (8, 1, 1), (8, 1, 1, 1)])
+@pytest.mark.parametrize("column", [(), (1,)])
+def test_weights_of_positions_weigh_labels_and_distillation_alike(shape, column):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8, 4, 5, 1)).astype("float32")
+    y, weight = rng.integers(0, 3, (8, 4, 5)), rng.random(shape).astype("float32")
+    teacher, student = of_maps(6), of_maps(4)
+    hint = losses_module.FitNet(taps=(None, None))
+    distiller = Distiller(teacher, student, ["kd", hint], student_loss_weight=0.25)
+    distiller.compile(keras.optimizers.SGD(0.0), LOSS)
+    p, q = (model.predict(x, verbose=0) for model in (teacher, student))
+    logs = distiller.fit(
+        x, y.reshape(*y.shape, *column), batch_size=8, sample_weight=weight, verbose=0
+    ).history
+    each = np.broadcast_to(weight.reshape(*shape[:3]), y.shape)
+    log_q = np.float64(q) - np.log(np.exp(np.float64(q)).sum(axis=-1, keepdims=True))
+    on_labels = -np.take_along_axis(log_q, y[..., None], axis=-1)[..., 0]
+    assert logs["student_loss"][0] == pytest.approx(np.mean(each * on_labels), rel=1e-5)
+    soft = softened64(p), softened64(q)
+    divergence = 16 * (np.exp(soft[0]) * (soft[0] - soft[1])).sum(axis=-1)
+    # The hint has one value for each example, which counts at each of its positions.
+    hints = np.square(np.float64(p) - q).mean(axis=(1, 2, 3)).reshape(-1, 1, 1)
+    expected = np.mean(each * divergence) + np.mean(each * hints)
+    assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+def recurrent(units, **arguments):
+    inputs = keras.Input((5, 4))
+    outputs, *_ = keras.layers.LSTM(units, return_state=True, name="lstm")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3)(outputs), **arguments)
+
+
+def test_a_layer_of_several_outputs_says_how_to_tap_one():
+    message = "Say which: 'lstm:0' of shape .None, 6., 'lstm:1' of shape .*'lstm:2'"
+    with pytest.raises(ValueError, match=message):
+        Distiller(recurrent(6), recurrent(6), losses_module.FitNet(taps=("lstm", "lstm")))
+
+
+@pytest.mark.parametrize("units", [6, 4])
+def test_a_tap_of_one_output_trains_and_comes_back(tmp_path, units):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(16, 5, 4)).astype("float32"), rng.integers(0, 3, 16)
+    teacher, student = recurrent(6, name="teacher"), recurrent(units)
+    # Another width has the loss make a layer, for the shape of that output.
+    hint = losses_module.FitNet(taps=("lstm:1", "lstm:2"))
+    distiller = Distiller(teacher, student, hint)
+    distiller.compile(keras.optimizers.SGD(0.0), LOSS)
+    hidden = teacher.get_layer("lstm")(x)[1]
+    cell = student.get_layer("lstm")(x)[2]
+    cell = hint.layers[0](cell) if hint.layers else cell
+    expected = np.mean(np.square(np.float64(hidden) - np.float64(cell)))
+    data = keras_kd.cache_teacher(teacher, (x, y), outputs=["lstm:1"], verbose=0)
+    for given in ((x, y), (data.batch(16),)):
+        logs = distiller.fit(*given, shuffle=False, verbose=0).history
+        # What was kept is in 16 bits.
+        assert logs["distillation_loss"] == pytest.approx([expected], rel=1e-3)
+    distiller.save(tmp_path / "d.keras")
+    again = keras.saving.load_model(tmp_path / "d.keras")
+    logs = again.fit(x, y, batch_size=16, verbose=0).history
+    assert logs["distillation_loss"] == pytest.approx([expected], rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`")
+def test_a_tap_of_a_quantised_teacher(make_model, vectors):
+    teacher, student = make_model(units=8), make_model(units=8)
+    names = [model.layers[0].name for model in (teacher, student)]
+    teacher.quantize("int8")
+    distiller = Distiller(teacher, student, losses_module.FitNet(taps=names))
+    distiller.compile(keras.optimizers.SGD(0.0), LOSS)
+    hidden = [model.layers[0](vectors[0]) for model in (teacher, student)]
+    expected = np.mean(np.square(np.float64(hidden[0]) - np.float64(hidden[1])))
+    logs = distiller.fit(*vectors, batch_size=64, verbose=0).history
+    assert logs["distillation_loss"] == pytest.approx([expected], rel=1e-5)

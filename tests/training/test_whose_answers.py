@@ -274,3 +274,13 @@ def test_cached_answers_that_are_the_teachers_are_taken(make_chain, make_model, 
     chain.fit(of(given), of(given), verbose=0)
     stages[-1].student_loss_weight = 1.0
     chain.fit(of(make_model(5)), of(given), verbose=0)
+
+
+def test_validation_data_are_named(teacher, cached, distil, make_model, vectors):
+    distiller = distil(make_model(units=7), validation_distillation=True)
+    with pytest.raises(ValueError, match="^`validation_data` carries cached answers of an"):
+        distiller.fit(*vectors, validation_data=cached, verbose=0)
+    x, y = vectors
+    weights = np.ones(len(x))
+    with pytest.raises(ValueError, match="In `validation_data`, `sample_weight` is given"):
+        distiller.fit(x, y, validation_data=(x, None, weights), verbose=0)

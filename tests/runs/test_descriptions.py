@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.chain.descriptions import described, tells_all
+from keras_kd.runs.descriptions import described, tells_all
 from keras_kd.runs.manifest import without_code
 
 FACTOR = 2.0
@@ -145,7 +145,7 @@ def test_loops_come_to_an_end():
 def test_the_same_in_another_process():
     def said(seed):
         script = (
-            "import json; from tests.chain import test_descriptions as t; print(json.dumps("
+            "import json; from tests.runs import test_descriptions as t; print(json.dumps("
             "[t.described(x()) for n, p in t.PAIRS.items() for x in p if n != 'metric']))"
         )
         run = subprocess.run(

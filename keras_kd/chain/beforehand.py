@@ -1,0 +1,130 @@
+"""What would fail in a later stage, or at a chain's end, tried before the first step."""
+
+import itertools
+import logging
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_kd.data.order import as_arrays, is_dataset
+from keras_kd.distribution.workers import strategy_of
+from keras_kd.evaluation import labelled
+from keras_kd.models.symbolic import symbolic_inputs
+from keras_kd.training.loading import check_saves
+
+logger = logging.getLogger(__name__)
+
+
+def try_to_save(stage, folder):
+    """Looks whether a stage's student can be saved; and, if not loaded, says so.
+
+    Args:
+        stage: A `keras_kd.Stage`.
+        folder: The run folder, or None: nothing will be saved.
+
+    Raises:
+        ValueError: It cannot be saved.
+    """
+    # One without weights would draw them before its turn.
+    reason = folder and stage.student.built and check_saves(stage.student)
+    if reason:
+        logger.warning(
+            "Stage %r: its model.keras will need `custom_objects`, or safe_mode=False, to "
+            "be loaded: %s",
+            stage.name,
+            reason,
+        )
+
+
+def try_a_batch(run, validation_data, train_data):
+    """Runs what a stage has compiled, once, and keeps nothing of it.
+
+    Args:
+        run: A `stage_run.StageRun` that has not begun.
+        validation_data, train_data: As `DistillationChain.fit` takes them.
+
+    Raises:
+        ValueError: Labels are missing, shapes do not fit, or the stage's `monitor` is no
+            metric.
+    """
+    stage, model = run.stage, run.model
+    is_alone = strategy_of(model) is None
+    if keras.backend.backend() != "tensorflow" or not is_alone or not stage.student.built:
+        return
+    like = _batch_like(train_data)
+    if like is not None and like[1] is None:
+        _check_unlabelled(stage)
+    elif like is not None and not _has_fixed_batch(stage.student):
+        _names_of(model, *like[:2])
+    if validation_data is None:
+        return
+    names = ()
+    for x, y in itertools.islice(labelled.batches(validation_data, "validation_data"), 1):
+        names = [f"val_{name}" for name in _names_of(model, x, y)]
+    if stage.chooses_epoch and names:
+        run.check_monitor(names)
+
+
+def _check_unlabelled(stage):
+    weight = stage.student_loss_weight
+    is_taught = stage.distillation_losses is not None
+    if not is_taught or weight is None or not np.all(np.equal(weight, 0)):
+        raise ValueError(
+            "labels (y) are missing from `train_data`. They are needed unless "
+            "student_loss_weight=0 and metrics=None."
+        )
+    if tree.flatten(stage.metrics):
+        raise ValueError(
+            "`metrics` need labels, which `train_data` do not have. Give metrics=None (a "
+            "Stage has accuracy by default), or labels."
+        )
+
+
+def _has_fixed_batch(student):
+    return any(x.shape[0] is not None for x in symbolic_inputs(student))
+
+
+def _names_of(model, x, y):
+    """The names of what is measured on a batch."""
+    batch = tree.map_structure(keras.ops.convert_to_tensor, (x, y))
+    try:
+        return list(model.test_step(batch))
+    except ValueError:
+        raise
+    except Exception as error:  # A backend's own kinds.
+        kind = type(error).__name__
+        raise ValueError(
+            "`loss` or a metric does not fit the labels, or the student its inputs: "
+            f"{kind}: {error}"
+        ) from error
+    finally:
+        model.reset_metrics()
+
+
+def _batch_like(data):
+    """A batch (x, y, sample_weight) in the form of training data; None if it is not known.
+
+    Nothing is read of the data, which would change what comes next: of arrays it is the
+    first example, of a `tf.data.Dataset` zeros.
+    """
+    arrays = None if callable(data) else as_arrays(data)
+    if arrays is not None:
+        return tree.map_structure(lambda x: None if x is None else x[:1], arrays)
+    if not is_dataset(data):
+        return None
+    specs = tree.flatten(data.element_spec)
+    if not all(type(x).__name__ == "TensorSpec" and _is_known(x) for x in specs):
+        return None
+    batch = tree.map_structure(_zeros, data.element_spec)
+    return keras.utils.unpack_x_y_sample_weight(batch)
+
+
+def _is_known(spec):
+    return spec.shape.rank is not None and None not in spec.shape[1:]
+
+
+def _zeros(spec):
+    shape = [1 if size is None else size for size in spec.shape]
+    kind = "str" if spec.dtype.name == "string" else spec.dtype.as_numpy_dtype
+    return np.zeros(shape, kind)
