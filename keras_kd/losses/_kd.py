@@ -82,8 +82,9 @@ class SoftTargets(PerExampleLoss):
             gradient, a value that is larger by T**2 times the teacher's entropy.
         taps: A pair of layer names, the teacher's first, whose outputs are the logits to
             compare, for models with several outputs. Defaults to the models' own outputs.
-        activation: "softmax" (default), where one class is right; "sigmoid", where each
-            output is a yes or no of its own: of one unit, of several labels, of pixels.
+        activation: "softmax", where one class is right; "sigmoid", where each output is a
+            yes or no of its own: of one unit, of several labels, of pixels. Defaults to
+            None: what the Distiller's task says, and "softmax" by itself.
 
     Raises:
         ValueError: `temperature` is not a finite number > 0, `form` or `activation` is
@@ -100,16 +101,18 @@ class SoftTargets(PerExampleLoss):
     """
 
     on_logits = True
+    activations = ACTIVATIONS
 
-    def __init__(self, temperature=4.0, form="kl", taps=None, activation="softmax"):
+    def __init__(self, temperature=4.0, form="kl", taps=None, activation=None):
         super().__init__(taps)
         self.temperature = check_positive("temperature", temperature)
         self.form = check_choice("form", form, FORMS)
-        self.activation = check_choice("activation", activation, ACTIVATIONS)
+        self.activation = check_choice("activation", activation, (None, *ACTIVATIONS))
+        self._is_told = activation is not None
         self.zero_at_agreement = form == "kl"
         # A softmax of one unit is 1 whatever it answers; a sigmoid is not.
-        self.shift_invariant = activation == "softmax"
-        self.least_classes = 2 if activation == "softmax" else 1
+        self.shift_invariant = activation != "sigmoid"
+        self.least_classes = 1 if activation == "sigmoid" else 2
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return soft_targets(
@@ -117,12 +120,19 @@ class SoftTargets(PerExampleLoss):
             student_outputs,
             temperature=self.temperature,
             form=self.form,
-            activation=self.activation,
+            activation=self.activation or "softmax",
         )
 
     def get_config(self):
         config = super().get_config()
-        if self.activation == "softmax":
+        if self.activation is None:
             # As earlier versions wrote it, whose runs go on.
             del config["activation"]
         return config
+
+    def for_activation(self, activation):
+        if self._is_told:
+            return self
+        chosen = type(self)(self.temperature, self.form, self.taps or None, activation)
+        chosen._is_told = False
+        return chosen

@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+# log(p) of a probability that underflowed to zero; the smallest normal float32 is 1e-38.
+_SMALLEST = 1e-37
+
 
 def at_least_float32(x):
     """`x` as a tensor, half precision raised to float32 and float64 left as it is.
@@ -62,6 +65,22 @@ def log_softmax(logits, temperature=1.0):
         (..., num_classes), float32 (float64 for float64 logits).
     """
     return ops.log_softmax(at_least_float32(logits) / temperature, axis=-1)
+
+
+def log_probabilities(probabilities):
+    """Logits of given probabilities: softmax(log(p) / T) is p, softened."""
+    return ops.log(ops.maximum(at_least_float32(probabilities), _SMALLEST))
+
+
+def log_odds(probabilities):
+    """Logits of given probabilities, log(p) - log(1 - p): sigmoid(log_odds(p)) is p.
+
+    Small p keep all their digits; how near p is to 1 is as its own precision has it.
+    """
+    p = at_least_float32(probabilities)
+    # The largest below 1, of which the other's logarithm is finite.
+    epsilon = 1.2e-16 if keras.backend.standardize_dtype(p.dtype) == "float64" else 6e-8
+    return ops.log(ops.maximum(p, _SMALLEST)) - ops.log1p(-ops.minimum(p, 1 - epsilon))
 
 
 def kl_divergence(teacher_log_probs, student_log_probs):
