@@ -74,7 +74,7 @@ def _check_unlabelled(stage):
             "labels (y) are missing from `train_data`. They are needed unless "
             "student_loss_weight=0 and metrics=None."
         )
-    if tree.flatten(stage.metrics):
+    if any(x is not None for x in tree.flatten(stage.metrics)):
         raise ValueError(
             "`metrics` need labels, which `train_data` do not have. Give metrics=None (a "
             "Stage has accuracy by default), or labels."

@@ -44,8 +44,6 @@ def check_data(chain, train_data, measured, run_dir, steps):
         with named(stage):
             check_repeatable(steps, train_data=stage.train_data)
             data = train_data if stage.train_data is None else stage.train_data
-            if stage.epochs:
-                check_given(data)
             if run_dir is None or not stage.epochs or callable(data):
                 continue
             if share_state(data, measured.values()):

@@ -180,6 +180,8 @@ class _ChainRun:
         left = [x for x in self.chain.stages if x.epochs and not self._is_done(x.name)]
         for stage in left:
             with named(stage):
+                own = stage.train_data
+                passes.check_given(self.train_data if own is None else own)
                 self.measuring.try_out(stage.student, stage.name)
                 try_to_save(stage, self.folder)
         for stage in left:

@@ -80,7 +80,7 @@ def class_numbers(labels, outputs_shape, argument="dataset"):
     if labels.dtype.kind in "iu" or _are_whole(labels):
         if labels.shape in ((count,), (count, 1)):
             return labels.reshape(-1).astype("int64")
-        if labels.shape == (count, num_classes) and _are_one_hot(labels):
+        if labels.shape == (count, num_classes) and are_one_hot(labels):
             return np.argmax(labels, axis=-1).astype("int64")
     raise ValueError(
         f"`{argument}` must have class labels: one class number for each example, or "
@@ -94,6 +94,7 @@ def _are_whole(labels):
     return labels.dtype.kind == "f" and bool((labels == np.floor(labels)).all())
 
 
-def _are_one_hot(labels):
+def are_one_hot(labels):
+    """Whether each row of labels, over the last axis, is a single 1 among zeros."""
     is_binary = ((labels == 0) | (labels == 1)).all()
     return bool(is_binary and (labels.sum(axis=-1) == 1).all())

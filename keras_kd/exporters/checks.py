@@ -1,12 +1,14 @@
 """What an export refuses before it converts anything."""
 
 import difflib
+import numbers
 
 import keras
 import numpy as np
 
 from keras_kd.exporters import proof
 from keras_kd.exporters.runtimes import FORMATS
+from keras_kd.losses.arguments import is_finite_number
 from keras_kd.models.sameness import answers_differ, is_mixed
 from keras_kd.models.symbolic import symbolic_inputs, symbolic_outputs
 
@@ -68,13 +70,16 @@ def check_quantization(format, quantization, calibration):
 
 
 def check_batch_size(batch_size):
-    """Refuses what is neither None nor an integer >= 1."""
-    is_integer = isinstance(batch_size, int) and not isinstance(batch_size, bool)
-    if batch_size is not None and not (is_integer and batch_size >= 1):
+    """`batch_size` as an int, or None; else a ValueError."""
+    if batch_size is None:
+        return None
+    is_integer = isinstance(batch_size, numbers.Integral)
+    if not is_integer or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(
             "`batch_size` must be an integer >= 1, or None for a free batch. Received: "
             f"batch_size={batch_size!r}."
         )
+    return int(batch_size)
 
 
 def limits(quantization, tolerance, min_agreement):
@@ -82,7 +87,7 @@ def limits(quantization, tolerance, min_agreement):
     defaults = proof.TOLERANCES[quantization]
     given = {"tolerance": tolerance, "min_agreement": min_agreement}
     for name, value in given.items():
-        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 1):
+        if value is not None and not (is_finite_number(value) and 0 <= value <= 1):
             raise ValueError(
                 f"`{name}` must be a number between 0 and 1. Received: {name}={value!r}."
             )
@@ -110,6 +115,12 @@ def check_model(model):
         raise ValueError(
             "`model` must have one input and one output. Received: the model "
             f"{model.name!r} with {len(inputs)} and {len(outputs)}."
+        )
+    if inputs != [None] and str(inputs[0].dtype) == "string":
+        raise ValueError(
+            "`model` must take numbers, and its input is of texts. Export what follows "
+            "their lookup, and give it the numbers. Received: the model "
+            f"{model.name!r}."
         )
     if outputs != [None] and (len(outputs[0].shape) < 2 or outputs[0].shape[-1] == 1):
         raise ValueError(

@@ -148,6 +148,8 @@ class Conversion:
         layers = self.model._flatten_layers()
         dtypes = {str(x.compute_dtype) for x in layers}
         others = sorted(x for x in dtypes - {"float32"} if "float" in x)
+        if any(getattr(x, "quantization_mode", None) for x in layers):
+            yield "the model as it was before keras.Model.quantize changed its layers"
         if others:
             yield f"dtype='float32' for its layers, which compute in {' and '.join(others)}"
         is_free = self.format == "litert" and self.signature.shape[0] is None
@@ -158,6 +160,8 @@ class Conversion:
         if self.quantization:
             kinds = [v for k, v in _QUANTIZATIONS.items() if k != self.quantization]
             yield f"another quantization ({' or '.join(kinds)})"
+        if self.quantization == "int8":
+            yield "other calibration, if on this a layer's outputs are all zero"
         formats = [repr(x) for x in runtimes.FORMATS if x != self.format]
         yield f"another format ({' or '.join(formats)})"
         yield "another layer in place of the one that is named"
@@ -185,7 +189,7 @@ def calibration_inputs(calibration, signature, as_bytes):
             "`calibration` must be inputs of the examples' shape, "
             f"{signature.shape[1:]}. Received: shapes {sorted(shapes)}."
         )
-    inputs = np.concatenate(inputs).astype(signature.dtype)
+    inputs = proof.as_dtype(np.concatenate(inputs), signature.dtype, "calibration")
     size = signature.shape[0] or 1
     if len(inputs) < size:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import itertools
 import json
 import os
 import shutil
@@ -116,10 +117,11 @@ def export(
         calibration: Real training inputs for "int8", in any form that `examples` takes;
             some hundreds are enough.
         examples: At least 1,000 real inputs, better with labels: an array (n, ...), a
-            tuple (inputs, labels of (n,)), also with weights, which are left aside, or
-            batches of one or the other, such as a `tf.data.Dataset`. Inputs and labels may
-            be in a dict or list of one. The file takes inputs of their shape. By default
-            random numbers in [0, 1), or bytes for preprocessing: a weaker proof.
+            tuple (inputs, labels of (n,) or one-hot), also with weights, which are left
+            aside, or batches of one or the other, such as a `tf.data.Dataset`. Inputs and
+            labels may be in a dict or list of one. The file takes inputs of their shape,
+            and where the model takes integers they are such. By default random numbers in
+            [0, 1), or bytes for preprocessing: a weaker proof.
         batch_size: The file's, at least 1; None leaves it free.
         preprocessing: A Keras layer from images, uint8 in [0, 255], to the model's
             inputs, for instance `keras.layers.Rescaling(1 / 255)`. The file then takes
@@ -159,7 +161,7 @@ def export(
     path = Path(path)
     checks.check_target(path, format, overwrite)
     checks.check_quantization(format, quantization, calibration)
-    checks.check_batch_size(batch_size)
+    batch_size = checks.check_batch_size(batch_size)
     limits = checks.limits(quantization, tolerance, min_agreement)
     need_runtimes(format)
     # As StudentCheckpoint does: of a Distiller, what ships is its student.
@@ -177,6 +179,9 @@ def export(
     signature = keras.InputSpec(
         shape=(batch_size, *first.shape[1:]), dtype=whole.inputs[0].dtype
     )
+    head = next(batches)
+    proof.check_first(whole, given, *head)
+    batches = itertools.chain([head], batches)
     calibrated = None
     if quantization == "int8":
         calibrated = calibration_inputs(calibration, signature, preprocessing is not None)

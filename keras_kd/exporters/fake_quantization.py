@@ -1,11 +1,14 @@
 """Training with the rounding of an int8 file in the forward pass.
 
 Kernels are rounded to int8 symmetrically, each output channel with a scale of its own;
-what a layer takes in, and the model's outputs, to the 256 steps between the lowest and the
-highest value that calibration met. That is how LiteRT computes. The gradient goes straight
-through the rounding, and is zero where a value was cut off at the end of its range
+what a layer takes in, and the model's outputs, to the 256 steps between the lowest and
+the highest value that calibration, and training since, has met. That is how LiteRT
+computes; the export calibrates anew, with the weights that came of it. The gradient goes
+straight through the rounding, and is zero where a value is cut off at the end of its range
 (Jacob et al., 2018, "Quantization and training of neural networks for efficient
-integer-arithmetic-only inference", https://arxiv.org/abs/1712.05877).
+integer-arithmetic-only inference", https://arxiv.org/abs/1712.05877, whose ranges are
+moving averages of the batches' ends: more is cut off than in a file that is calibrated by
+the ends themselves).
 """
 
 import keras
@@ -132,7 +135,7 @@ class Int8Range(layers.Layer):
     """Rounds values to 256 steps of a range that has zero among its steps.
 
     While `observes` is set, which works outside compiled functions alone, values pass as
-    they are and widen the range.
+    they are and widen the range. In training they widen it, too.
     """
 
     observes = False
@@ -146,10 +149,11 @@ class Int8Range(layers.Layer):
         start = keras.initializers.Constant(value)
         return self.add_weight(shape=(), initializer=start, trainable=False, name=name)
 
-    def call(self, inputs):
-        if self.observes:
+    def call(self, inputs, training=None):
+        if self.observes or training:
             self.lowest.assign(ops.minimum(self.lowest, ops.min(inputs)))
             self.highest.assign(ops.maximum(self.highest, ops.max(inputs)))
+        if self.observes:
             return inputs
         return keras.quantizers.fake_quant_with_min_max_vars(
             inputs, ops.convert_to_tensor(self.lowest), ops.convert_to_tensor(self.highest)
@@ -176,13 +180,13 @@ class FakeQuantized(layers.Wrapper):
         if rounds_outputs:
             self.outputs_range = Int8Range(name="outputs_range")
 
-    def call(self, inputs):
-        x = self.inputs_range(inputs)
+    def call(self, inputs, training=None):
+        x = self.inputs_range(inputs, training=training)
         if isinstance(self.layer, layers.SeparableConv2D):
-            x = self._separable(x)
+            x = self._separable(x, training)
         else:
             x = self._stateless(x)
-        return self.outputs_range(x) if self.rounds_outputs else x
+        return self.outputs_range(x, training=training) if self.rounds_outputs else x
 
     def _kernel(self, kernel, channel_axes=1):
         # LiteRT calibrates the float model.
@@ -206,7 +210,7 @@ class FakeQuantized(layers.Wrapper):
         )
         return outputs
 
-    def _separable(self, x):
+    def _separable(self, x, training):
         """The two convolutions by themselves: what is between them is int8 as well."""
         layer = self.layer
         x = ops.depthwise_conv(
@@ -217,7 +221,7 @@ class FakeQuantized(layers.Wrapper):
             layer.data_format,
             layer.dilation_rate,
         )
-        x = self.between_range(x)
+        x = self.between_range(x, training=training)
         kernel = self._kernel(layer.pointwise_kernel)
         x = ops.conv(x, kernel, data_format=layer.data_format)
         if layer.use_bias:

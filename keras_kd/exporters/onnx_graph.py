@@ -1,5 +1,7 @@
 """A TensorFlow function as an ONNX file, after what tf2onnx does not know is rewritten."""
 
+import contextlib
+import logging
 import warnings
 
 import keras
@@ -15,13 +17,25 @@ def write(function, signature, path):
     """
     graph = _Graph(*_plain(function.get_concrete_function()))
     inputs = keras.Input(batch_shape=signature.shape, dtype=signature.dtype)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _no_tracebacks():
         # Keras looks for `np.object`, of which NumPy warns.
         warnings.simplefilter("ignore", FutureWarning)
         # Through Keras, which makes tf2onnx work with today's NumPy.
         keras.Model(inputs, graph(inputs)).export(
             path, format="onnx", verbose=False, input_signature=[signature]
         )
+
+
+@contextlib.contextmanager
+def _no_tracebacks():
+    """A context in which tf2onnx's optimiser does not print what it could not simplify."""
+    logger = logging.getLogger("tf2onnx.optimizer")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class _Graph(keras.layers.Layer):

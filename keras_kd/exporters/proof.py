@@ -6,12 +6,15 @@ import itertools
 import keras
 import numpy as np
 
+from keras_kd.evaluation.labelled import are_one_hot
 from keras_kd.tasks.heads import alone
 from keras_kd.training.batch import inputs_of
 
 # Fewer examples say too little about how often two models disagree.
 LEAST_EXAMPLES = 1000
 _BATCH = 256
+# NumPy has no kind for them.
+_OF_16_BITS = ("bfloat16",)
 
 # Of each quantisation: the largest difference of an output that is allowed, as a fraction
 # of the range of the Keras model's outputs, and the least agreement.
@@ -90,7 +93,7 @@ def batches(examples, name="examples"):
         name: The argument's, for messages.
 
     Yields:
-        (inputs, labels): NumPy arrays (batch, ...) and (batch,); labels may be None.
+        (inputs, labels): NumPy arrays (batch, ...), labels as they are given, or None.
 
     Raises:
         ValueError: They are of no such form.
@@ -107,8 +110,7 @@ def batches(examples, name="examples"):
             f"of these. Received: {type(examples).__name__}."
         )
     for batch in examples:
-        inputs, labels = _pair(batch, name)
-        yield inputs, None if labels is None else labels.reshape(-1)
+        yield _pair(batch, name)
 
 
 def _pair(part, name):
@@ -124,7 +126,54 @@ def _pair(part, name):
             "inputs and labels are an array each, or a dict or list with one in it. "
             f"Received: {_described(part)}."
         )
-    return np.asarray(inputs), None if labels is None else np.asarray(labels)
+    inputs = np.asarray(inputs)
+    if inputs.dtype.kind not in "biuf" and inputs.dtype.name not in _OF_16_BITS:
+        raise ValueError(
+            f"`{name}` must be numbers. Received: inputs of dtype {inputs.dtype}. Of a "
+            "model of texts, export what follows their lookup."
+        )
+    return inputs, None if labels is None else np.asarray(labels)
+
+
+def as_dtype(inputs, dtype, name):
+    """Inputs in the dtype that a model takes.
+
+    Raises:
+        ValueError: It takes integers, and these are no such ones.
+    """
+    with np.errstate(invalid="ignore"):
+        taken = inputs.astype(dtype, copy=False)
+    if not keras.backend.is_float_dtype(str(dtype)) and not np.array_equal(taken, inputs):
+        raise ValueError(
+            f"`{name}` must be what the model takes, {dtype} numbers. Received: "
+            f"{inputs.dtype} numbers from {np.min(inputs):g} to {np.max(inputs):g}, which "
+            "are not all of these."
+        )
+    return taken
+
+
+def check_labels(labels, outputs_shape):
+    """Refuses labels that do not fit the outputs; gives them as class numbers.
+
+    Args:
+        labels: One for each answer, or one-hot; None are none.
+        outputs_shape: Of the answers, (batch, ..., num_classes).
+
+    Raises:
+        ValueError: They have another shape.
+    """
+    if labels is None:
+        return None
+    answers = tuple(outputs_shape[:-1])
+    if labels.shape == tuple(outputs_shape) and are_one_hot(labels):
+        return np.argmax(labels, axis=-1).reshape(-1)
+    if labels.shape not in (answers, (*answers, 1)):
+        raise ValueError(
+            "`examples` must have one label for each answer, of shape "
+            f"{('n', *answers[1:])}, or one-hot labels. Received: labels of shape "
+            f"{('n', *labels.shape[1:])}, {len(labels)} of them for {answers[0]} inputs."
+        )
+    return labels.reshape(-1)
 
 
 def _described(part):
@@ -196,15 +245,16 @@ def prove(model, predict, batches):
                 "`examples` must all have one shape. Received: "
                 f"{shape} and {inputs.shape[1:]}."
             )
-        given = inputs.astype(model.inputs[0].dtype, copy=False)
+        given = as_dtype(inputs, model.inputs[0].dtype, "examples")
         expected = np.asarray(alone(model.predict_on_batch(given)))
+        if not np.isfinite(expected.astype("float32")).all():
+            raise ValueError(
+                f"The Keras model {model.name!r} answers `examples` with NaN or infinite "
+                "numbers. Are they finite, and scaled as in training?"
+            )
         counts.append(_compare(expected, predict(inputs), labels))
     count = sum(x["examples"] for x in counts)
-    if count < LEAST_EXAMPLES:
-        raise ValueError(
-            f"`examples` must be at least {LEAST_EXAMPLES:,}, to tell how far the file's "
-            f"answers are from the model's. Received: {count:,}."
-        )
+    check_count(count)
 
     def fraction(key):
         hits = [x[key] for x in counts]
@@ -223,6 +273,36 @@ def prove(model, predict, batches):
     )
 
 
+def check_count(count):
+    """Refuses so few examples that they say too little; a ValueError."""
+    if count < LEAST_EXAMPLES:
+        raise ValueError(
+            f"`examples` must be at least {LEAST_EXAMPLES:,}, to tell how far the file's "
+            f"answers are from the model's. Received: {count:,}."
+        )
+
+
+def check_first(model, examples, inputs, labels):
+    """Refuses, before anything is converted, what `prove` would refuse after it.
+
+    Args:
+        model: As `prove` takes it.
+        examples: As `export` takes them.
+        inputs, labels: Of their first batch.
+
+    Raises:
+        ValueError: As `prove`, as far as the first batch tells, or the arrays' length.
+    """
+    given = as_dtype(inputs, model.inputs[0].dtype, "examples")
+    # Not compiled: what is no graph the converter says in its own words.
+    answer = alone(model(given[:1], training=False))
+    check_labels(labels, (len(inputs), *answer.shape[1:]))
+    # Of batches nobody knows how many there are.
+    whole = examples[0] if isinstance(examples, tuple) and examples else examples
+    if isinstance(whole, np.ndarray):
+        check_count(len(whole))
+
+
 def _compare(expected, given, labels):
     """Counts of one batch."""
     if given.shape != expected.shape:
@@ -232,11 +312,7 @@ def _compare(expected, given, labels):
         )
     by_keras = np.argmax(expected, axis=-1).reshape(-1)
     by_file = np.argmax(given, axis=-1).reshape(-1)
-    if labels is not None and labels.shape != by_keras.shape:
-        raise ValueError(
-            f"Labels must be integers, one for each answer, {len(by_keras)} in this batch. "
-            f"Received: {len(labels)}."
-        )
+    labels = check_labels(labels, expected.shape)
     return {
         "examples": len(expected),
         "answers": len(by_keras),

@@ -168,7 +168,8 @@ def _check_number(key, value):
     """Refuses what no optimizer takes for a number, and Keras finds out in training."""
     # Of a schedule, where it begins.
     value = float(value(0)) if callable(value) else value
-    is_number, allowed = is_finite_number(value), "a finite number"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number, allowed = is_number and math.isfinite(value), "a finite number"
     if key in _SIZES:
         is_number, allowed = is_number and value >= 0, allowed + ", 0 or greater"
     elif key in _KEPT:

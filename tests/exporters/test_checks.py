@@ -74,7 +74,7 @@ REFUSED = {
     ),
     "examples of no kind": ({"examples": 3}, "`examples` must be .* Received: int"),
     "labels too few": ({"examples": (X, X[:5, 0])}, "equally long.*1000, 5"),
-    "labels one-hot": ({"examples": (X, np.ones((1000, 3)))}, "Labels must be integers"),
+    "labels one-hot": ({"examples": (X, np.ones((1000, 3)))}, "one label for each answer"),
     "no layer": (
         {"preprocessing": "scale", "examples": BYTES},
         "`preprocessing` must be a Keras layer",
@@ -93,7 +93,7 @@ REFUSED = {
     ),
     "NaN": (
         {"model": model_of(kernel_initializer=keras.initializers.Constant(np.nan))},
-        "was not written.*nan",
+        "answers `examples` with NaN or infinite",
     ),
 }
 

@@ -256,5 +256,71 @@ def test_two_pixels_stretch_the_range_to_all_bytes():
 
 
 def test_calibration_is_of_the_inputs_dtype():
-    given = conversion.calibration_inputs(X[:10], signature(None, "int32"), False)
+    whole = np.round(9 * X[:10])
+    given = conversion.calibration_inputs(whole, signature(None, "int32"), False)
     assert given.dtype == np.int32
+
+
+def of_bytes():
+    inputs = keras.Input((4,), dtype="uint8")
+    return keras.Model(inputs, layers.Dense(3)(layers.Rescaling(1 / 255)(inputs)))
+
+
+@pytest.mark.parametrize(
+    "format, argument", [("litert", "calibration"), ("onnx", "examples")]
+)
+def test_an_integer_input_takes_no_fractions(tmp_path, format, argument):
+    """They would be cut off to zero, and agree."""
+    whole = np.round(255 * X).astype("uint8")
+    given = {"examples": whole}
+    if format == "litert":
+        given |= {"quantization": "int8", "calibration": whole}
+    given[argument] = whole / 255
+    with pytest.raises(ValueError, match=f"`{argument}` must be what the model takes, ui"):
+        kd.export(of_bytes(), tmp_path / f"m{SUFFIXES[format]}", format, **given)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ((X, np.zeros((1000, 7))), "`examples` must have one label .*'n', 7"),
+        ((X[:256], np.zeros(256)), "`examples` must be at least 1,000"),
+        (np.full_like(X, np.nan), "answers `examples` with NaN or infinite"),
+    ],
+)
+def test_what_the_proof_would_refuse_is_refused_first(
+    tmp_path, monkeypatch, given, message
+):
+    monkeypatch.setattr(conversion.Conversion, "write", lambda *_: 1 / 0)
+    model = sequential(layers.Dense(3), like=X)
+    if "NaN" in message:
+        monkeypatch.undo()
+    with pytest.raises(ValueError, match=message):
+        kd.export(model, tmp_path / "m.onnx", "onnx", examples=given)
+
+
+def test_one_hot_labels_and_numbers_of_numpy(tmp_path):
+    model = sequential(layers.Dense(3), like=X)
+    labels = np.argmax(model.predict(X, verbose=0), axis=-1)
+    given = {"batch_size": np.int64(4), "tolerance": np.float32(0.1)}
+    how = {"examples": (X, np.eye(3)[labels]), "min_agreement": np.float32(0.9)}
+    found = kd.export(model, tmp_path / "m.onnx", "onnx", **given, **how)
+    assert found.proof["keras_accuracy"] == 1.0 and found.batch_size == 4
+
+
+def test_texts_have_no_file(tmp_path):
+    inputs = keras.Input((1,), dtype="string")
+    lookup = layers.StringLookup(vocabulary=["a", "b"])
+    words = layers.Flatten()(layers.Embedding(3, 4)(lookup(inputs)))
+    model = keras.Model(inputs, layers.Dense(3)(words))
+    with pytest.raises(ValueError, match="`model` must take numbers, and its input is of"):
+        kd.export(model, tmp_path / "m", "saved_model", examples=np.array([["a"]] * 1000))
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`")
+def test_a_model_that_keras_has_quantised_says_so(tmp_path):
+    model = sequential(layers.Dense(8), layers.Dense(3), like=X)
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="What may help: the model as it was before keras"):
+        kd.export(model, tmp_path / "m.tflite", "litert", examples=X)

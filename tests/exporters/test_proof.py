@@ -117,7 +117,7 @@ def test_forms_of_examples(form, with_labels):
     inputs, labels = zip(*proof.batches(examples), strict=True)
     np.testing.assert_array_equal(np.concatenate(inputs), OUTPUTS)
     if with_labels:
-        np.testing.assert_array_equal(np.concatenate(labels), LABELS)
+        np.testing.assert_array_equal(np.concatenate(labels).ravel(), LABELS)
     else:
         assert set(labels) == {None}
 
@@ -153,3 +153,46 @@ def test_are_probabilities():
     assert proof.are_probabilities([[0.2, 0.8], [1.0, 0.0]])
     assert not proof.are_probabilities([[0.2, 0.8], [1.0, 0.1]])
     assert not proof.are_probabilities([[1.2, -0.2]])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.arange(6) % 3, np.arange(6)[:, None] % 3, np.eye(3)[np.arange(6) % 3]],
+)
+def test_labels_of_any_form(labels):
+    np.testing.assert_array_equal(proof.check_labels(labels, (6, 3)), np.arange(6) % 3)
+    assert proof.check_labels(None, (6, 3)) is None
+
+
+@pytest.mark.parametrize("labels", [np.zeros((6, 4)), np.zeros(5), np.ones((6, 3))])
+def test_labels_that_do_not_fit(labels):
+    with pytest.raises(ValueError, match="`examples` must have one label for each answer"):
+        proof.check_labels(labels, (6, 3))
+
+
+@pytest.mark.parametrize(
+    "given, dtype, good",
+    [
+        (np.array([0, 255], "int64"), "uint8", True),
+        (np.array([0.0, 7.0]), "int32", True),
+        (np.array([0, 1]), "float32", True),
+        (np.array([0.1]), "float32", True),
+        (np.array([0.5, 1.0]), "uint8", False),
+        (np.array([-1, 0]), "uint8", False),
+        (np.array([256]), "uint8", False),
+        (np.array([np.nan]), "int32", False),
+    ],
+)
+def test_what_an_integer_input_takes(given, dtype, good):
+    """Nothing is cut off or wrapped without a word."""
+    if good:
+        found = proof.as_dtype(given, dtype, "a")
+        np.testing.assert_array_equal(found, given.astype(dtype))
+    else:
+        with pytest.raises(ValueError, match=f"`a` must be what the model takes, {dtype} "):
+            proof.as_dtype(given, dtype, "a")
+
+
+def test_texts_are_no_examples():
+    with pytest.raises(ValueError, match="`examples` must be numbers. .*their lookup"):
+        list(proof.batches(np.array([["a"], ["b"]])))
