@@ -3,6 +3,8 @@
 Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
 """
 
+import copy
+
 import keras
 from keras import ops
 
@@ -107,12 +109,8 @@ class SoftTargets(PerExampleLoss):
         super().__init__(taps)
         self.temperature = check_positive("temperature", temperature)
         self.form = check_choice("form", form, FORMS)
-        self.activation = check_choice("activation", activation, (None, *ACTIVATIONS))
-        self._is_told = activation is not None
         self.zero_at_agreement = form == "kl"
-        # A softmax of one unit is 1 whatever it answers; a sigmoid is not.
-        self.shift_invariant = activation != "sigmoid"
-        self.least_classes = 1 if activation == "sigmoid" else 2
+        self._settle(check_choice("activation", activation, (None, *ACTIVATIONS)))
 
     def call(self, teacher_outputs, student_outputs, y_true):
         return soft_targets(
@@ -131,8 +129,14 @@ class SoftTargets(PerExampleLoss):
         return config
 
     def for_activation(self, activation):
-        if self._is_told:
+        if self.activation is not None:
             return self
-        chosen = type(self)(self.temperature, self.form, self.taps or None, activation)
-        chosen._is_told = False
+        chosen = copy.copy(self)
+        chosen._settle(activation)
         return chosen
+
+    def _settle(self, activation):
+        self.activation = activation
+        # A softmax of one unit is 1 whatever it answers; a sigmoid is not.
+        self.shift_invariant = activation != "sigmoid"
+        self.least_classes = 1 if activation == "sigmoid" else 2

@@ -40,6 +40,7 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         activations: Of outputs that are read as logits, what makes probabilities of them:
             a tuple of "softmax" (one class is right), "sigmoid" (each output is a yes or no
             of its own) and None (they are values). None: all of them, as far as is known.
+        activation: The one of them that it was told to take; None: what the task says.
         zero_at_agreement, smallest_at_agreement, shift_invariant: Promises that
             `keras_kd.testing.check_distillation_loss` holds it to: the value is zero
             where the outputs agree; it is nowhere smaller; a constant added to all
@@ -62,6 +63,7 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
     has_state = False
     on_logits = False
     activations = None
+    activation = None
     zero_at_agreement = True
     smallest_at_agreement = True
     shift_invariant = False

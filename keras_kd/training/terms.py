@@ -59,13 +59,19 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """A loss, its weight in the sum (a number or a schedule), and its two sides."""
+    """A loss, its weight in the sum (a number or a schedule), and its two sides.
+
+    Attributes:
+        activation: What makes probabilities of the outputs that it reads as logits; None
+            where it is not known.
+    """
 
     loss: DistillationLoss
     weight: Any
     teacher: Side
     student: Side
     head: Head
+    activation: str | None
 
     @property
     def is_of_outputs(self):
@@ -76,7 +82,7 @@ class Term:
         """The same for outputs of that activation."""
         if not self.is_of_outputs:
             return self
-        return dataclasses.replace(self, loss=self.loss.for_activation(activation))
+        return dataclasses.replace(self, activation=activation)
 
     def compute(
         self,
@@ -110,7 +116,10 @@ class Term:
         dtype = keras.backend.result_type(
             *(x.dtype for x in tree.flatten(picked)), "float32"
         )
-        value = self.loss.at_step(step, dtype).compute_loss(
+        loss = self.loss.at_step(step, dtype)
+        if self.activation is not None:
+            loss = loss.for_activation(self.activation)
+        value = loss.compute_loss(
             taught_by,
             picked,
             y_true=y,
@@ -159,8 +168,10 @@ def make_term(
     """
     loss = as_distillation_loss(loss)
     pairs = loss.taps or ((None, None),)
-    if not loss.taps and activation is not None:
-        loss = loss.for_activation(activation)
+    if loss.taps:
+        # Of layers nobody knows a task; the loss may say it.
+        activation = loss.activation
+    compared = loss if activation is None else loss.for_activation(activation)
     teacher_names, student_names = (tuple(names) for names in zip(*pairs, strict=True))
     if not isinstance(loss, AdoptedLoss):
         _check_one_output(loss, teacher, teacher_names)
@@ -169,7 +180,7 @@ def make_term(
     student_shapes = [known_shape(student, name) for name in student_names]
     if None not in teacher_shapes + student_shapes:
         one = len(pairs) == 1
-        loss.build(
+        compared.build(
             teacher_shapes[0] if one else teacher_shapes,
             student_shapes[0] if one else student_shapes,
         )
@@ -182,8 +193,6 @@ def make_term(
             f"Received: shapes {teacher_shapes} (teacher) and {student_shapes} (student)."
         )
     if loss.on_logits:
-        if loss.taps:
-            activation = getattr(loss, "activation", None)
         teacher_kinds.need(teacher_names, activation=activation)
         student_kinds.need(student_names, activation=activation)
     return Term(
@@ -192,6 +201,7 @@ def make_term(
         Side(teacher_names, teacher_kinds if loss.on_logits else None, teacher_shapes),
         Side(student_names, student_kinds if loss.on_logits else None, student_shapes),
         head_of(student, student_names),
+        activation,
     )
 
 
