@@ -103,7 +103,10 @@ def named(tmp_path, monkeypatch, mnist_sample):
     train, test = ([x[:100] for x in arrays] for arrays in mnist_sample)
     models = ("teacher", "student", "ta", "same_student")
     pixels = [np.round(255 * x[0]).astype("uint8") for x in (train, test)]
+    several = [keras.layers.Input((4,)), keras.layers.Dense(5, activation="sigmoid")]
     return {name: zoo.build("mnist_fc_32") for name in models} | {
+        "teacher_of_labels": keras.Sequential(several),
+        "student_of_labels": keras.models.clone_model(keras.Sequential(several)),
         "keras": keras,
         "kd": kd,
         "make_teacher": lambda: zoo.build("mnist_fc_8_4"),

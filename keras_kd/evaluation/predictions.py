@@ -8,9 +8,9 @@ from keras import ops
 
 from keras_kd.evaluation import labelled
 from keras_kd.evaluation.answers import Answers
-from keras_kd.losses.ops import kl_divergence, log_softmax
+from keras_kd.losses.ops import kl_divergence, log_probabilities, log_softmax
 from keras_kd.tasks.heads import alone
-from keras_kd.tasks.kinds import ends_in_softmax, log_probabilities
+from keras_kd.tasks.kinds import ends_in_softmax
 from keras_kd.training.batch import inputs_of
 from keras_kd.training.checks import check_one_of
 

@@ -126,6 +126,7 @@ class DIST(OneOutputLoss):
     """
 
     on_logits = True
+    activations = ("softmax",)
     # But for EPSILON: 1 - r is 1 of what does not vary, and next to it not quite 0.
     zero_at_agreement = False
     shift_invariant = True

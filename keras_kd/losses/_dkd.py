@@ -115,6 +115,7 @@ class DKD(PerExampleLoss):
 
     needs_labels = True
     on_logits = True
+    activations = ("softmax",)
     shift_invariant = True
 
     def __init__(self, alpha=1.0, beta=8.0, temperature=4.0, taps=None):

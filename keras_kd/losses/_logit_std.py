@@ -96,6 +96,7 @@ class LogitStd(PerExampleLoss):
     """
 
     on_logits = True
+    activations = ("softmax",)
     # Of two, standardized, the signs alone are left.
     least_classes = 3
     shift_invariant = True

@@ -91,6 +91,7 @@ class NKD(PerExampleLoss):
 
     needs_labels = True
     on_logits = True
+    activations = ("softmax",)
     least_classes = 2
     zero_at_agreement = False
     smallest_at_agreement = False

@@ -80,6 +80,7 @@ class TTM(PerExampleLoss):
     """
 
     on_logits = True
+    activations = ("softmax",)
     least_classes = 2
     shift_invariant = True
 

@@ -100,6 +100,7 @@ class WSL(PerExampleLoss):
 
     needs_labels = True
     on_logits = True
+    activations = ("softmax",)
     least_classes = 2
     zero_at_agreement = False
     # A student that knows the label better than the teacher weighs less.

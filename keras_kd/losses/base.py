@@ -37,6 +37,10 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
             trains, so that a batch's value hangs on the batches before.
         on_logits: Whether the outputs are read as logits; outputs that are probabilities
             are then passed as their logarithm.
+        activations: Of outputs that are read as logits, what makes probabilities of them:
+            a tuple of "softmax" (one class is right), "sigmoid" (each output is a yes or no
+            of its own) and None (they are values). None: all of them, as far as is known.
+        activation: The one of them that it was told to take; None: what the task says.
         zero_at_agreement, smallest_at_agreement, shift_invariant: Promises that
             `keras_kd.testing.check_distillation_loss` holds it to: the value is zero
             where the outputs agree; it is nowhere smaller; a constant added to all
@@ -58,6 +62,8 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
     takes_training = False
     has_state = False
     on_logits = False
+    activations = None
+    activation = None
     zero_at_agreement = True
     smallest_at_agreement = True
     shift_invariant = False
@@ -119,6 +125,15 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
         now = copy.copy(self)
         vars(now).update({k: value_at(x, step, dtype) for k, x in scheduled.items()})
         return now
+
+    def for_activation(self, activation):
+        """This loss for outputs of which that makes probabilities, where it has a choice.
+
+        Args:
+            activation: "softmax" or "sigmoid".
+        """
+        del activation
+        return self
 
     def mode(self, training):
         """The arguments by which this loss is told whether it is training."""
@@ -292,6 +307,9 @@ class AdoptedLoss(DistillationLoss):
         )
         self.taps = (pair,) if any(pair) else ()
         self.on_logits = isinstance(loss, keras.distillation.LogitsDistillation)
+        if self.on_logits:
+            # Whatever its inner loss is, it is given softmaxes.
+            self.activations = ("softmax",)
         self._takes = set(inspect.signature(loss.compute_loss).parameters)
         self.takes_training = "training" in self._takes
 

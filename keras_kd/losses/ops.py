@@ -3,6 +3,9 @@
 import keras
 from keras import ops
 
+# log(p) of a probability that underflowed to zero; the smallest normal float32 is 1e-38.
+_SMALLEST = 1e-37
+
 
 def at_least_float32(x):
     """`x` as a tensor, half precision raised to float32 and float64 left as it is.
@@ -64,6 +67,22 @@ def log_softmax(logits, temperature=1.0):
     return ops.log_softmax(at_least_float32(logits) / temperature, axis=-1)
 
 
+def log_probabilities(probabilities):
+    """Logits of given probabilities: softmax(log(p) / T) is p, softened."""
+    return ops.log(ops.maximum(at_least_float32(probabilities), _SMALLEST))
+
+
+def log_odds(probabilities):
+    """Logits of given probabilities, log(p) - log(1 - p): sigmoid(log_odds(p)) is p.
+
+    Small p keep all their digits; how near p is to 1 is as its own precision has it.
+    """
+    p = at_least_float32(probabilities)
+    # The largest below 1, of which the other's logarithm is finite.
+    epsilon = 1.2e-16 if keras.backend.standardize_dtype(p.dtype) == "float64" else 6e-8
+    return ops.log(ops.maximum(p, _SMALLEST)) - ops.log1p(-ops.minimum(p, 1 - epsilon))
+
+
 def kl_divergence(teacher_log_probs, student_log_probs):
     """`sum_c p_c * (log p_c - log q_c)` over the last axis, p the teacher's.
 
@@ -79,6 +98,42 @@ def kl_divergence(teacher_log_probs, student_log_probs):
 def cross_entropy(teacher_log_probs, student_log_probs):
     """`-sum_c p_c * log q_c` over the last axis, p the teacher's."""
     return -ops.sum(ops.exp(teacher_log_probs) * student_log_probs, axis=-1)
+
+
+def log_sigmoids(logits, temperature=1.0):
+    """Logarithms of `sigmoid(logits / temperature)` and of 1 minus it.
+
+    Taken in log space: finite for any finite logits.
+
+    Args:
+        logits: (...), raw, no sigmoid.
+        temperature: T > 0.
+
+    Returns:
+        A pair of (...), float32 (float64 for float64 logits).
+    """
+    logits = at_least_float32(logits) / temperature
+    return ops.log_sigmoid(logits), ops.log_sigmoid(-logits)
+
+
+def bernoulli_kl(teacher, student):
+    """`p * (log p - log q) + (1 - p) * (log(1 - p) - log(1 - q))`, p the teacher's.
+
+    Never negative: rounding alone can put it a hair below zero.
+
+    Args:
+        teacher, student: As `log_sigmoids` gives them.
+    """
+    divergence = sum(
+        ops.exp(x) * (x - y) + (ops.exp(y) - ops.exp(x))
+        for x, y in zip(teacher, student, strict=True)
+    )
+    return ops.maximum(divergence, 0.0)
+
+
+def bernoulli_cross_entropy(teacher, student):
+    """`-p * log q - (1 - p) * log(1 - q)`, p the teacher's; as `bernoulli_kl`."""
+    return -sum(ops.exp(x) * y for x, y in zip(teacher, student, strict=True))
 
 
 def label_mask(y_true, logits):

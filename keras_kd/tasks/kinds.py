@@ -7,16 +7,14 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_kd.losses.ops import at_least_float32
+from keras_kd.losses.ops import log_odds, log_probabilities
 from keras_kd.losses.schedules import plain
 from keras_kd.models.probe import probe_inputs, probe_like
-from keras_kd.models.symbolic import symbolic_outputs
-from keras_kd.models.taps import Taps, find_tap
+from keras_kd.models.taps import Taps
+from keras_kd.tasks.find import last_activation
 
 KINDS = ("logits", "probabilities")
 
-# log(p) of a probability that underflowed to zero; the smallest normal float32 is 1e-38.
-_SMALLEST = 1e-37
 # How far a row may be from summing to 1: of a softmax in float32, and in 16 bits.
 _ROUNDING, _ROUNDING_16 = 1e-3, 0.02
 _EXAMPLES = 8
@@ -27,7 +25,9 @@ class OutputKinds:
 
     They are probabilities where the model answers inputs of no meaning with numbers >= 0
     that sum to 1 over the last axis, whatever its last layer is. The model is asked as
-    soon as its inputs are known: when the Distiller is made, or in the first step.
+    soon as its inputs are known: when the Distiller is made, or in the first step. Outputs
+    of which each is a yes or no of its own (`need`, "sigmoid") are probabilities where the
+    last layer is a sigmoid; and, where it does not say, where all are in [0, 1].
 
     Args:
         role: "teacher" or "student", the argument that messages name.
@@ -47,12 +47,27 @@ class OutputKinds:
         self.shows_negative = {}
         self._role, self._model, self._other = role, model, other
         self._said = set(self.found)
-        self._compared, self._open = set(), {}
+        self._compared, self._open, self._sigmoids = set(), {}, set()
 
-    def need(self, names, compared=True):
-        """Has names to be looked at; `compared` are those that a loss reads as logits."""
+    def need(self, names, compared=True, activation="softmax"):
+        """Has names to be looked at.
+
+        Args:
+            names: Of tapped layers; None is the model's own outputs.
+            compared: Whether a loss reads them as logits.
+            activation: "softmax" or "sigmoid", what makes probabilities of them.
+        """
         self._open |= dict.fromkeys(names)
         self._compared |= set(names if compared else ())
+        if activation == "sigmoid":
+            self._sigmoids |= set(names)
+
+    def change(self, activation):
+        """Has the model's own outputs looked at anew, as those of another activation."""
+        self._sigmoids -= {None}
+        if None not in self._said:
+            self.found.pop(None, None)
+        self.need([None], None in self._compared, activation)
 
     def is_open(self):
         """Whether something is not known yet."""
@@ -93,8 +108,9 @@ class OutputKinds:
         kinds = self.found[name]
         flat = tree.flatten(outputs)
         kinds = [kinds] * len(flat) if isinstance(kinds, str) else kinds
+        to_logits = log_odds if name in self._sigmoids else log_probabilities
         logits = [
-            log_probabilities(x) if kind == "probabilities" else x
+            to_logits(x) if kind == "probabilities" else x
             for x, kind in zip(flat, kinds, strict=True)
         ]
         return tree.pack_sequence_as(outputs, logits)
@@ -113,9 +129,15 @@ class OutputKinds:
     def _look(self, inputs, stacklevel):
         if not self._open or inputs is None:
             return
-        answers = _answers(self._model, set(self._open), inputs)
+        answers = _answers(self._model, set(self._open), inputs, self._sigmoids)
         if answers is None:
             return
+        for name in self._sigmoids & answers.keys():
+            # The last layer says it, where it is one that Keras knows.
+            activation = last_activation(self._model, name)
+            if activation is not None:
+                is_sigmoid = activation == "sigmoid"
+                answers[name] = [(is_sigmoid, negative) for _, negative in answers[name]]
         for name, tensors in answers.items():
             kinds = ["probabilities" if good else "logits" for good, _ in tensors]
             self.shows_negative[name] = [negative for _, negative in tensors]
@@ -132,10 +154,11 @@ class OutputKinds:
         for name in self._open:
             if name in self._said or name in self.found:
                 continue
-            is_softmax = ends_in_softmax(self._model, name)
-            self.found[name] = "probabilities" if is_softmax else "logits"
+            wanted = "sigmoid" if name in self._sigmoids else "softmax"
+            is_it = last_activation(self._model, name) == wanted
+            self.found[name] = "probabilities" if is_it else "logits"
             self._say(name, stacklevel=4)
-            if name in self._compared and not is_softmax:
+            if name in self._compared and not is_it:
                 warnings.warn(
                     f"Whether the outputs of `{self._role}` {self._model.name!r} are "
                     "logits could not be seen, and they are taken as such. Say "
@@ -147,6 +170,9 @@ class OutputKinds:
 
     def _say(self, name, stacklevel):
         if name not in self._compared or "probabilities" not in self.found[name]:
+            return
+        if name in self._sigmoids:
+            # That one does, the task has said.
             return
         where = "" if name is None else f" at {name!r}"
         warnings.warn(
@@ -217,37 +243,24 @@ def outputs_kind(model):
     return kinds.found[None]
 
 
-def log_probabilities(probabilities):
-    """Logits of given probabilities: softmax(log(p) / T) is p, softened."""
-    return ops.log(ops.maximum(at_least_float32(probabilities), _SMALLEST))
+def ends_in_softmax(model):
+    """Whether a model is known to end in a softmax."""
+    return last_activation(model) == "softmax"
 
 
-def ends_in_softmax(model, name=None):
-    """Whether a model, or its layer of that name, is known to end in a softmax."""
-    layer, number = (model, None) if name is None else find_tap(model, name)
-    while isinstance(layer, keras.Model):
-        outputs = symbolic_outputs(layer)
-        if number is None and len(outputs) != 1 or not outputs:
-            return False
-        # What made the output.
-        maker, _, place = outputs[number or 0]._keras_history
-        layer, number = maker, place if isinstance(maker, keras.Model) else None
-    activation = getattr(layer, "activation", None)
-    is_softmax = activation is keras.activations.softmax
-    return is_softmax or isinstance(layer, keras.layers.Softmax)
-
-
-def _answers(model, names, inputs):
+def _answers(model, names, inputs, sigmoids=()):
     """How a model answers: name to (are probabilities, has negative) of each tensor.
 
-    None where it cannot run on such inputs, or answers with NaN.
+    None where it cannot run on such inputs, or answers with NaN. `sigmoids` are the names
+    of outputs of which each is a yes or no of its own.
     """
     for are_made_up in (False, True):
         # In a graph that makes the model's variables they have no values yet.
         weights = _any_weights(model) if are_made_up else ()
         try:
             values = again = _run(model, names, inputs, weights)
-            if not are_made_up and any(map(_may_be_sigmoids, tree.flatten(values))):
+            may_be = any(map(_may_be_sigmoids, tree.flatten(values)))
+            if not are_made_up and (may_be or set(sigmoids) & names):
                 # Two of 1/2 sum to 1 as a softmax does, but not with other biases.
                 again = _run(model, names, inputs, _other_biases(model))
         except Exception:  # Whatever a model raises about inputs that are no data.
@@ -257,7 +270,8 @@ def _answers(model, names, inputs):
             return {
                 name: [
                     (
-                        _are_probabilities(x, rounding) and _are_probabilities(y, rounding),
+                        _are(x, rounding, name in sigmoids)
+                        and _are(y, rounding, name in sigmoids),
                         bool((x < 0).any()),
                     )
                     for x, y in zip(
@@ -278,7 +292,10 @@ def _rounding(model):
     return _ROUNDING_16 if unknown or of_16_bits else _ROUNDING
 
 
-def _are_probabilities(values, rounding):
+def _are(values, rounding, are_sigmoids):
+    """Whether these are probabilities: each by itself, or of all classes."""
+    if are_sigmoids:
+        return bool(((values >= 0) & (values <= 1)).all())
     return (
         values.ndim > 1
         and values.shape[-1] > 1
@@ -296,7 +313,7 @@ def _other_biases(model):
     """(variable, value) of the model's vectors, each number larger than it is."""
     rng = np.random.default_rng(0)
     return [
-        (x, ops.convert_to_numpy(x) + abs(rng.normal(size=x.shape)))
+        (x, ops.convert_to_numpy(x.value) + abs(rng.normal(size=x.shape)))
         for x in model.variables
         if len(x.shape) == 1 and x.dtype in ("float32", "float64")
     ]

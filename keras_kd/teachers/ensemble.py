@@ -9,12 +9,12 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_positive, is_finite_number
-from keras_kd.losses.ops import log_softmax
+from keras_kd.losses.ops import log_probabilities, log_softmax
 from keras_kd.losses.schedules import plain
 from keras_kd.models.sharing import serialize_apart, share_weights, shared_layers
 from keras_kd.models.symbolic import input_structure
 from keras_kd.tasks.heads import alone
-from keras_kd.tasks.kinds import log_probabilities, outputs_kind
+from keras_kd.tasks.kinds import outputs_kind
 from keras_kd.teachers.members import check_each, check_same, inputs_for
 
 _KINDS = ("logits", "probabilities")

@@ -5,15 +5,17 @@ from keras import ops, tree
 
 from keras_kd.distribution.replicas import scaled, unscaled, zero_if_empty
 from keras_kd.models.taps import Taps
+from keras_kd.tasks.find import activation_before_loss, find_task
 from keras_kd.tasks.kinds import OutputKinds, check_said
 from keras_kd.training import batch, checks
 from keras_kd.training.loading import distiller_arguments, distiller_config
 from keras_kd.training.schedules import ScheduledModel
 from keras_kd.training.several_steps import SeveralSteps
 from keras_kd.training.teacher_and_student import check_models
-from keras_kd.training.terms import Outputs, make_term
+from keras_kd.training.terms import Outputs, make_term, settled
 from keras_kd.training.train_step import (
     OneStep,
+    TrainsStudent,
     check_trains,
     loss_terms,
     tensorflow_train_step,
@@ -22,7 +24,7 @@ from keras_kd.training.whose_answers import KnowsItsTeacher
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
+class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
     """Trains a student under a frozen teacher with Keras's own `compile` and `fit`.
 
         total = student_loss_weight * student_loss
@@ -58,6 +60,11 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         validation_distillation: Whether `evaluate` and validation run the teacher too;
             `val_loss` is then the weighted total, as in training. Defaults to False.
             Losses that remember training examples (`needs_index`) do not take it.
+        task: What the student's outputs mean: "multiclass", one class is right; "binary",
+            one unit, a yes or no; "multilabel", each unit a yes or no of its own;
+            "regression", numbers. Defaults to None: as its last activation, its number of
+            units and the compiled loss show, which is said in a warning where it is not
+            "multiclass". Of a student with several outputs it is not looked up.
         **kwargs: Passed to `keras.Model`.
 
     None of them can be changed afterwards.
@@ -80,7 +87,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
 
     fixed = ("teacher", "student", "distillation_losses", "distillation_loss_weights")
     fixed += ("student_loss_weight", "teacher_outputs", "student_outputs")
-    fixed += ("validation_distillation",)
+    fixed += ("validation_distillation", "task")
 
     def __init__(
         self,
@@ -94,6 +101,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         teacher_outputs=None,
         student_outputs=None,
         validation_distillation=False,
+        task=None,
         **kwargs,
     ):
         check_models(teacher, student)
@@ -115,8 +123,10 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         self.student_kinds.need([None], compared=False)
         self.validation_distillation = checks.check_validates(validation_distillation)
         kinds = self.teacher_kinds, self.student_kinds
+        self.task = task
+        self._activation = activation_before_loss(student, teacher, task)
         terms = tuple(
-            make_term(loss, weight, teacher, student, *kinds)
+            make_term(loss, weight, teacher, student, *kinds, self._activation)
             for loss, weight in zip(*weighted, strict=True)
         )
         self._terms, losses = terms, [term.loss for term in terms]
@@ -145,26 +155,6 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         """Teacher, student, and the layers of losses: whose weights a file holds."""
         models = [x for x in (self.teacher, self.student) if x is not None]
         return models + self.loss_layers
-
-    @property
-    def trainable_variables(self):
-        """The student's, and those of losses' layers: the teacher's are never updated."""
-        trained = [self.student, *self.loss_layers]
-        return [v for layer in trained for v in layer.trainable_variables]
-
-    @property
-    def non_trainable_variables(self):
-        trained = {id(v) for v in self.trainable_variables}
-        return [v for v in self.variables if id(v) not in trained]
-
-    @property
-    def trainable_weights(self):
-        return self.trainable_variables
-
-    @property
-    def non_trainable_weights(self):
-        trained = {id(v) for v in self.trainable_weights}
-        return [v for v in self.weights if id(v) not in trained]
 
     @property
     def losses(self):
@@ -202,7 +192,16 @@ class Distiller(ScheduledModel, KnowsItsTeacher, SeveralSteps):
         # Of no metrics Keras makes an object, too, that wants labels.
         metrics = metrics or None
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        self._settle_task(loss)
         checks.check_label_loss(loss, self.student, self.student_kinds)
+
+    def _settle_task(self, loss):
+        """Has losses compare what the outputs mean, now that the labels' loss is known."""
+        found = find_task(self.student, loss, self.teacher, self.task)
+        kinds = self.teacher_kinds, self.student_kinds
+        self._activation, self._terms = settled(
+            found, self._activation, self._terms, kinds, is_said=self.task is not None
+        )
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """As `keras.Model.fit`, after a look at the teacher and at data in memory.

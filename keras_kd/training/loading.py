@@ -237,6 +237,7 @@ def distiller_config(distiller):
         "teacher_outputs": distiller.teacher_kinds.to_config(),
         "student_outputs": distiller.student_kinds.to_config(),
         "validation_distillation": distiller.validation_distillation,
+        "task": distiller.task,
         # For `load_distiller`, to tell another teacher's.
         "teacher_shapes": [
             pair

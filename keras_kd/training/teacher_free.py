@@ -15,11 +15,11 @@ from keras_kd.losses.ops import (
     at_least_float32,
     kl_divergence,
     label_mask,
+    log_probabilities,
     log_softmax,
     where_labelled,
 )
 from keras_kd.losses.shapes import check_two_classes
-from keras_kd.tasks.kinds import log_probabilities
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")

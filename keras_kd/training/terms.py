@@ -1,6 +1,7 @@
 """One distillation loss inside a Distiller: where its tensors come from, and their kind."""
 
 import dataclasses
+import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -16,6 +17,7 @@ from keras_kd.losses.base import (
 from keras_kd.losses.schedules import value_at
 from keras_kd.losses.shapes import check_batch
 from keras_kd.models.taps import find_tap, layer_outputs
+from keras_kd.tasks.find import ACTIVATIONS, check_meaning
 from keras_kd.tasks.heads import Head, alone, head_of, masked_weight
 from keras_kd.tasks.kinds import OutputKinds
 
@@ -57,13 +59,30 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """A loss, its weight in the sum (a number or a schedule), and its two sides."""
+    """A loss, its weight in the sum (a number or a schedule), and its two sides.
+
+    Attributes:
+        activation: What makes probabilities of the outputs that it reads as logits; None
+            where it is not known.
+    """
 
     loss: DistillationLoss
     weight: Any
     teacher: Side
     student: Side
     head: Head
+    activation: str | None
+
+    @property
+    def is_of_outputs(self):
+        """Whether it compares the models' own outputs."""
+        return self.teacher.names == self.student.names == (None,)
+
+    def for_activation(self, activation):
+        """The same for outputs of that activation."""
+        if not self.is_of_outputs:
+            return self
+        return dataclasses.replace(self, activation=activation)
 
     def compute(
         self,
@@ -97,7 +116,10 @@ class Term:
         dtype = keras.backend.result_type(
             *(x.dtype for x in tree.flatten(picked)), "float32"
         )
-        value = self.loss.at_step(step, dtype).compute_loss(
+        loss = self.loss.at_step(step, dtype)
+        if self.activation is not None:
+            loss = loss.for_activation(self.activation)
+        value = loss.compute_loss(
             taught_by,
             picked,
             y_true=y,
@@ -127,7 +149,9 @@ def _in_one_precision(teacher, student, layers):
     return tree.map_structure(rounded, (teacher, student))
 
 
-def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
+def make_term(
+    loss, weight, teacher, student, teacher_kinds, student_kinds, activation="softmax"
+):
     """Resolves a loss's taps and checks what can be known before the first batch.
 
     Args:
@@ -136,12 +160,18 @@ def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
         teacher, student: `keras.Model`s.
         teacher_kinds, student_kinds: `OutputKinds` of the two, which are told what the loss
             reads as logits.
+        activation: What makes probabilities of the models' own outputs, "softmax" or
+            "sigmoid"; None for values.
 
     Raises:
         ValueError: A tap is no layer of its model, or the shapes do not fit the loss.
     """
     loss = as_distillation_loss(loss)
     pairs = loss.taps or ((None, None),)
+    if loss.taps:
+        # Of layers nobody knows a task; the loss may say it.
+        activation = loss.activation
+    compared = loss if activation is None else loss.for_activation(activation)
     teacher_names, student_names = (tuple(names) for names in zip(*pairs, strict=True))
     if not isinstance(loss, AdoptedLoss):
         _check_one_output(loss, teacher, teacher_names)
@@ -150,7 +180,7 @@ def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
     student_shapes = [known_shape(student, name) for name in student_names]
     if None not in teacher_shapes + student_shapes:
         one = len(pairs) == 1
-        loss.build(
+        compared.build(
             teacher_shapes[0] if one else teacher_shapes,
             student_shapes[0] if one else student_shapes,
         )
@@ -163,14 +193,15 @@ def make_term(loss, weight, teacher, student, teacher_kinds, student_kinds):
             f"Received: shapes {teacher_shapes} (teacher) and {student_shapes} (student)."
         )
     if loss.on_logits:
-        teacher_kinds.need(teacher_names)
-        student_kinds.need(student_names)
+        teacher_kinds.need(teacher_names, activation=activation)
+        student_kinds.need(student_names, activation=activation)
     return Term(
         loss,
         weight,
         Side(teacher_names, teacher_kinds if loss.on_logits else None, teacher_shapes),
         Side(student_names, student_kinds if loss.on_logits else None, student_shapes),
         head_of(student, student_names),
+        activation,
     )
 
 
@@ -199,3 +230,44 @@ def known_shape(model, name):
     if number is not None:
         return shapes[number]
     return shapes[0] if len(shapes) == 1 else shapes
+
+
+def settled(found, activation, terms, kinds, is_said):
+    """Terms as they are for a task.
+
+    Args:
+        found: As `find_task` gives it, `(task, why)`.
+        activation: What the terms were made for.
+        terms: A tuple of `Term`.
+        kinds: The `OutputKinds` of teacher and student.
+        is_said: Whether the user says the task.
+
+    Returns:
+        `(activation, terms)`, those of the task.
+
+    Raises:
+        ValueError: A loss has no meaning for the task, or needs to know which it is.
+    """
+    (task, why), own = found, [term for term in terms if term.is_of_outputs]
+    if task is None:
+        unknown = [x.loss for x in own if x.loss.activations and activation == "sigmoid"]
+        if unknown:
+            raise ValueError(
+                f"What the one output of `student` means cannot be told ({why}), and "
+                f"{unknown[0]!r} must know. Say task='binary' or task='regression'."
+            )
+        return activation, terms
+    for term in own:
+        check_meaning(term.loss, ACTIVATIONS[task], task, why)
+    if task != "multiclass" and own and not is_said:
+        warnings.warn(
+            f"`task` is taken as {task!r}: {why}. Say task={task!r} to silence this.",
+            stacklevel=4,
+        )
+    if ACTIVATIONS[task] in (None, activation):
+        return activation, terms
+    activation = ACTIVATIONS[task]
+    for each in kinds:
+        each.change(activation)
+        each.look(stacklevel=4)
+    return activation, tuple(x.for_activation(activation) for x in terms)

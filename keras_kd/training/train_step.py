@@ -7,6 +7,30 @@ from keras_kd.distribution.replicas import unscaled, zero_if_empty
 from keras_kd.losses.schedules import value_at
 
 
+class TrainsStudent:
+    """Which of a Distiller's variables a step trains."""
+
+    @property
+    def trainable_variables(self):
+        """The student's, and those of losses' layers: the teacher's are never updated."""
+        trained = [self.student, *self.loss_layers]
+        return [v for layer in trained for v in layer.trainable_variables]
+
+    @property
+    def non_trainable_variables(self):
+        trained = {id(v) for v in self.trainable_variables}
+        return [v for v in self.variables if id(v) not in trained]
+
+    @property
+    def trainable_weights(self):
+        return self.trainable_variables
+
+    @property
+    def non_trainable_weights(self):
+        trained = {id(v) for v in self.trainable_weights}
+        return [v for v in self.weights if id(v) not in trained]
+
+
 class OneStep:
     """What one step hands from the student's forward pass to the loss to the metrics.
 

@@ -186,7 +186,8 @@ def test_taps_that_are_no_pairs(taps):
 
 KL = keras.losses.KLDivergence()
 CONSTANT_OF_ONE = [
-    *(losses.get(name) for name in ("kd", "ttm", "dist", "dkd", "nkd", "wsl")),
+    *(losses.get(name) for name in ("ttm", "dist", "dkd", "nkd", "wsl")),
+    losses.SoftTargets(activation="softmax"),
     *(losses.get(name) for name in ("logit_std", "pkt", "cc")),
     losses.RelationalKnowledge(distance_weight=0.0),
     losses.ContrastiveRepresentation(64),

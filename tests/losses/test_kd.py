@@ -177,3 +177,84 @@ def test_runs_in_keras_own_distiller(make_model, vectors):
     distiller = keras.distillation.Distiller(make_model(), make_model(), SoftTargets())
     distiller.compile("sgd", "sparse_categorical_crossentropy")
     distiller.fit(*vectors, verbose=0)
+
+
+def sigmoid64(logits):
+    return np.exp(-np.logaddexp(0, -np.float64(logits)))
+
+
+def expected_of_sigmoids(teacher, student, temperature, form):
+    """The mean over outputs of two-class divergences, with probabilities."""
+    p, q = (sigmoid64(x / temperature) for x in (teacher, student))
+    terms = 0
+    for a, b in ((p, q), (1 - p, 1 - q)):
+        terms = terms + (a * np.log(a / b) if form == "kl" else -a * np.log(b))
+    return temperature**2 * terms.mean(axis=-1)
+
+
+@pytest.mark.parametrize("form", ["kl", "cross_entropy"])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("shape", [(8, 1), (8, 5), (4, 6, 6, 1)], ids=str)
+def test_sigmoids(shape, temperature, form):
+    teacher, student = random_logits(shape)
+    loss = SoftTargets(temperature, form, activation="sigmoid")
+    wanted = expected_of_sigmoids(teacher, student, temperature, form)
+    np.testing.assert_allclose(loss.call(teacher, student, None), wanted, rtol=1e-9)
+    found = loss.compute_loss(teacher, student)
+    np.testing.assert_allclose(found, wanted.mean(), rtol=1e-9)
+    found = loss.compute_loss(np.float32(teacher), np.float32(student))
+    np.testing.assert_allclose(found, wanted.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["kl", "cross_entropy"])
+def test_gradient_of_sigmoids(form):
+    """(sigmoid(s / T) - sigmoid(t / T)) * T / (batch * outputs), as for soft targets."""
+    teacher, student = random_logits((4, 5))
+    found = student_gradient(SoftTargets(3.0, form, activation="sigmoid"), teacher, student)
+    wanted = 3.0 * (sigmoid64(student / 3) - sigmoid64(teacher / 3)) / student.size
+    np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+def test_one_sigmoid_is_two_classes():
+    """A logit z is the two classes (0, z)."""
+    teacher, student = random_logits((16, 1))
+    pairs = [np.concatenate([np.zeros_like(x), x], axis=1) for x in (teacher, student)]
+    for form in "kl", "cross_entropy":
+        one = SoftTargets(4.0, form, activation="sigmoid").compute_loss(teacher, student)
+        np.testing.assert_allclose(one, SoftTargets(4.0, form).compute_loss(*pairs))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_sigmoids_of_extreme_logits(dtype):
+    """Of certain answers that differ it is their distance; of the same ones it is 0."""
+    certain = np.array([[1e4, -1e4, 1e4, -1e4]])
+    answers = np.array([[1e4, -1e4, -1e4, 1e4]])
+    loss = SoftTargets(1.0, activation="sigmoid")
+    values = [
+        float(loss.compute_loss(*(keras.ops.cast(x, dtype) for x in (certain, other))))
+        for other in (answers, certain)
+    ]
+    exact = float(keras.ops.cast(keras.ops.cast(1e4, dtype), "float64"))
+    np.testing.assert_allclose(values, [exact / 2, 0], rtol=1e-6)
+
+
+def test_sigmoids_agree_with_keras(make_model):
+    """At temperature 1 the cross-entropy is that of Keras's BinaryCrossentropy."""
+    teacher, student = np.float32(random_logits((32, 5)))
+    keras_loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    loss = SoftTargets(1.0, "cross_entropy", activation="sigmoid")
+    wanted = keras_loss(sigmoid64(teacher), student)
+    np.testing.assert_allclose(loss.compute_loss(teacher, student), wanted, rtol=1e-5)
+
+
+def test_its_configuration():
+    loss = SoftTargets(2.0, activation="sigmoid")
+    again = SoftTargets.from_config(loss.get_config())
+    assert again.activation == "sigmoid" and again.get_config() == loss.get_config()
+    assert repr(loss) == "SoftTargets(temperature=2.0, form='kl', activation='sigmoid')"
+    # As it was before there was another.
+    assert set(SoftTargets().get_config()) == {"temperature", "form"}
+    with pytest.raises(ValueError, match="`activation` must be one of None, 'softmax'"):
+        SoftTargets(activation="tanh")
+    with pytest.raises(ValueError, match="class"):
+        SoftTargets().compute_loss(np.ones((2, 1)), np.ones((2, 1)))

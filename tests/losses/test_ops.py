@@ -1,13 +1,17 @@
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from keras_kd.losses.ops import (
     at_label,
     at_least_float32,
+    bernoulli_kl,
     cross_entropy,
     kl_divergence,
     label_mask,
+    log_odds,
+    log_sigmoids,
     log_softmax,
     of_one_shape,
     where_labelled,
@@ -102,3 +106,35 @@ def test_a_label_that_is_no_class_has_no_value():
     mask = label_mask(np.array([-1, 0, 255]), logits)
     found = where_labelled(mask, keras.ops.ones(3))
     np.testing.assert_array_equal(found, [np.nan, 1.0, np.nan])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_log_odds_keep_their_digits(dtype):
+    """Next to 0 as many as there are; next to 1 as many as p has."""
+    p = np.array([1e-30, 1e-7, 0.25, 0.5, 0.75, 1 - 2**-20]).astype(dtype)
+    exact = np.log(np.float64(p)) - np.log1p(-np.float64(p))
+    found = ops.convert_to_numpy(log_odds(p))
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, exact, rtol=1e-6 if dtype == "float32" else 1e-12)
+    np.testing.assert_allclose(ops.sigmoid(found), p, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_log_odds_of_certain_answers_are_finite(dtype):
+    found = ops.convert_to_numpy(log_odds(np.array([0, 1], dtype)))
+    assert np.isfinite(found).all() and found[0] < -80 and found[1] > 16
+
+
+def test_log_sigmoids():
+    logits = np.array([-1e4, -30.0, 0.0, 2.0, 1e4])
+    yes, no = map(ops.convert_to_numpy, log_sigmoids(logits, 2.0))
+    np.testing.assert_allclose(yes, -np.logaddexp(0, -logits / 2), rtol=1e-12)
+    np.testing.assert_allclose(no, -np.logaddexp(0, logits / 2), rtol=1e-12)
+
+
+def test_bernoulli_divergence_is_zero_at_agreement_and_never_negative():
+    logits = np.random.default_rng(0).normal(scale=5, size=4096).astype("float32")
+    same = log_sigmoids(logits)
+    assert float(ops.max(bernoulli_kl(same, same))) == 0
+    almost = log_sigmoids(logits + 1e-4)
+    assert float(ops.min(bernoulli_kl(same, almost))) >= 0

@@ -9,7 +9,8 @@ from keras import layers, ops
 import keras_kd as kd
 from keras_kd import Distiller, MutualDistiller, teachers
 from keras_kd.losses import SoftTargets
-from keras_kd.tasks.kinds import OutputKinds, check_said, log_probabilities
+from keras_kd.losses.ops import log_probabilities
+from keras_kd.tasks.kinds import OutputKinds, check_said
 
 X = np.random.default_rng(0).normal(size=(32, 4)).astype("float32")
 Y = np.argmax(X[:, :3], axis=1)

@@ -31,7 +31,7 @@ def test_stops_fit(make_model, vectors, steps, where):
     x, y = vectors
     targets = np.eye(3)[y]
     targets[40] = np.nan
-    distiller = Distiller(make_model(), make_model(), "kd")
+    distiller = Distiller(make_model(), make_model(), "kd", task="multiclass")
     distiller.compile("sgd", "mse", steps_per_execution=steps)
     with pytest.raises(FloatingPointError, match=f"student_loss is nan .* {where}"):
         distiller.fit(
@@ -79,7 +79,7 @@ def test_student_checkpoint_on_jax(name, told_on_jax):
 
 
 def test_a_metric_whose_direction_is_not_known_needs_a_mode(make_model, vectors, tmp_path):
-    distiller = Distiller(make_model(), make_model(), "kd")
+    distiller = Distiller(make_model(), make_model(), "kd", task="multiclass")
     own = keras.metrics.MeanMetricWrapper(lambda y, p: p[:, 0], name="own")
     distiller.compile("sgd", "mse", metrics=[own])
     best = StudentCheckpoint(tmp_path / "x.keras", "own", save_best_only=True)

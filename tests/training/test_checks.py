@@ -139,7 +139,7 @@ def test_label_losses_that_fit(make_model):
     soft = classifier(keras.layers.Softmax())
     distiller = kd.Distiller(make_model(), soft, "kd", student_outputs="probabilities")
     distiller.compile("sgd", "sparse_categorical_crossentropy")
-    distiller = kd.Distiller(make_model(), make_model(), "kd")
+    distiller = kd.Distiller(make_model(), make_model(), "kd", task="multiclass")
     for loss in ("mse", LOSSES.SparseCategoricalCrossentropy(from_logits=True)):
         distiller.compile("sgd", loss)
     said = kd.Distiller(make_model(), make_model(), "kd", student_outputs="logits")

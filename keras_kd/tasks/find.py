@@ -1,0 +1,172 @@
+"""Which task a student is for: as its user says, or as its outputs and its loss show."""
+
+import keras
+
+from keras_kd.models.symbolic import symbolic_outputs
+from keras_kd.models.taps import find_tap
+from keras_kd.tasks.heads import alone
+
+# What turns logits into probabilities; None: the outputs are values, and no logits.
+ACTIVATIONS = {
+    "multiclass": "softmax",
+    "binary": "sigmoid",
+    "multilabel": "sigmoid",
+    "regression": None,
+}
+_VALUES = (
+    "meansquarederror",
+    "meanabsoluteerror",
+    "meanabsolutepercentageerror",
+    "meansquaredlogarithmicerror",
+    "huber",
+    "logcosh",
+)
+
+
+def find_task(student, loss=None, teacher=None, said=None):
+    """The task of a student with one output, and what shows it.
+
+    Args:
+        student: A `keras.Model`.
+        loss: Its loss on the labels, as `compile` takes it; None where it is not known.
+        teacher: The model whose last activation tells, where the student's does not.
+        said: The task that the user says, or None.
+
+    Returns:
+        `(task, why)`: a key of `ACTIVATIONS` and a phrase; `(None, "")` where nothing shows
+        it: of several outputs, of one whose size is unknown, of one unit without more.
+
+    Raises:
+        ValueError: `said` is none of the tasks; or outputs, loss and what is said
+            contradict each other.
+    """
+    if said is not None and said not in ACTIVATIONS:
+        raise ValueError(
+            f"`task` must be one of {', '.join(map(repr, ACTIVATIONS))}, or None. "
+            f"Received: task={said!r}."
+        )
+    outputs = symbolic_outputs(student)
+    units = outputs[0].shape[-1] if len(outputs) == 1 else None
+    if units is None:
+        return said, ""
+    activation = last_activation(student)
+    if activation in ("linear", None) and teacher is not None:
+        activation = last_activation(teacher) or activation
+    name, kind = _name_and_kind(loss)
+    why = f"{units} {activation or 'unknown'} unit{'s'[: units > 1]}"
+    why += f" under {name}" if name else ""
+    found = _by_outputs_and_loss(units, activation, kind)
+    if said is None and found == "":
+        raise ValueError(
+            f"`loss` and the outputs of `student` {student.name!r} contradict each other: "
+            f"{why}. Give the loss of the task, or say `task`."
+        )
+    if said is not None:
+        _check_said(said, units, student)
+    return said or found, why
+
+
+def activation_before_loss(student, teacher=None, said=None):
+    """What makes probabilities of a student's outputs, as far as is known before `compile`.
+
+    Args:
+        student, teacher, said: As `find_task` takes them.
+
+    Returns:
+        "softmax" or "sigmoid"; None for values.
+    """
+    outputs = symbolic_outputs(student)
+    task, _ = find_task(student, None, teacher, said)
+    if task is None and len(outputs) == 1 and outputs[0].shape[-1] == 1:
+        # A softmax of one would be 1 whatever it answers.
+        return "sigmoid"
+    return ACTIVATIONS[task or "multiclass"]
+
+
+def check_meaning(loss, activation, task, why):
+    """Refuses a loss that has no meaning for a task.
+
+    Args:
+        loss: A `DistillationLoss` of the student's own outputs.
+        activation: What makes probabilities of them, or None.
+        task, why: As `find_task` gives them.
+
+    Raises:
+        ValueError: It has none; names those that have.
+    """
+    if not loss.on_logits or loss.activations is None or activation in loss.activations:
+        return
+    have = "'logit_mse'" if activation is None else "'kd', 'logit_mse'"
+    raise ValueError(
+        f"{loss!r} has no meaning for the task {task!r} ({why}): it compares "
+        f"probabilities of classes of which one is right. Those that have: {have}, and the "
+        "losses on features. If it is another task, say `task`."
+    )
+
+
+def _by_outputs_and_loss(units, activation, kind):
+    """A task; None where nothing shows it, "" where the two contradict each other."""
+    if kind == "values" and activation not in ("softmax", "sigmoid"):
+        return "regression"
+    if units == 1:
+        if kind == "softmax":
+            return ""
+        is_sigmoid = "sigmoid" in (kind, activation)
+        return "binary" if is_sigmoid else None
+    if kind == "sigmoid":
+        # Of two classes with one-hot labels it is twice the cross-entropy.
+        of_two = "multiclass" if units == 2 else ""
+        return of_two if activation == "softmax" else "multilabel"
+    if kind == "softmax":
+        return "" if activation == "sigmoid" else "multiclass"
+    return "multilabel" if activation == "sigmoid" else "multiclass"
+
+
+def _check_said(said, units, student):
+    takes = {"multiclass": units > 1, "binary": units == 1}
+    if not takes.get(said, True):
+        wanted = "two units or more" if said == "multiclass" else "one unit"
+        raise ValueError(
+            f"`task` {said!r} takes outputs of {wanted}. Received: task={said!r}, and "
+            f"`student` {student.name!r} with {units}."
+        )
+
+
+def last_activation(model, name=None):
+    """Name of the activation that a model, or its layer of that name, ends in.
+
+    "linear", "softmax", "sigmoid" and others, as Keras calls them; None where it is not
+    known.
+    """
+    layer, number = (model, None) if name is None else find_tap(model, name)
+    while isinstance(layer, keras.Model):
+        outputs = symbolic_outputs(layer)
+        if number is None and len(outputs) != 1 or not outputs:
+            return None
+        # What made the output.
+        maker, _, place = outputs[number or 0]._keras_history
+        layer, number = maker, place if isinstance(maker, keras.Model) else None
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    known = ("linear", "softmax", "sigmoid", "tanh", "relu", "softplus", "hard_sigmoid")
+    found = [x for x in known if activation is getattr(keras.activations, x)]
+    return found[0] if found else None
+
+
+def _name_and_kind(loss):
+    """A loss's name, and which outputs it is for: "softmax", "sigmoid" or "values"."""
+    loss = alone(loss) if isinstance(loss, (list, tuple, dict)) else loss
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:  # Keras has a better message.
+            return None, None
+    if loss is None or isinstance(loss, (list, tuple, dict)):
+        return None, None
+    name = getattr(loss, "__name__", type(loss).__name__)
+    word = name.replace("_", "").lower()
+    for start, kind in (("binary", "sigmoid"), ("categorical", "softmax")):
+        if word.removeprefix("sparse").startswith(start):
+            return name, kind
+    return name, "values" if word in _VALUES else None
