@@ -57,6 +57,7 @@ class Stage:
             in "loss", and for metrics of which Keras knows it; else more.
         train_data: What this stage is trained on, as `DistillationChain.fit` takes it.
             Defaults to None: what the others are trained on.
+        task: As `Distiller` takes it; the chain's table is of "multiclass" alone as yet.
 
     Raises:
         ValueError: An argument is not what is described here, or would have no effect.
@@ -84,6 +85,7 @@ class Stage:
     restore_best: bool = False
     monitor: str = "val_loss"
     train_data: Any = None
+    task: str | None = None
 
     def __post_init__(self):
         try:
@@ -112,7 +114,7 @@ class Stage:
         without = {
             "has no distillation losses, so it is trained on labels alone": (
                 self.distillation_losses is None,
-                ("distillation_loss_weights", "student_loss_weight", "taught_by"),
+                ("distillation_loss_weights", "student_loss_weight", "taught_by", "task"),
             ),
             "has epochs=0, so its model is not trained": (
                 self.epochs == 0,
@@ -153,6 +155,7 @@ class Stage:
                 self.distillation_losses,
                 self.distillation_loss_weights,
                 student_loss_weight=0.5 if weight is None else weight,
+                task=self.task,
             )
         # Keras takes no tuple.
         metrics = self.metrics
@@ -194,6 +197,7 @@ class Stage:
             "patience": described(self.patience),
             "restore_best": self.restore_best,
             "monitor": self.monitor,
+            "task": self.task,
             "architecture": fingerprint["architecture"],
             "initial_weights": fingerprint["weights"],
         }

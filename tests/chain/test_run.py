@@ -143,7 +143,10 @@ def test_what_a_run_folder_holds(finished):
         ({"epochs": (2, 3)}, "stages 2 > epochs: 2 in the run, 3 now"),
         ({"taught_by": "teacher"}, "stages 2 > taught_by 1: 'first' in the run, 'teacher'"),
         ({"student_loss_weight": 0.1}, "student_loss_weight: None in the run, 0.1 now"),
-        ({"loss": keras.losses.MeanSquaredError()}, "loss > class: 'SparseCat"),
+        (
+            {"loss": keras.losses.MeanSquaredError(), "task": "multiclass"},
+            "loss > class: 'SparseCat",
+        ),
         ({"seed": 1}, "initial_weights.*set_random_seed with the same seed"),
     ],
 )

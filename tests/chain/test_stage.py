@@ -184,6 +184,7 @@ CHANGES = {
     "patience": {"patience": 3},
     "restore": {"restore_best": True},
     "monitor": {"monitor": "val_accuracy"},
+    "task": {"task": "multiclass"},
     "width": {"model": {"units": 9}},
     "regularizer": {"model": {"kernel_regularizer": "l2"}},
     "precision": {"model": {"dtype": "mixed_bfloat16"}},
@@ -193,6 +194,17 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_description_differs_if_one_thing_differs(taught, change):
     assert taught(**CHANGES[change]).describe([]) != taught().describe([])
+
+
+def test_its_task_is_the_distillers(make_model):
+    """Of logits that are trained by a squared error nobody else could know it."""
+    how = {"distillation_losses": "kd", "loss": keras.losses.MeanSquaredError()}
+    with pytest.raises(ValueError, match="no meaning for the task 'regression'"):
+        Stage("s", make_model(), 1, **how).model_to_fit(make_model())
+    stage = Stage("s", make_model(), 1, **how, task="multiclass")
+    assert stage.model_to_fit(make_model()).task == "multiclass"
+    with pytest.raises(ValueError, match="labels alone, and `task` would have no effect"):
+        Stage("s", make_model(), 1, task="binary")
 
 
 def test_numbers_of_numpy_are_numbers(taught):

@@ -16,7 +16,7 @@ from keras_kd.cli import main
 from keras_kd.recipes import recipe, zoo
 from tests.runs.sample_run import make_run
 
-KD_ARGUMENTS = "temperature=4.0, form='kl', taps=None"
+KD_ARGUMENTS = "temperature=4.0, form='kl', taps=None, activation=None"
 KERAS_KD = Path(sys.executable).with_name("keras-kd")
 
 

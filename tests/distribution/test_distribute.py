@@ -96,6 +96,6 @@ def test_a_student_of_another_scope_is_refused(make_model):
     student = make_model()
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
         distiller = kd.Distiller(make_model(), student, "kd")
-    distiller.compile("adam", "mse")
+    distiller.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True))
     with pytest.raises(ValueError, match="`student` must be made in the scope.*Distiller"):
         distiller.fit([[0.0] * 4], [[0.0] * 3], verbose=0)
