@@ -6,7 +6,7 @@ import random
 import keras
 import numpy as np
 
-from keras_kd.distribution.workers import NO_SEED
+from keras_kd.distribution.workers import global_seed
 
 
 def get_states():
@@ -68,8 +68,7 @@ def begin_data():
     """
     import tensorflow as tf
 
-    seed, _ = tf.compat.v1.random.get_seed(1)
-    if seed != NO_SEED:
+    if (seed := global_seed()) is not None:
         tf.random.set_seed(seed)
 
 

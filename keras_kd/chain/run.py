@@ -157,7 +157,7 @@ class _ChainRun:
         chain = self.chain
         self.train_data, self.steps = train_data, steps
         self.callbacks = _callbacks_of(chain.stages, callbacks)
-        self._check_answers(train_data)
+        self._check_answers()
         self._begin()
         if chain.teacher is not None:
             self._given("teacher", chain.teacher)
@@ -165,9 +165,9 @@ class _ChainRun:
             if stage.epochs == 0:
                 self._given(stage.name, stage.student)
             elif self._is_done(stage.name):
-                self._take_up(stage, train_data)
+                self._take_up(stage)
             else:
-                self._train(stage, train_data)
+                self._train(stage)
             self.students[stage.name] = in_float32(stage.student)
         result = ChainResult(self.students, self.histories, self.models)
         if self.writes:
@@ -180,8 +180,7 @@ class _ChainRun:
         left = [x for x in self.chain.stages if x.epochs and not self._is_done(x.name)]
         for stage in left:
             with named(stage):
-                own = stage.train_data
-                passes.check_given(self.train_data if own is None else own)
+                passes.check_given(self._given_to(stage))
                 self.measuring.try_out(stage.student, stage.name)
                 try_to_save(stage, self.folder)
         for stage in left:
@@ -190,10 +189,8 @@ class _ChainRun:
                 folder.mkdir(exist_ok=True)
             model, _ = self.to_fit[stage.name]
             run = StageRun(stage, model, folder, self.ctrl_c)
-            own = stage.train_data
             with named(stage):
-                data = self.train_data if own is None else own
-                try_a_batch(run, self.validation_data, data)
+                try_a_batch(run, self.validation_data, self._given_to(stage))
                 run.keep_start()
             self.runs[stage.name] = run
         start = random_state.digest()
@@ -201,7 +198,7 @@ class _ChainRun:
             start = self.manifest.remember("random_state", start)
         self._random_start = start
 
-    def _check_answers(self, train_data):
+    def _check_answers(self):
         """Refuses data with cached answers of others than a stage's teachers, at once.
 
         A teacher that an earlier run trained is looked at when its stage begins.
@@ -209,7 +206,7 @@ class _ChainRun:
         epochs = {stage.name: stage.epochs for stage in self.chain.stages}
         known = {}
         for stage in self.chain.stages:
-            data = train_data if stage.train_data is None else stage.train_data
+            data = self._given_to(stage)
             of = None if callable(data) else whose_answers(data)
             teachers = self.chain.teachers_of(stage)
             is_taught = teachers and stage.student_loss_weight != 1
@@ -237,23 +234,21 @@ class _ChainRun:
         if self.manifest:
             self.manifest.set_done(name, self.measuring.files(name))
 
-    def _take_up(self, stage, train_data):
+    def _take_up(self, stage):
         """Takes a finished stage from the run folder."""
         self.manifest.verify(stage.name)
         folder = self.folder / stage.name
         stage.student.load_weights(folder / "model.keras")
         StageRun(stage, None, folder).remove_checkpoints()
         self.histories[stage.name] = read_history(folder)
-        own = stage.train_data
-        data = train_data if own is None else own
-        data = in_order(data, self._seed_of(stage), self.steps)
+        data = in_order(self._given_to(stage), self._seed_of(stage), self.steps)
         epochs = len(self.histories[stage.name]["loss"])
         self._passed.append((stage, None if callable(data) else data, epochs, False))
         self.models.append(self.measuring.read(stage.name))
         self.progress.show(stage, stage.epochs)
         self.progress.say(f"{stage.name}: done before")
 
-    def _train(self, stage, train_data):
+    def _train(self, stage):
         model, teacher = self.to_fit.pop(stage.name)
         run = self.runs.pop(stage.name)
         run.begin()
@@ -263,7 +258,7 @@ class _ChainRun:
             self.manifest.set_state(stage.name, "training")
         try:
             with named(stage):
-                data = self._data_of(stage, train_data, teacher)
+                data = self._data_of(stage, teacher)
                 passes.skip_epochs(data, run.epochs_done, steps=self.steps)
                 callbacks = self.callbacks[stage.name]
                 if callbacks and run.epochs_done:
@@ -279,10 +274,13 @@ class _ChainRun:
             raise
         self._finish(stage, run)
 
-    def _data_of(self, stage, train_data, teacher):
+    def _given_to(self, stage):
+        """The training data of a stage as its user gives them."""
+        return self.train_data if stage.train_data is None else stage.train_data
+
+    def _data_of(self, stage, teacher):
         """What a stage is trained on, as it is when the stages before are over."""
-        own = stage.train_data
-        data = train_data if own is None else own
+        data = self._given_to(stage)
         is_made = callable(data)
         if not is_made:
             data = in_order(data, self._seed_of(stage), self.steps)

@@ -6,8 +6,7 @@ import keras
 import numpy as np
 from keras import tree
 
-# Examples a step where the data are arrays, as in Keras.
-_BATCH_SIZE = 32
+from keras_kd.evaluation.labelled import BATCH_SIZE
 
 
 def in_order(data, seed, steps=None):
@@ -36,7 +35,7 @@ def in_order(data, seed, steps=None):
         examples = tf.data.Dataset.from_tensor_slices(tuple(given))
         number = int(np.random.default_rng(seed).integers(2**31))
         count = len(tree.flatten(x)[0])
-        data = examples.shuffle(count, seed=number).batch(_BATCH_SIZE)
+        data = examples.shuffle(count, seed=number).batch(BATCH_SIZE)
         if y is None and weights is not None:
             data = data.map(lambda x, weights: (x, None, weights))
     if steps and is_dataset(data):

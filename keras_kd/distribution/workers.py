@@ -9,7 +9,7 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 # What TensorFlow says of the global seed where none was set.
-NO_SEED = 87654321
+_NO_SEED = 87654321
 
 
 class WorkerError(ConnectionError):
@@ -121,14 +121,20 @@ def scope_of(model):
     return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
+def global_seed():
+    """TensorFlow's, which `keras.utils.set_random_seed` sets; None where it was not set."""
+    import tensorflow as tf
+
+    seed, _ = tf.compat.v1.random.get_seed(1)
+    return None if seed == _NO_SEED else seed
+
+
 def say_if_seeds_differ(workers):
     """Warns where what is drawn at random is not the same on all workers."""
     if workers.count == 1:
         return
-    import tensorflow as tf
-
-    seed, _ = tf.compat.v1.random.get_seed(1)
-    if workers.differ(str(seed)) or seed == NO_SEED:
+    seed = global_seed()
+    if workers.differ(str(seed)) or seed is None:
         logger.warning(
             "The workers have no common seed: what they draw, such as first weights and an "
             "order of the data, hangs on each of them, so that the run cannot be repeated, "

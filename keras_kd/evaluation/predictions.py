@@ -9,8 +9,8 @@ from keras import ops
 from keras_kd.evaluation import labelled
 from keras_kd.evaluation.answers import Answers
 from keras_kd.losses.ops import kl_divergence, log_probabilities, log_softmax
+from keras_kd.tasks.find import last_activation
 from keras_kd.tasks.heads import alone
-from keras_kd.tasks.kinds import ends_in_softmax
 from keras_kd.training.batch import inputs_of
 from keras_kd.training.checks import check_one_of
 
@@ -136,7 +136,8 @@ def predict(model, dataset, outputs=None, name=None, argument="dataset"):
     """
     kind = check_one_of("outputs", outputs, ("logits", "probabilities"))
     if kind is None:
-        kind = "probabilities" if ends_in_softmax(model) else "logits"
+        is_softmax = last_activation(model) == "softmax"
+        kind = "probabilities" if is_softmax else "logits"
     name = model.name if name is None else name
     parts, count, all_sum_to_one = [], 0, True
     for inputs, labels in labelled.batches(dataset, argument):

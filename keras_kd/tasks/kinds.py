@@ -243,11 +243,6 @@ def outputs_kind(model):
     return kinds.found[None]
 
 
-def ends_in_softmax(model):
-    """Whether a model is known to end in a softmax."""
-    return last_activation(model) == "softmax"
-
-
 def _answers(model, names, inputs, sigmoids=()):
     """How a model answers: name to (are probabilities, has negative) of each tensor.
 
