@@ -20,14 +20,13 @@ def try_to_save(stage, folder):
     """Looks whether a stage's student can be saved; and, if not loaded, says so.
 
     Args:
-        stage: A `keras_kd.Stage`.
+        stage: A `keras_kd.Stage` whose student is built.
         folder: The run folder, or None: nothing will be saved.
 
     Raises:
         ValueError: It cannot be saved.
     """
-    # One without weights would draw them before its turn.
-    reason = folder and stage.student.built and check_saves(stage.student)
+    reason = folder and check_saves(stage.student)
     if reason:
         logger.warning(
             "Stage %r: its model.keras will need `custom_objects`, or safe_mode=False, to "

@@ -181,8 +181,10 @@ class _ChainRun:
         for stage in left:
             with named(stage):
                 passes.check_given(self._given_to(stage))
-                self.measuring.try_out(stage.student, stage.name)
-                try_to_save(stage, self.folder)
+                # One without weights would draw them before its turn.
+                if stage.student.built:
+                    self.measuring.try_out(stage.student, stage.name)
+                    try_to_save(stage, self.folder)
         for stage in left:
             folder = self.folder and self.folder / stage.name
             if self.writes:

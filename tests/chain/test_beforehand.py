@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_kd import DistillationChain, Stage, cache_teacher
 from keras_kd.chain import run as chain_run
+from keras_kd.chain.result import Measuring
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,29 @@ def test_nothing_of_it_is_kept(make_model, make_chain, vectors, data, monkeypatc
     plain = fit()
     assert tried.histories == plain.histories
     for name in plain.students:
+        pairs = zip(tried.students[name].weights, plain.students[name].weights, strict=True)
+        for a, b in pairs:
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:.build... was called on layer")
+def test_a_student_without_weights_draws_them_in_its_turn(vectors, data, monkeypatch):
+    """Not when another one's first batch is tried."""
+
+    def drawn(shape, dtype=None):
+        return np.random.normal(size=shape).astype("float32")
+
+    def fit():
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(3, kernel_initializer=drawn) for _ in range(2)]
+        students = [keras.Sequential([layer]) for layer in layers]
+        stages = [Stage(name, x, 1) for name, x in zip("ab", students, strict=True)]
+        return DistillationChain(None, stages).fit(data, data, verbose=0)
+
+    tried = fit()
+    monkeypatch.setattr(Measuring, "try_out", lambda *_: None)
+    plain = fit()
+    for name in "ab":
         pairs = zip(tried.students[name].weights, plain.students[name].weights, strict=True)
         for a, b in pairs:
             np.testing.assert_array_equal(a, b)
