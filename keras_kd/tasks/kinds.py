@@ -55,7 +55,7 @@ class OutputKinds:
         Args:
             names: Of tapped layers; None is the model's own outputs.
             compared: Whether a loss reads them as logits.
-            activation: "softmax" or "sigmoid", what makes probabilities of them.
+            activation: "softmax" or "sigmoid", what makes probabilities of them; or None.
         """
         self._open |= dict.fromkeys(names)
         self._compared |= set(names if compared else ())

@@ -264,7 +264,7 @@ def settled(found, activation, terms, kinds, is_said):
             f"`task` is taken as {task!r}: {why}. Say task={task!r} to silence this.",
             stacklevel=4,
         )
-    if ACTIVATIONS[task] in (None, activation):
+    if ACTIVATIONS[task] == activation:
         return activation, terms
     activation = ACTIVATIONS[task]
     for each in kinds:

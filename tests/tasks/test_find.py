@@ -190,6 +190,26 @@ def test_losses_that_have_no_meaning_say_so(name):
             fitted(model, student, "mse", Y5, name)
 
 
+class Clipped(layers.Layer):
+    """What a layer of one's own gives says nothing of a sigmoid."""
+
+    def call(self, x):
+        return keras.ops.clip(x, 0.0, 1.0)
+
+
+@pytest.mark.filterwarnings("ignore:`task` is taken as")
+def test_numbers_in_0_to_1_are_compared_as_they_are():
+    models = []
+    for _ in range(2):
+        last = [layers.Dense(1), Clipped()]
+        models.append(keras.Sequential([layers.Input((4,)), *last]))
+    teacher, student = models
+    y = np.zeros((64, 1), "float32")
+    value, _ = fitted(teacher, student, "mse", y, "logit_mse")
+    wanted = np.mean((np.float64(teacher(X)) - np.float64(student(X))) ** 2)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+
+
 def test_keras_own_loss_on_sigmoids():
     keras_loss = keras.distillation.LogitsDistillation(temperature=2.0)
     with pytest.raises(ValueError, match="LogitsDistillation has no meaning .*'multi"):
