@@ -214,8 +214,10 @@ def _how_to_keep(name, values, dtype, top_k, rest):
         and (abs(values.sum(axis=-1) - 1) < _ROUNDING).all()
     )
     if top_k is None:
-        # float16 makes 0 of a probability below 6e-8, which a temperature would bring back.
-        return _Kept(name, "float32" if are_probabilities else dtype)
+        # float16 makes 0 of a probability below 6e-8, which a temperature would bring back,
+        # and 1 of one that is as near to 1.
+        may_be = are_probabilities or bool(((values >= 0) & (values <= 1)).all())
+        return _Kept(name, "float32" if may_be else dtype)
     if are_probabilities:
         raise ValueError(
             f"`top_k` takes a teacher that ends in logits, and its output {name!r} is "

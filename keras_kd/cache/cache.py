@@ -62,7 +62,8 @@ def cache_teacher(
             e mod K, from 0 (Shen & Xing 2022 replay a teacher's answers like this). What
             is made of it, by `take` and `skip` for one, counts its own iterations.
         dtype: "float16" or "float32", of the outputs kept. Probabilities (rows that sum
-            to 1) are always kept in float32, as float16 has none below 6e-8.
+            to 1, or all in [0, 1]) are always kept in float32, as float16 has none below
+            6e-8, nor so near to 1.
         top_k: Of each row of the teacher's own outputs, logits (..., classes), keep only
             the k largest log-probabilities, and the classes' numbers. Defaults to None:
             all. Batches carry dense logits again, the log-probabilities: the same to any

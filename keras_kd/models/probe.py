@@ -1,8 +1,8 @@
-"""Inputs that are no data: what a model answers to them tells what it is."""
+"""Inputs, and weights, of no meaning: what a model answers with them tells what it is."""
 
 import keras
 import numpy as np
-from keras import tree
+from keras import ops, tree
 
 from keras_kd.models.symbolic import input_structure
 
@@ -92,3 +92,35 @@ def _input_specs(model):
     ):
         return None
     return keras.KerasTensor((None, *shape[1:]), "float32")
+
+
+def other_biases(model):
+    """(variable, value) of the model's vectors, each number larger than it is."""
+    rng = np.random.default_rng(0)
+    return [
+        (x, ops.convert_to_numpy(x.value) + abs(rng.normal(size=x.shape)))
+        for x in model.variables
+        if len(x.shape) == 1 and x.dtype in ("float32", "float64")
+    ]
+
+
+def low_biases(model):
+    """(variable, value) of the model's biases, each number far below what it is."""
+    return [
+        (x, ops.convert_to_numpy(x.value) - 30.0)
+        for x in model.variables
+        if x.name in ("bias", "beta") and keras.backend.is_float_dtype(x.dtype)
+    ]
+
+
+def any_weights(model):
+    """(variable, value) of all, of no meaning; vectors may be variances, so positive."""
+    rng = np.random.default_rng(0)
+
+    def draw(shape):
+        if len(shape) < 2:
+            return rng.uniform(0.1, 0.3, shape)
+        return rng.normal(scale=2 / np.sqrt(np.prod(shape[:-1])), size=shape)
+
+    floats = [x for x in model.variables if keras.backend.is_float_dtype(x.dtype)]
+    return [(x, draw(tuple(x.shape))) for x in floats]

@@ -46,9 +46,14 @@ def find_task(student, loss=None, teacher=None, said=None):
             f"Received: task={said!r}."
         )
     outputs = symbolic_outputs(student)
-    units = outputs[0].shape[-1] if len(outputs) == 1 else None
-    if units is None:
+    if len(outputs) > 1:
         return said, ""
+    units = outputs[0].shape[-1] if outputs else None
+    if units is None:
+        # Of a subclassed student the loss alone shows it.
+        name, kind = _name_and_kind(loss)
+        shown = {"sigmoid": "multilabel", "values": "regression"}.get(kind)
+        return said or shown, f"outputs of unknown size under {name}" if shown else ""
     activation = last_activation(student)
     if activation in ("linear", None) and teacher is not None:
         activation = last_activation(teacher) or activation
@@ -104,6 +109,28 @@ def check_meaning(loss, activation, task, why):
     )
 
 
+def check_ending(role, model, activation, task):
+    """Refuses a model that ends in another activation than its task has.
+
+    Args:
+        role: "teacher" or "student", the argument that messages name.
+        model: A `keras.Model`.
+        activation: The task's, "softmax", "sigmoid" or None.
+        task: Its name.
+
+    Raises:
+        ValueError: Its outputs would be taken for logits, and are none.
+    """
+    ends_in = last_activation(model)
+    others = {"softmax": ("sigmoid", "hard_sigmoid"), "sigmoid": ("softmax",)}
+    if ends_in in others.get(activation, ()):
+        raise ValueError(
+            f"`{role}` {model.name!r} ends in a {ends_in}, and the outputs of the task "
+            f"{task!r} are those of a {activation}. Give a model that ends in logits or a "
+            f"{activation}, or say the other `task`."
+        )
+
+
 def _by_outputs_and_loss(units, activation, kind):
     """A task; None where nothing shows it, "" where the two contradict each other."""
     if kind == "values" and activation not in ("softmax", "sigmoid"):
@@ -139,8 +166,11 @@ def last_activation(model, name=None):
     known.
     """
     layer, number = (model, None) if name is None else find_tap(model, name)
-    while isinstance(layer, keras.Model):
+    while isinstance(layer, keras.Model) or _passes_on(layer):
         outputs = symbolic_outputs(layer)
+        if _passes_on(layer):
+            # As mixed precision has it, after the layer that computes.
+            outputs, number = [layer.input], None
         if number is None and len(outputs) != 1 or not outputs:
             return None
         # What made the output.
@@ -152,6 +182,17 @@ def last_activation(model, name=None):
     known = ("linear", "softmax", "sigmoid", "tanh", "relu", "softplus", "hard_sigmoid")
     found = [x for x in known if activation is getattr(keras.activations, x)]
     return found[0] if found else None
+
+
+def _passes_on(layer):
+    """Whether a layer, of which one use is known, gives what it takes."""
+    is_linear = getattr(layer, "activation", None) is keras.activations.linear
+    if not isinstance(layer, keras.layers.Activation) or not is_linear:
+        return False
+    try:
+        return keras.backend.is_keras_tensor(layer.input)
+    except (AttributeError, ValueError):  # Keras's words for no use, or several.
+        return False
 
 
 def _name_and_kind(loss):

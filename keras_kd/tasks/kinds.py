@@ -9,9 +9,15 @@ from keras import ops, tree
 
 from keras_kd.losses.ops import log_odds, log_probabilities
 from keras_kd.losses.schedules import plain
-from keras_kd.models.probe import probe_inputs, probe_like
+from keras_kd.models.probe import (
+    any_weights,
+    low_biases,
+    other_biases,
+    probe_inputs,
+    probe_like,
+)
 from keras_kd.models.taps import Taps
-from keras_kd.tasks.find import last_activation
+from keras_kd.tasks.find import check_ending, last_activation
 
 KINDS = ("logits", "probabilities")
 
@@ -101,6 +107,11 @@ class OutputKinds:
         self._look(probe_like(x, _EXAMPLES), stacklevel=2)
         self._settle()
 
+    def check_ending(self, activation, task):
+        """As `find.check_ending`, unless the user says what the outputs are."""
+        if not self.is_said(None):
+            check_ending(self._role, self._model, activation, task)
+
     def as_logits(self, name, outputs):
         """Outputs as a loss on logits takes them: of probabilities their logarithm."""
         if name not in self.found:
@@ -132,7 +143,7 @@ class OutputKinds:
         answers = _answers(self._model, set(self._open), inputs, self._sigmoids)
         if answers is None:
             return
-        for name in self._sigmoids & answers.keys():
+        for name in (self._sigmoids & answers.keys()) - self._said:
             # The last layer says it, where it is one that Keras knows.
             activation = last_activation(self._model, name)
             if activation is not None:
@@ -251,13 +262,16 @@ def _answers(model, names, inputs, sigmoids=()):
     """
     for are_made_up in (False, True):
         # In a graph that makes the model's variables they have no values yet.
-        weights = _any_weights(model) if are_made_up else ()
+        weights = any_weights(model) if are_made_up else ()
         try:
             values = again = _run(model, names, inputs, weights)
             may_be = any(map(_may_be_sigmoids, tree.flatten(values)))
-            if not are_made_up and (may_be or set(sigmoids) & names):
+            if not are_made_up and may_be:
                 # Two of 1/2 sum to 1 as a softmax does, but not with other biases.
-                again = _run(model, names, inputs, _other_biases(model))
+                again = _run(model, names, inputs, other_biases(model))
+            if not are_made_up and set(sigmoids) & names:
+                # Small logits may all be in [0, 1], but not with biases far below.
+                again = _run(model, names, inputs, low_biases(model))
         except Exception:  # Whatever a model raises about inputs that are no data.
             continue
         if all(np.isfinite(x).all() for x in tree.flatten([values, again])):
@@ -302,29 +316,6 @@ def _are(values, rounding, are_sigmoids):
 def _may_be_sigmoids(values):
     is_pair = values.ndim > 1 and values.shape[-1] == 2
     return is_pair and bool((abs(values - 0.5) < 0.1).all())
-
-
-def _other_biases(model):
-    """(variable, value) of the model's vectors, each number larger than it is."""
-    rng = np.random.default_rng(0)
-    return [
-        (x, ops.convert_to_numpy(x.value) + abs(rng.normal(size=x.shape)))
-        for x in model.variables
-        if len(x.shape) == 1 and x.dtype in ("float32", "float64")
-    ]
-
-
-def _any_weights(model):
-    """(variable, value) of all, of no meaning; vectors may be variances, so positive."""
-    rng = np.random.default_rng(0)
-
-    def draw(shape):
-        if len(shape) < 2:
-            return rng.uniform(0.1, 0.3, shape)
-        return rng.normal(scale=2 / np.sqrt(np.prod(shape[:-1])), size=shape)
-
-    floats = [x for x in model.variables if keras.backend.is_float_dtype(x.dtype)]
-    return [(x, draw(tuple(x.shape))) for x in floats]
 
 
 def _run(model, names, inputs, weights):

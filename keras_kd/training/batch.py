@@ -113,6 +113,16 @@ def teacher_of(x):
     return key.removeprefix(_OF) if not more and key.startswith(_OF) else ""
 
 
+def holds_top_k(x):
+    """Whether x carries the teacher's own outputs kept in part, as `TopK`."""
+    if teacher_of(x) is None:
+        return False
+    outputs = x[_OUTPUTS]
+    (outputs,) = outputs.values() if teacher_of(x) else (outputs,)
+    parts = outputs.get("own")
+    return isinstance(parts, dict) and any(key.startswith(_TOP_K) for key in parts)
+
+
 def unpack(x):
     """Takes the teacher's outputs out of x again.
 

@@ -237,6 +237,24 @@ def check_kept(outputs, needed):
     return outputs
 
 
+def check_top_k(holds_top_k, terms):
+    """Refuses answers of which the largest classes were kept, where others are compared.
+
+    Args:
+        holds_top_k: Whether a batch carries the teacher's own outputs so.
+        terms: The `Term`s of a Distiller.
+
+    Raises:
+        ValueError: A loss does not compare a softmax of the classes.
+    """
+    for term in terms if holds_top_k else ():
+        if term.is_of_outputs and term.activation in ("sigmoid", None):
+            raise ValueError(
+                "`x` carries the largest classes of a softmax, as cache_teacher keeps them "
+                f"with top_k, and {term.loss!r} compares other outputs. Leave `top_k` out."
+            )
+
+
 def check_labels(y, loss, num_classes):
     """Refuses integer labels outside 0..num_classes-1, as far as they are in memory.
 

@@ -244,6 +244,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         """
         if self.student_loss_weight == 1:
             return Outputs(None, {})
+        checks.check_top_k(batch.holds_top_k(x), self._terms)
         x, kept = self.unpack_own(x)
         if kept is not None:
             needed = {name for term in self._terms for name in term.teacher.names}

@@ -17,7 +17,7 @@ from keras_kd.losses.base import (
 from keras_kd.losses.schedules import value_at
 from keras_kd.losses.shapes import check_batch
 from keras_kd.models.taps import find_tap, layer_outputs
-from keras_kd.tasks.find import ACTIVATIONS, check_meaning
+from keras_kd.tasks.find import ACTIVATIONS, check_meaning, last_activation
 from keras_kd.tasks.heads import Head, alone, head_of, masked_weight
 from keras_kd.tasks.kinds import OutputKinds
 
@@ -167,10 +167,12 @@ def make_term(
         ValueError: A tap is no layer of its model, or the shapes do not fit the loss.
     """
     loss = as_distillation_loss(loss)
-    pairs = loss.taps or ((None, None),)
+    pairs, models = loss.taps or ((None, None),), (teacher, student)
     if loss.taps:
-        # Of layers nobody knows a task; the loss may say it.
-        activation = loss.activation
+        # Of layers nobody knows a task; the loss may say it, or what they end in.
+        sides = ((model, pair[i]) for pair in pairs for i, model in enumerate(models))
+        ends = {last_activation(*side) for side in sides} if loss.on_logits else ()
+        activation = loss.activation or ("sigmoid" if "sigmoid" in ends else None)
     compared = loss if activation is None else loss.for_activation(activation)
     teacher_names, student_names = (tuple(names) for names in zip(*pairs, strict=True))
     if not isinstance(loss, AdoptedLoss):
@@ -259,6 +261,8 @@ def settled(found, activation, terms, kinds, is_said):
         return activation, terms
     for term in own:
         check_meaning(term.loss, ACTIVATIONS[task], task, why)
+    for each in kinds if own else ():
+        each.check_ending(ACTIVATIONS[task], task)
     if task != "multiclass" and own and not is_said:
         warnings.warn(
             f"`task` is taken as {task!r}: {why}. Say task={task!r} to silence this.",

@@ -5,9 +5,10 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
-from keras_kd import Distiller, losses
+from keras_kd import Distiller, cache_teacher, losses
 from keras_kd.tasks.find import find_task, last_activation
 
 X = np.random.default_rng(0).normal(size=(64, 4)).astype("float32")
@@ -259,3 +260,133 @@ def test_a_student_learns_one_unit():
     assert history[-1] < 0.02 * history[0]
     same = (np.asarray(teacher(X)) > 0.5) == (np.asarray(student(X)) > 0.5)
     assert same.mean() > 0.9
+
+
+def plain_or_cast(units, activation, cast):
+    """As mixed precision has it: a cast to float32 behind the last activation."""
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(8, activation="relu")(inputs)
+    outputs = layers.Dense(units, activation=activation)(hidden)
+    if cast:
+        outputs = layers.Activation("linear", dtype="float32")(outputs)
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.filterwarnings("ignore:`task` is taken as")
+@pytest.mark.parametrize("units", [1, 3])
+def test_a_cast_behind_a_sigmoid_is_none(units):
+    teacher, student = (plain_or_cast(units, "sigmoid", True) for _ in range(2))
+    assert last_activation(teacher) == "sigmoid"
+    assert last_activation(plain_or_cast(units, None, True)) == "linear"
+    value, _ = fitted(teacher, student, BINARY(), np.zeros((64, units), "float32"))
+    wanted = divergence64(odds64(teacher(X)), odds64(student(X)))
+    np.testing.assert_allclose(value, wanted, rtol=1e-4)
+
+
+class Subclassed(keras.Model):
+    """Whose outputs nobody knows before it runs."""
+
+    def __init__(self, units, activation=None):
+        super().__init__()
+        self.dense = layers.Dense(units, activation=activation)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@pytest.mark.filterwarnings("ignore:`task` is taken as")
+@pytest.mark.parametrize("units", [1, 3])
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_of_a_subclassed_student_the_loss_shows_it(units, activation):
+    teacher, student = (Subclassed(units, activation) for _ in range(2))
+    teacher(X), student(X)
+    loss = BINARY(from_logits=activation is None)
+    value, _ = fitted(teacher, student, loss, np.zeros((64, units), "float32"))
+    logits = [np.float64(x(X)) for x in (teacher, student)]
+    logits = list(map(odds64, logits)) if activation else logits
+    np.testing.assert_allclose(value, divergence64(*logits), rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*ends in a softmax")
+@pytest.mark.filterwarnings("ignore:`task` is taken as")
+@pytest.mark.parametrize(
+    "taught, learned, loss, task",
+    [
+        ("softmax", "sigmoid", BINARY(), None),
+        ("softmax", None, BINARY(from_logits=True), "multilabel"),
+        ("sigmoid", "softmax", "categorical_crossentropy", None),
+        ("sigmoid", "softmax", "categorical_crossentropy", "multiclass"),
+        ("hard_sigmoid", "softmax", "categorical_crossentropy", None),
+    ],
+)
+def test_teacher_and_student_of_two_tasks_are_refused(taught, learned, loss, task):
+    distiller = Distiller(dense(3, taught), dense(3, learned), "kd", task=task)
+    with pytest.raises(ValueError, match=f"`teacher` .* ends in a {taught}, and the out"):
+        distiller.compile("sgd", loss)
+
+
+def test_what_is_kept_of_sigmoids_keeps_what_is_near_to_1():
+    teacher, student = dense(3, "sigmoid"), dense(3)
+    teacher.set_weights([6 * x for x in teacher.get_weights()])
+    y = np.zeros((64, 3), "float32")
+    distiller = Distiller(teacher, student, "kd", task="multilabel")
+    distiller.compile(keras.optimizers.SGD(0.0), BINARY(from_logits=True))
+    found = [
+        distiller.fit(data, shuffle=False, verbose=0).history["distillation_loss"][0]
+        for data in (
+            tf.data.Dataset.from_tensor_slices((X, y)).batch(64),
+            cache_teacher(teacher, (X, y), verbose=0).batch(64),
+        )
+    ]
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist for")
+@pytest.mark.parametrize("given", ["kd", "logit_mse"])
+@pytest.mark.parametrize("learned", ["sigmoid", None])
+def test_tapped_sigmoids_are_compared_each_by_itself(given, learned):
+    def two(activation):
+        inputs = keras.Input((4,))
+        labels = layers.Dense(3, activation=activation, name="labels")(inputs)
+        return keras.Model(inputs, [labels, layers.Dense(2, name="kind")(inputs)])
+
+    teacher, student = two("sigmoid"), two(learned)
+    loss = losses.get(given)
+    config = loss.get_config() | {"taps": [["labels", "labels"]]}
+    how = {"student_loss_weight": 0.0}
+    value, _ = fitted(teacher, student, None, None, type(loss).from_config(config), **how)
+    taught, learnt = (np.float64(x(X)[0]) for x in (teacher, student))
+    taught, learnt = odds64(taught), odds64(learnt) if learned else learnt
+    wanted = {"kd": divergence64, "logit_mse": lambda a, b: np.mean((a - b) ** 2)}[given]
+    np.testing.assert_allclose(value, wanted(taught, learnt), rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_small_logits_are_no_probabilities_by_chance(seed):
+    """Behind a layer that says nothing of an activation."""
+    keras.utils.set_random_seed(seed)
+    models = []
+    for _ in range(2):
+        inputs = keras.Input((5, 5, 1))
+        maps = layers.Conv2D(1, 3, bias_initializer="ones")(inputs)
+        models.append(keras.Model(inputs, layers.GlobalAveragePooling2D()(maps)))
+    teacher, student = models
+    images = np.random.default_rng(seed).random((64, 5, 5, 1), "float32")
+    distiller = Distiller(teacher, student, "kd", task="binary")
+    distiller.compile(keras.optimizers.SGD(0.0), BINARY(from_logits=True))
+    y = np.zeros((64, 1), "float32")
+    history = distiller.fit(images, y, batch_size=64, verbose=0).history
+    wanted = divergence64(teacher(images), student(images))
+    np.testing.assert_allclose(history["distillation_loss"], [wanted], rtol=1e-4)
+
+
+def test_the_largest_classes_of_a_softmax_are_no_labels():
+    teacher, student = dense(5), dense(5)
+    cached = cache_teacher(teacher, (X, Y5), top_k=3, verbose=0).batch(64)
+    distiller = Distiller(teacher, student, "kd", task="multilabel")
+    distiller.compile("sgd", BINARY(from_logits=True))
+    with pytest.raises(ValueError, match="largest classes of a softmax.*Leave `top_k` out"):
+        distiller.fit(cached, shuffle=False, verbose=0)
+    classes = Distiller(teacher, student, "kd")
+    classes.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    classes.fit(cached, shuffle=False, verbose=0)
