@@ -60,7 +60,9 @@ def _walk(layer):
     """A layer and those inside, each as often as it comes; outer ones first."""
     if layer is not None:
         yield layer
-        for inner in layer._layers:
+        # A model of a graph is made again of its graph, not of what else it holds.
+        has_graph = isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
+        for inner in layer.layers if has_graph else layer._layers:
             yield from _walk(inner)
 
 

@@ -134,3 +134,18 @@ def test_what_shares_nothing_says_nothing_of_it(make_model):
     distiller = kd.Distiller(teacher, make_model(), "kd")
     assert "shared_layers" not in teacher.get_config()
     assert "shared_layers" not in distiller.get_config()
+
+
+@pytest.mark.parametrize("make", [dense, with_state])
+def test_what_a_model_of_a_graph_holds_beside_it_does_not_count(make, vectors, tmp_path):
+    """A model for its features, say, which no configuration of it has."""
+    layer = frozen(make)
+    models = [functional(layer, units) for units in (8, 4)]
+    for model in models:
+        model.features = keras.Model(model.inputs, model.layers[-2].output)
+    distiller = kd.Distiller(*models, "kd")
+    distiller.compile("adam", LOSS)
+    distiller.fit(*vectors, verbose=0)
+    distiller.save(tmp_path / "d.keras")
+    loaded = keras.saving.load_model(tmp_path / "d.keras")
+    same(models, [loaded.teacher, loaded.student], vectors[0])
