@@ -92,7 +92,9 @@ class _Generations(DistillationChain):
         ensemble = Ensemble(models, temperature=1.0)
         folder = None if run_dir is None else Path(run_dir)
         test_data = kwargs.get("test_data")
-        measuring = Measuring(validation_data if test_data is None else test_data, folder)
+        test_data = validation_data if test_data is None else test_data
+        tasks = {"ensemble": self.stages[-1].measured_as(self.teacher)}
+        measuring = Measuring(test_data, tasks, folder)
         row = measuring.measure(ensemble, "ensemble", "generations")
         result = dataclasses.replace(
             result,

@@ -11,15 +11,18 @@ from keras_kd import files as run_dirs
 from keras_kd.evaluation import labelled
 from keras_kd.evaluation.answers import Answers
 from keras_kd.evaluation.evaluate import Evaluation
-from keras_kd.evaluation.predictions import Fidelity, predict
+from keras_kd.evaluation.predictions import Fidelity, SummedPredictions, predict
 from keras_kd.evaluation.profile import profile
+from keras_kd.evaluation.sums import Sums
 from keras_kd.tables import markdown_table, shown_count
+from keras_kd.tasks.scores import SCORES
 from keras_kd.training.precision import in_float32
 
 logger = logging.getLogger(__name__)
 
-# Images on which student and teacher disagree, kept for the report.
-_KEPT_IMAGES = 40
+# Images on which student and teacher disagree, kept for the report; and fewer of those
+# that have a picture of answers each.
+_KEPT_IMAGES, _KEPT_PICTURES = 40, 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +57,26 @@ class ModelResult:
 
     @property
     def accuracy(self):
-        """Fraction right on the test data, in [0, 1]."""
+        """Fraction of the answers to the test data that are right; None of values."""
         return self.evaluation.accuracy
 
     @property
     def errors(self):
-        """Count of wrong answers."""
+        """Count of wrong answers; None where an example is no one answer."""
         return self.evaluation.errors
 
     @property
     def examples(self):
         """Of how many."""
         return self.evaluation.examples
+
+    def in_words(self):
+        """The score that counts: "98.76 % right", "mean IoU 71.20 %"."""
+        if self.errors is not None:
+            return f"{100 * self.accuracy:.2f} % right"
+        score = SCORES[self.evaluation.counts]
+        percent = " %" * (score.scale == 100)
+        return f"{score.words} {_cell(self, score.name)}{percent}"
 
     def to_dict(self):
         """As it stands in a run folder's metrics.json."""
@@ -92,12 +103,14 @@ class ChainResult:
     def table(self):
         """The models side by side, as a Markdown table."""
         examples = self.models[0].examples
+        scores = list(dict.fromkeys(x.evaluation.counts for x in self.models))
+        counted = any(x.errors is not None for x in self.models)
         rows = [
             {
                 "model": x.model,
                 "taught by": x.taught_by,
-                "accuracy (%)": f"{100 * x.accuracy:.2f}",
-                f"errors in {examples:,}": x.errors,
+                **{_column(name): _cell(x, name) for name in scores},
+                **({f"errors in {examples:,}": _errors(x)} if counted else {}),
                 "parameters": f"{x.parameters:,}",
                 "MACs": shown_count(x.macs),
                 "file (kB)": "-" if x.file_bytes is None else f"{x.file_bytes // 1000:,}",
@@ -114,19 +127,37 @@ class ChainResult:
         run_dirs.write_json(folder / "results.json", {"models": rows})
 
 
+def _column(name):
+    score = SCORES[name]
+    return f"{score.words} (%)" if score.scale == 100 else score.words
+
+
+def _cell(model, name):
+    scored = model.evaluation.scores.get(name)
+    return "-" if scored is None else SCORES[name].shown(scored.value)
+
+
+def _errors(model):
+    return "-" if model.errors is None else model.errors
+
+
 class Measuring:
     """Measures the models of a chain on its test data, each asked once.
 
     Args:
         test_data: As `predict` takes them.
+        tasks: dict of a model's name to what else of `predict` is its own, such as its
+            task, a dict; one that is not there shows its task itself.
         folder: The run folder, or None.
         writes: Whether this process writes into it.
         argument: What the user calls the data, for messages.
     """
 
-    def __init__(self, test_data, folder=None, writes=True, argument="test_data"):
+    def __init__(
+        self, test_data, tasks=None, folder=None, writes=True, argument="test_data"
+    ):
         self._test_data, self._folder, self._writes = test_data, folder, writes
-        self._argument = argument
+        self._argument, self._tasks = argument, tasks or {}
         self._predictions = {}
 
     def measure(self, model, name, taught_by, teachers=None, **details):
@@ -141,18 +172,22 @@ class Measuring:
         """
         predictions = self._predict(name, model)
         *_, last = [None, *(teachers or {}).items()]
-        against = last and self._comparable(predictions, self._predict(*last))
+        fidelity, differing = None, None
+        if last:
+            fidelity, differing = self._beside(predictions, self._predict(*last))
         answers = predictions.answers()
-        fidelity = against and predictions.fidelity(against)
         cost = profile(model)
         costs = {x: getattr(cost, x) for x in ("parameters", "macs", "pure_macs")}
         folder = self._folder and self._writes and self._folder / name
         if folder:
             run_dirs.save_model(model, folder / "model.keras")
             details["file_bytes"] = (folder / "model.keras").stat().st_size
-            answers.write_csv(folder / "answers.csv")
-            if against:
-                self._keep_images(folder, predictions.disagreements(against))
+            if isinstance(answers, Sums):
+                answers.write(folder / "answers.npz")
+            else:
+                answers.write_csv(folder / "answers.csv")
+            if differing is not None:
+                self._keep_images(folder, differing, predictions, self._predict(*last))
         result = ModelResult(
             name, taught_by, Evaluation.of(answers, fidelity), **costs, **details
         )
@@ -166,12 +201,16 @@ class Measuring:
         Raises:
             ValueError: As `predict`.
         """
-        first = itertools.islice(labelled.batches(self._test_data, self._argument), 1)
-        predict(in_float32(model), list(first), name=name, argument=self._argument)
+        batches = labelled.weighted_batches(self._test_data, self._argument)
+        first = list(itertools.islice(batches, 1))
+        found = self._asked(in_float32(model), first, name)
+        # What is added up may have no score that counts.
+        Evaluation.of(found.answers())
 
     def files(self, name):
         """Names of the files that `measure` wrote of a model."""
-        names = ("model.keras", "answers.csv", "metrics.json", "disagreements.npz")
+        names = ("model.keras", "answers.csv", "answers.npz", "metrics.json")
+        names += ("disagreements.npz",)
         return [x for x in names if (self._folder / name / x).is_file()]
 
     def read(self, name):
@@ -179,43 +218,53 @@ class Measuring:
         folder = self._folder / name
         fields = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         fidelity = fields["evaluation"]["fidelity"]
-        fields["evaluation"] = Evaluation.of(
-            Answers.read_csv(folder / "answers.csv"), fidelity and Fidelity(**fidelity)
-        )
+        if (folder / "answers.npz").is_file():
+            answers = Sums.read(folder / "answers.npz")
+        else:
+            answers = Answers.read_csv(folder / "answers.csv")
+        fields["evaluation"] = Evaluation.of(answers, fidelity and Fidelity(**fidelity))
         return ModelResult(**fields)
 
-    def _comparable(self, predictions, teacher):
-        """The teacher's predictions; None where they say nothing of the student's."""
-        reason = None
-        if not np.array_equal(teacher.labels, predictions.labels):
-            reason = "the test data come in another order each time"
-        elif teacher.log_probs.shape != predictions.log_probs.shape:
-            reason = "they have other classes"
-        if reason:
+    def _beside(self, predictions, teacher):
+        """(fidelity, which examples differ), the most different first; (None, None) where
+        the teacher's say nothing of the student's."""
+        try:
+            if isinstance(predictions, SummedPredictions):
+                fidelity, differences = predictions.beside(teacher)
+                order = np.argsort(-differences, kind="stable")
+                return fidelity, order[: np.count_nonzero(differences)]
+            return predictions.fidelity(teacher), predictions.disagreements(teacher)
+        except ValueError as error:
             names = predictions.name, teacher.name
-            logger.warning("%s and %s are not compared: %s.", *names, reason)
-        return None if reason else teacher
+            logger.warning("%s and %s are not compared: %s", *names, error)
+            return None, None
 
     def _predict(self, name, model):
         if name not in self._predictions:
-            model = in_float32(model)
-            self._predictions[name] = predict(
-                model, self._test_data, name=name, argument=self._argument
-            )
+            self._predictions[name] = self._asked(in_float32(model), self._test_data, name)
         return self._predictions[name]
 
-    def _keep_images(self, folder, indices):
+    def _asked(self, model, data, name):
+        more = self._tasks.get(name, {})
+        return predict(model, data, name=name, argument=self._argument, **more)
+
+    def _keep_images(self, folder, indices, predictions, teacher):
         """Writes the first images of these, where examples are images of one size."""
-        images, first, indices, size = [], 0, indices[:_KEPT_IMAGES], None
+        are_sums = isinstance(predictions, SummedPredictions)
+        indices = np.sort(indices[: _KEPT_PICTURES if are_sums else _KEPT_IMAGES])
+        images, first, size = [], 0, None
         for inputs, labels in labelled.batches(self._test_data):
             # Several inputs are a tuple, list or dict.
             shape = getattr(inputs, "shape", ())
             size = size or tuple(shape[1:])
             if len(shape) != 4 or shape[-1] not in (1, 3) or tuple(shape[1:]) != size:
                 return
-            here = indices[(indices >= first) & (indices < first + len(labels))]
+            here = indices[(indices >= first) & (indices < first + shape[0])]
             images.append(np.asarray(inputs)[here - first])
-            first += len(labels)
+            first += shape[0]
+        arrays = {"index": indices, "images": np.concatenate(images)}
+        if are_sums and len(indices):
+            arrays |= predictions.pictures(teacher, indices) or {}
         with run_dirs.renamed_when_done(folder / "disagreements.npz") as temporary:
             with open(temporary, "wb") as file:
-                np.savez(file, index=indices, images=np.concatenate(images))
+                np.savez(file, **arrays)

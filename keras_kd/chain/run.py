@@ -13,7 +13,7 @@ from keras_kd.chain.ctrl_c import CtrlC
 from keras_kd.chain.own_objects import check_apart, unmoved
 from keras_kd.chain.progress import Progress
 from keras_kd.chain.result import ChainResult, Measuring
-from keras_kd.chain.stage import named
+from keras_kd.chain.stage import measured_as, named
 from keras_kd.chain.stage_run import StageRun, read_history
 from keras_kd.data.order import in_order
 from keras_kd.distribution.workers import Workers, scope_of, strategy_of
@@ -147,7 +147,8 @@ class _ChainRun:
         self.validation_data, test_data = measured.values()
         is_test = test_data is not self.validation_data
         argument = "test_data" if is_test else "validation_data"
-        self.measuring = Measuring(test_data, self.folder, self.writes, argument)
+        tasks = measured_as(chain)
+        self.measuring = Measuring(test_data, tasks, self.folder, self.writes, argument)
         self.students, self.histories, self.models = {}, {}, []
         self.runs = {}
         # The stages before: on what, how many epochs, and whether in this process.
@@ -371,7 +372,7 @@ class _ChainRun:
         epochs = f"{run.epochs_done} epoch{'s'[: run.epochs_done > 1]}"
         self.progress.say(
             f"{stage.name}: taught by {taught_by}, {epochs} in {run.seconds:.0f} s, "
-            f"{100 * result.accuracy:.2f} % right"
+            f"{result.in_words()}"
         )
 
     def _export_last(self):

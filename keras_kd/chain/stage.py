@@ -11,15 +11,12 @@ from keras_kd.files import check_folder_name
 from keras_kd.losses.arguments import check_choice, check_integer
 from keras_kd.models.fingerprints import model_fingerprint
 from keras_kd.runs.descriptions import described
+from keras_kd.tasks.find import ACTIVATIONS, find_task, last_activation
 from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.training import checks
 from keras_kd.training.batch import inputs_of
 from keras_kd.training.distiller import Distiller
 from keras_kd.training.several_steps import SeveralSteps
-
-
-def _default_loss():
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 @dataclasses.dataclass
@@ -41,9 +38,11 @@ class Stage:
         distillation_loss_weights: As `Distiller` takes them, schedules too; each stage
             counts its steps from 0.
         student_loss_weight: As `Distiller` takes it; defaults to 0.5.
-        optimizer, loss, metrics: As `compile` takes them. Default to "adam",
-            cross-entropy of integer labels and logits, and accuracy. An optimizer that
-            another stage has, too, or that has trained before, is copied.
+        optimizer, loss, metrics: As `compile` takes them. Default to "adam", and to the
+            loss and metric of the student's task: cross-entropy of integer labels and
+            logits, binary cross-entropy, or mean squared error; and accuracy, or mean
+            absolute error. An optimizer that another stage has, too, or that has trained
+            before, is copied.
         taught_by: Name of the earlier stage that teaches, or "teacher"; or a list of
             them, each of which teaches with a copy of the losses (see
             `DistillationChain`, `dense`). Defaults to the model before it.
@@ -57,7 +56,9 @@ class Stage:
             in "loss", and for metrics of which Keras knows it; else more.
         train_data: What this stage is trained on, as `DistillationChain.fit` takes it.
             Defaults to None: what the others are trained on.
-        task: As `Distiller` takes it; the chain's table is of "multiclass" alone as yet.
+        task: As `Distiller` takes it: what the outputs mean, in training and in all that is
+            measured. Defaults to None: what the student's last activation, its units and
+            the loss show.
 
     Raises:
         ValueError: An argument is not what is described here, or would have no effect.
@@ -78,7 +79,7 @@ class Stage:
     distillation_loss_weights: Any = None
     student_loss_weight: Any = None
     optimizer: Any = "adam"
-    loss: Any = dataclasses.field(default_factory=_default_loss)
+    loss: Any = None
     metrics: Any = ("accuracy",)
     taught_by: str | list | None = None
     patience: int | None = None
@@ -101,7 +102,10 @@ class Stage:
             self.epochs = check_integer("epochs", self.epochs, 0)
             if self.patience is not None:
                 self.patience = check_integer("patience", self.patience, 1)
+            checks.check_one_of("task", self.task, tuple(ACTIVATIONS))
         self._check_effect()
+        if self.loss is None:
+            self._take_defaults()
 
     def _check_effect(self):
         """Refuses arguments that would have no effect, or are of the wrong kind."""
@@ -114,7 +118,7 @@ class Stage:
         without = {
             "has no distillation losses, so it is trained on labels alone": (
                 self.distillation_losses is None,
-                ("distillation_loss_weights", "student_loss_weight", "taught_by", "task"),
+                ("distillation_loss_weights", "student_loss_weight", "taught_by"),
             ),
             "has epochs=0, so its model is not trained": (
                 self.epochs == 0,
@@ -137,6 +141,38 @@ class Stage:
                     f"Stage {self.name!r} {reason}, and {names} would have no effect. "
                     "Leave that out, or change the other."
                 )
+
+    def _take_defaults(self):
+        """The loss, and the metric unless another is given, of the student's task."""
+        with named(self):
+            task = find_task(self.student, None, None, self.task)[0]
+        gives_logits = last_activation(self.student) != "sigmoid"
+        by_default = self.metrics == ("accuracy",)
+        if task in ("binary", "multilabel"):
+            self.loss = keras.losses.BinaryCrossentropy(from_logits=gives_logits)
+            if by_default and gives_logits:
+                # Of logits a half is no even chance.
+                accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
+                self.metrics = (accuracy,)
+        elif task == "regression":
+            self.loss = keras.losses.MeanSquaredError()
+            self.metrics = ("mean_absolute_error",) if by_default else self.metrics
+        else:
+            self.loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def measured_as(self, teacher=None):
+        """How its student is measured: arguments of `evaluation.predictions.predict`.
+
+        Args:
+            teacher: The model that teaches it first, or None.
+        """
+        try:
+            task, _ = find_task(self.student, self.loss, teacher, self.task)
+        except ValueError:
+            # On labels alone Keras takes what a task contradicts.
+            task, _ = find_task(self.student, None, None, self.task)
+        ignored = getattr(self.loss, "ignore_class", None)
+        return {"task": task, "ignore_class": ignored}
 
     @property
     def chooses_epoch(self):
@@ -234,6 +270,18 @@ class _LabelsAlone(SeveralSteps):
     def load_weights(self, *args, **kwargs):
         """What `save_weights` wrote."""
         self.student.load_weights(*args, **kwargs)
+
+
+def measured_as(chain):
+    """dict of each model's name to how it is measured, see `Stage.measured_as`."""
+    teachers = {x.name: chain.teachers_of(x) for x in chain.stages}
+    found = {
+        x.name: x.measured_as(next(iter(teachers[x.name].values()), None))
+        for x in chain.stages
+    }
+    # A given teacher's outputs are what it teaches.
+    taught = [x.name for x in chain.stages if "teacher" in teachers[x.name]]
+    return {"teacher": found[[*taught, chain.stages[0].name][0]], **found}
 
 
 @contextlib.contextmanager

@@ -4,20 +4,33 @@ import dataclasses
 
 import numpy as np
 
+from keras_kd.evaluation import resampling
 from keras_kd.evaluation.predictions import Fidelity, predict
+from keras_kd.evaluation.sums import Sums
 from keras_kd.evaluation.uncertainty import wilson_interval
 from keras_kd.tables import markdown_table
-
-# Bins of confidence of the calibration error, as many as in the paper.
-_BINS = 15
+from keras_kd.tasks.scores import SCORES
 
 
 @dataclasses.dataclass(frozen=True)
-class _Counts:
-    """How many examples were seen, and on how many the answer was wrong."""
+class ClassEvaluation:
+    """Counts of one class, or of one of several labels.
+
+    Attributes:
+        examples: How many have this label; of pixels and tokens, how many of these.
+        errors: On how many of them another class was predicted.
+        label: The class.
+        precision: Fraction, of all examples of which this class was predicted, that have
+            this label; None if it was never predicted.
+        iou: Of pixels the intersection over union of label and answer, in [0, 1]; None of
+            others, and where there is neither.
+    """
 
     examples: int
     errors: int
+    label: int
+    precision: float | None
+    iou: float | None = None
 
     @property
     def accuracy(self):
@@ -31,22 +44,6 @@ class _Counts:
             return None
         return wilson_interval(self.examples - self.errors, self.examples)
 
-
-@dataclasses.dataclass(frozen=True)
-class ClassEvaluation(_Counts):
-    """Counts of one class.
-
-    Attributes:
-        examples: How many have this label.
-        errors: On how many of them another class was predicted.
-        label: The class.
-        precision: Fraction, of all examples of which this class was predicted, that have
-            this label; None if it was never predicted.
-    """
-
-    label: int
-    precision: float | None
-
     def to_dict(self):
         """As it stands in a run folder's metrics.json."""
         return {
@@ -56,79 +53,165 @@ class ClassEvaluation(_Counts):
             "accuracy": self.accuracy,
             "precision": self.precision,
             "accuracy_interval": self.accuracy_interval and list(self.accuracy_interval),
-        }
+        } | ({} if self.iou is None else {"iou": self.iou})
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation(_Counts):
+class Scored:
+    """A score's value and its 95 % interval.
+
+    Attributes:
+        value: None where it is not defined, as the ROC AUC of labels that are all yes.
+        interval: `(low, high)`: Wilson's of the share of examples that are right, else a
+            bootstrap's over the examples; None where there is none.
+    """
+
+    value: float | None
+    interval: tuple | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
     """What is measured of one model on one labelled data set.
 
     Attributes:
+        task: "multiclass", "binary", "multilabel" or "regression".
+        places: How many axes of positions the outputs have: 0 of plain examples, 1 of
+            texts and other sequences, 2 or more of pictures.
         examples: How many were seen.
-        errors: On how many the largest output was not the label's.
-        negative_log_likelihood: Mean over the examples of -log of the probability given to
-            the label, in nats.
-        calibration_error: Expected calibration error, in [0, 1]; see `calibration_error`.
+        answers: How many answers were counted in them: of several labels, of values, of
+            pixels and tokens more than one an example, without what is left out.
+        scores: dict of name to `Scored`, the one that counts first; see
+            `keras_kd.tasks.scores.SCORES`.
         per_class: A `ClassEvaluation` for each class that is a label or was predicted, in
-            ascending order.
+            ascending order; of several labels for each; of values, and of tokens of many
+            words, none.
         fidelity: A `Fidelity` to the teacher, or None.
     """
 
-    negative_log_likelihood: float
-    calibration_error: float
-    per_class: tuple
+    task: str
+    places: int
+    examples: int
+    answers: int
+    scores: dict
+    per_class: tuple = ()
     fidelity: Fidelity | None = None
 
     @classmethod
     def of(cls, answers, fidelity=None):
-        """Measures a model by its `Answers`, as kept in memory or read from a run folder.
+        """Measures a model by its answers, as kept in memory or read from a run folder.
 
         Args:
-            answers: `keras_kd.evaluation.answers.Answers`.
+            answers: `keras_kd.evaluation.answers.Answers`, or
+                `keras_kd.evaluation.sums.Sums`.
             fidelity: What they do not tell, `Predictions.fidelity(teacher)`; or None.
         """
-        mean = float(np.mean(answers.log_likelihood, dtype="float64"))
+        arrays = answers.arrays
+        sums = {key: x.sum(axis=0) for key, x in arrays.items()}
+        scores = {
+            score.name: _scored(score, answers, arrays)
+            for score in answers.task.scores(answers.places, answers.rows)
+        }
+        is_sums = isinstance(answers, Sums)
+        per_class = _of_sums(sums, answers.places) if is_sums else _per_class(answers)
         return cls(
-            examples=len(answers.labels),
-            errors=int(np.sum(~answers.right)),
-            negative_log_likelihood=0.0 - mean,
-            calibration_error=calibration_error(answers.confidence, answers.right),
-            per_class=_per_class(answers),
-            fidelity=fidelity,
+            answers.task.name,
+            answers.places,
+            answers.examples,
+            round(float(sums["count"])),
+            scores,
+            per_class,
+            fidelity,
         )
+
+    @property
+    def counts(self):
+        """The name of the score that counts."""
+        return next(iter(self.scores))
+
+    @property
+    def is_right_or_wrong(self):
+        """Whether an example is one answer that is right or wrong."""
+        return self.task in ("multiclass", "binary") and not self.places
+
+    @property
+    def errors(self):
+        """On how many examples the answer was wrong; None where it is no such answer."""
+        if not self.is_right_or_wrong:
+            return None
+        return self.answers - round(self.scores["accuracy"].value * self.answers)
+
+    @property
+    def accuracy(self):
+        """Fraction of the answers that are right, in [0, 1]; None of values."""
+        return self._value("accuracy")
+
+    @property
+    def accuracy_interval(self):
+        """Its 95 % interval (low, high)."""
+        return self.scores["accuracy"].interval if "accuracy" in self.scores else None
+
+    @property
+    def negative_log_likelihood(self):
+        """Mean over the answers of -log of the label's probability, in nats; or None."""
+        return self._value("negative_log_likelihood")
+
+    @property
+    def calibration_error(self):
+        """Expected calibration error, in [0, 1], see `tasks.scores`; None of values."""
+        return self._value("calibration_error")
+
+    def _value(self, name):
+        return self.scores[name].value if name in self.scores else None
 
     def to_dict(self):
         """As it stands in a run folder's metrics.json: numbers, lists and dicts alone."""
-        return {
+        found = {
+            "task": self.task,
+            "places": self.places,
             "examples": self.examples,
-            "errors": self.errors,
-            "accuracy": self.accuracy,
-            "accuracy_interval": list(self.accuracy_interval),
-            "negative_log_likelihood": self.negative_log_likelihood,
-            "calibration_error": self.calibration_error,
+            "answers": self.answers,
+        }
+        if self.is_right_or_wrong:
+            # As readers of earlier versions know it.
+            found |= {
+                "errors": self.errors,
+                "accuracy": self.accuracy,
+                "accuracy_interval": list(self.accuracy_interval),
+                "negative_log_likelihood": self.negative_log_likelihood,
+                "calibration_error": self.calibration_error,
+            }
+        return found | {
+            "scores": {
+                name: {"value": x.value, "interval": x.interval and list(x.interval)}
+                for name, x in self.scores.items()
+            },
             "per_class": [x.to_dict() for x in self.per_class],
-            "fidelity": self.fidelity and dataclasses.asdict(self.fidelity),
+            "fidelity": self.fidelity and self.fidelity.to_dict(),
         }
 
     def summary(self):
         """What was measured over all classes, a line for each."""
-        low, high = self.accuracy_interval
-        lines = [
-            f"{_percent(self.accuracy)} % right, {self.errors} errors in {self.examples:,}",
-            f"{_percent(low)} to {_percent(high)} % is the 95 % interval",
-            f"{self.negative_log_likelihood:.4f} nats negative log-likelihood",
-            f"{self.calibration_error:.4f} expected calibration error",
-        ]
-        if self.fidelity:
-            agreement, kl = _percent(self.fidelity.agreement), self.fidelity.kl
-            lines += [
-                f"{agreement} % agreement with {self.fidelity.teacher}",
-                f"{kl:.4f} nats KL({self.fidelity.teacher} || this model)",
+        if self.is_right_or_wrong:
+            low, high = self.accuracy_interval
+            lines = [
+                f"{_percent(self.accuracy)} % right, {self.errors} errors in "
+                f"{self.examples:,}",
+                f"{_percent(low)} to {_percent(high)} % is the 95 % interval",
             ]
+            shown = [x for x in self.scores if x not in ("accuracy", *_IN_WORDS)]
+            shown = [*_IN_WORDS, *shown]
+        else:
+            counted = f", {self.answers:,} answers" * (self.answers != self.examples)
+            lines, shown = [f"{self.examples:,} examples{counted}"], self.scores
+        lines += [_line(name, self.scores[name]) for name in shown]
+        if self.fidelity:
+            lines += _lines_of(self.fidelity)
         return "\n".join(lines)
 
     def table(self):
-        """The classes side by side, as a Markdown table."""
+        """The classes side by side, as a Markdown table; of values "", which have none."""
+        of_pixels = any(x.iou is not None for x in self.per_class)
         rows = [
             {
                 "label": str(x.label),
@@ -138,21 +221,26 @@ class Evaluation(_Counts):
                 "95 % interval": " to ".join(map(_percent, x.accuracy_interval or [None])),
                 "precision (%)": _percent(x.precision),
             }
+            | ({"IoU (%)": _percent(x.iou)} if of_pixels else {})
             for x in self.per_class
         ]
-        return markdown_table(rows, numbers_from=0)
+        return markdown_table(rows, numbers_from=0) if rows else ""
 
 
-def evaluate(model, dataset, teacher=None):
-    """Measures a classifier on labelled data.
+def evaluate(model, dataset, teacher=None, task=None, ignore_class=None):
+    """Measures a model on labelled data.
 
     Args:
-        model: A Keras model with outputs (batch, num_classes): logits, or probabilities if
-            it is seen to end in a softmax. For others, and to use one pass for several
-            things, see `keras_kd.evaluation.predictions.predict`.
-        dataset: Batches of (inputs, labels), or arrays, as `Model.evaluate` takes them;
-            class numbers or one-hot labels. With a teacher the same batches each time.
+        model: A Keras model: logits, or probabilities if it is seen to end in a softmax or
+            a sigmoid; or values. For others, and to use one pass for several things, see
+            `keras_kd.evaluation.predictions.predict`.
+        dataset: Batches of (inputs, labels), or arrays, as `Model.evaluate` takes them.
+            With a teacher the same batches each time.
         teacher: The model that taught it, to compare them; or None.
+        task: "multiclass", "binary", "multilabel" or "regression"; by default what the
+            model shows.
+        ignore_class: The label of positions that are left out, as that of Keras's
+            `SparseCategoricalCrossentropy`; or None.
 
     Returns:
         An `Evaluation`.
@@ -161,37 +249,23 @@ def evaluate(model, dataset, teacher=None):
         ValueError: As `predict`; or the teacher has another number of classes, or saw other
             examples.
     """
-    predictions, fidelity = predict(model, dataset), None
+    more = {"task": task, "ignore_class": ignore_class}
+    predictions, fidelity = predict(model, dataset, **more), None
     if teacher is not None:
-        fidelity = predictions.fidelity(predict(teacher, dataset))
+        fidelity = predictions.fidelity(predict(teacher, dataset, **more))
     return Evaluation.of(predictions.answers(), fidelity)
 
 
-def calibration_error(confidence, right):
-    """Expected calibration error: how far confidence is from accuracy.
-
-        sum_b |examples in b| / n * |accuracy in b - mean confidence in b|
-
-    over 15 bins b of equal width, (0, 1/15] to (14/15, 1]. It depends on the bins, and is
-    not a proper score: a model that always answers with the class frequencies has none.
-
-    Args:
-        confidence: (n,), in [0, 1], probabilities of the predicted classes.
-        right: (n,), bool, whether the predictions were right.
-
-    Returns:
-        A float in [0, 1].
-
-    Reference:
-        [Guo et al., 2017](https://arxiv.org/abs/1706.04599), equation 3; 15 bins as in its
-        section 5.
-    """
-    confidence = np.asarray(confidence, dtype="float64")
-    inner_edges = np.arange(1, _BINS) / _BINS
-    bins = np.digitize(confidence, inner_edges, right=True)
-    # In each bin, examples * accuracy - examples * mean confidence.
-    gaps = np.bincount(bins, weights=np.asarray(right) - confidence)
-    return float(np.sum(np.abs(gaps)) / len(confidence))
+def _scored(score, answers, arrays):
+    value = resampling.value(score, arrays, answers.rows)
+    if not np.isfinite(value):
+        return Scored(None)
+    # Minus zero is zero.
+    value += 0.0
+    if score.name == "accuracy" and not isinstance(answers, Sums):
+        right = round(float(arrays["right"].sum()))
+        return Scored(right / answers.examples, wilson_interval(right, answers.examples))
+    return Scored(value, resampling.interval(score, arrays, answers.rows))
 
 
 def _per_class(answers):
@@ -206,6 +280,56 @@ def _per_class(answers):
         ClassEvaluation(examples, examples - hits, label, hits / times if times else None)
         for label, examples, times, hits in zip(classes.tolist(), *counts, strict=True)
     )
+
+
+def _of_sums(sums, places):
+    """The classes of what is added up; none where nothing is kept of each."""
+    if "labels" not in sums:
+        return ()
+    keys = ("labels", "predictions", "hits")
+    columns = [np.rint(sums[key]).astype("int64").tolist() for key in keys]
+    # Of one unit it is the yes.
+    first = 1 if len(columns[0]) == 1 else 0
+    return tuple(
+        ClassEvaluation(
+            examples,
+            examples - hits,
+            label,
+            hits / times if times else None,
+            hits / (examples + times - hits) if places > 1 else None,
+        )
+        for label, (examples, times, hits) in enumerate(
+            zip(*columns, strict=True), first
+        )
+        if examples or times
+    )
+
+
+# What is said of every classifier, after what counts.
+_IN_WORDS = ("negative_log_likelihood", "calibration_error")
+
+
+def _line(name, scored):
+    score = SCORES[name]
+    if name == "calibration_error":
+        return f"{scored.value:.4f} {score.words}"
+    unit = " nats" if name == "negative_log_likelihood" else ""
+    unit = " %" if score.scale == 100 else unit
+    interval = ""
+    if scored.interval and name not in _IN_WORDS:
+        low, high = map(score.shown, scored.interval)
+        interval = f" ({low} to {high})"
+    return f"{score.shown(scored.value)}{unit} {score.words}{interval}"
+
+
+def _lines_of(fidelity):
+    teacher = fidelity.teacher
+    if fidelity.rmse is not None:
+        return [f"{fidelity.rmse:.4g} root mean squared difference from {teacher}"]
+    return [
+        f"{_percent(fidelity.agreement)} % agreement with {teacher}",
+        f"{fidelity.kl:.4f} nats KL({teacher} || this model)",
+    ]
 
 
 def _percent(fraction):

@@ -13,6 +13,14 @@ def batches(data, argument="dataset"):
     """Yields (inputs, labels) of each batch, labels as the data have them.
 
     Sample weights are left out: each example counts once, as in Keras's `metrics`.
+    Arguments and errors are those of `weighted_batches`.
+    """
+    for inputs, labels, _ in weighted_batches(data, argument):
+        yield inputs, labels
+
+
+def weighted_batches(data, argument="dataset"):
+    """Yields (inputs, labels, sample weights or None) of each batch.
 
     Args:
         data: Batches of (inputs, labels) or (inputs, labels, sample_weight), such as a
@@ -30,14 +38,14 @@ def batches(data, argument="dataset"):
                 f"`{argument}` must give batches of (inputs, labels), or (inputs, labels, "
                 f"sample weights). Received: a {type(batch).__name__}{length}."
             )
-        inputs, labels = batch[:2]
+        inputs, labels, weights = (*batch, None)[:3]
         # A list may be the numbers themselves.
         if not isinstance(labels, (list, dict)) and np.ndim(labels) == 0:
             raise ValueError(
                 f"`{argument}` must give batches, and gives single examples. Call "
                 "batch(...) on it."
             )
-        yield inputs, labels
+        yield inputs, labels, weights
 
 
 def are_arrays(data):
@@ -50,7 +58,8 @@ def are_arrays(data):
 
 
 def _arrays_in_batches(data):
-    data = tree.map_structure(np.asarray, data[:2])
+    given = data if len(data) == 3 and data[2] is not None else data[:2]
+    data = tree.map_structure(np.asarray, given)
     counts = sorted({len(x) for x in tree.flatten(data)})
     if len(counts) > 1:
         raise ValueError(

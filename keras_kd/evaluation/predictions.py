@@ -1,23 +1,13 @@
-"""A model's log-probabilities over a labelled data set, from one pass."""
+"""A model's answers over a labelled data set, from one pass."""
 
 import dataclasses
-import warnings
 
 import numpy as np
-from keras import ops
 
-from keras_kd.evaluation import labelled
 from keras_kd.evaluation.answers import Answers
-from keras_kd.losses.ops import kl_divergence, log_probabilities, log_softmax
-from keras_kd.tasks.find import last_activation
-from keras_kd.tasks.heads import alone
-from keras_kd.training.batch import inputs_of
-from keras_kd.training.checks import check_one_of
-
-# How far a row of a softmax in bfloat16 may be from summing to 1.
-_ROUNDING = 0.02
-# Rows that are compared at a time: 1,000 classes in float64 take 32 MB.
-_ROWS = 4096
+from keras_kd.evaluation.asking import Asking
+from keras_kd.evaluation.sums import Sums
+from keras_kd.tasks.known import TASKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,44 +16,58 @@ class Fidelity:
 
     Attributes:
         teacher: The teacher's name.
-        agreement: Fraction of the examples on which both have the same largest output.
+        agreement: Fraction of the answers that both give alike: the same largest output, of
+            one unit or several labels the same side; None of values.
         kl: Mean Kullback-Leibler divergence KL(teacher || student) of their probabilities
-            at temperature 1, in nats.
+            at temperature 1, in nats; None of values.
+        rmse: Root of the mean squared difference of their values; None of others.
 
     Reference:
         [Stanton et al., 2021](https://arxiv.org/abs/2106.05945), equations 3 and 4.
     """
 
     teacher: str
-    agreement: float
-    kl: float
+    agreement: float | None = None
+    kl: float | None = None
+    rmse: float | None = None
+
+    def to_dict(self):
+        """What of it there is."""
+        every = dataclasses.asdict(self)
+        return {key: x for key, x in every.items() if x is not None}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """One model on one labelled data set.
+    """One model on one labelled data set, one class an example.
 
     Attributes:
         name: The model's name, in messages and as a teacher.
         labels: (n,), int64.
         predicted: (n,), int64, the class of the model's largest output; of several equally
             large, the first.
-        log_probs: (n, num_classes), float32.
+        log_probs: (n, num_classes), float32; of one unit two classes, no and yes.
+        task: "multiclass", or "binary" of one unit.
     """
 
     name: str
     labels: np.ndarray
     predicted: np.ndarray
     log_probs: np.ndarray
+    task: str = "multiclass"
 
     def answers(self):
         """What is kept of each example, as `Answers`."""
         rows = np.arange(len(self.labels))
+        logits = None
+        if self.task == "binary":
+            logits = self.log_probs[:, 1] - self.log_probs[:, 0]
         return Answers(
             self.labels,
             self.predicted,
             np.exp(self.log_probs[rows, self.predicted]),
             self.log_probs[rows, self.labels],
+            logits,
         )
 
     def fidelity(self, teacher):
@@ -74,21 +78,9 @@ class Predictions:
         """
         count = len(self.labels)
         agree = count - len(self.disagreements(teacher))
-        classes, taught = self.log_probs.shape[1], teacher.log_probs.shape[1]
-        if classes != taught:
-            raise ValueError(
-                f"`teacher` {teacher.name!r} has {taught} classes and {self.name!r} has "
-                f"{classes}; their probabilities cannot be compared."
-            )
-        total = 0.0
-        for first in range(0, count, _ROWS):
-            rows = slice(first, first + _ROWS)
-            divergences = kl_divergence(
-                teacher.log_probs[rows].astype("float64"),
-                self.log_probs[rows].astype("float64"),
-            )
-            total += float(ops.sum(divergences))
-        return Fidelity(teacher.name, agree / count, total / count)
+        check_same_outputs(self.name, teacher.name, self.log_probs, teacher.log_probs)
+        kl = TASKS[self.task].divergence(teacher.log_probs, self.log_probs)
+        return Fidelity(teacher.name, agree / count, float(np.sum(kl)) / count)
 
     def disagreements(self, teacher):
         """Which examples the two answer differently: their indices (k,), int64, ascending.
@@ -100,118 +92,199 @@ class Predictions:
             ValueError: The teacher's are of other examples.
         """
         if not np.array_equal(self.labels, teacher.labels):
-            raise ValueError(
-                f"`teacher` {teacher.name!r} and {self.name!r} were not run on the same "
-                "examples in the same order: their labels differ. Is the data set shuffled "
-                f"anew each time? Received: {len(teacher.labels)} and {len(self.labels)} "
-                "examples."
-            )
+            _refuse_other_examples(self, teacher)
         return np.flatnonzero(self.predicted != teacher.predicted).astype("int64")
 
 
-def predict(model, dataset, outputs=None, name=None, argument="dataset"):
-    """A classifier's log-probabilities over a data set, in one pass.
+@dataclasses.dataclass(frozen=True, eq=False)
+class SummedPredictions:
+    """One model on one labelled data set, whose answers are more than a class an example.
 
-    All of them are kept: 50,000 examples of 1,000 classes take 200 MB, and for a moment at
-    the end of the pass twice that.
+    Of several labels, of values, of pixels and tokens what each example adds up to is kept
+    alone; to compare two models both are asked again.
+
+    Attributes:
+        name: As `Predictions` has it.
+        sums: A `keras_kd.evaluation.sums.Sums`.
+        dataset: What the model was asked.
+        asking: The `Asking` that asks it.
+    """
+
+    name: str
+    sums: Sums
+    dataset: object
+    asking: Asking
+
+    def answers(self):
+        """What is kept of each example, as `Sums`."""
+        return self.sums
+
+    def fidelity(self, teacher):
+        """A `Fidelity` to the teacher's `SummedPredictions` on the same examples.
+
+        Raises:
+            ValueError: The teacher's are of other examples, of other outputs or of another
+                task.
+        """
+        return self.beside(teacher)[0]
+
+    def beside(self, teacher):
+        """Both models on the same batches.
+
+        Args:
+            teacher: As `fidelity` takes it.
+
+        Returns:
+            `(fidelity, differences)`: a `Fidelity`; and by how much the answers to each
+            example differ, (n,), the mean over its positions.
+
+        Raises:
+            ValueError: As `fidelity`.
+        """
+        task, parts = self.asking.task, []
+        batches = (x.answers(self.dataset) for x in (self.asking, teacher.asking))
+        for (labels, ours, keep), (others, theirs, keep_too) in zip(*batches, strict=True):
+            if not np.array_equal(labels, others, equal_nan=labels.dtype.kind == "f"):
+                _refuse_other_examples(self, teacher)
+            check_same_outputs(self.name, teacher.name, ours, theirs)
+            keep = keep & keep_too
+            differ = np.where(keep, task.differ(ours, theirs), 0).sum(axis=1)
+            kl = np.zeros(len(keep))
+            if task.activation is not None:
+                kl = np.where(keep, task.divergence(theirs, ours), 0).sum(axis=1)
+            parts.append((keep.sum(axis=1), differ, kl))
+        count, differ, kl = map(np.concatenate, zip(*parts, strict=True))
+        differences = differ / np.maximum(count, 1)
+        total = max(int(count.sum()), 1)
+        if task.activation is None:
+            fidelity = Fidelity(teacher.name, rmse=float(np.sqrt(differ.sum() / total)))
+        else:
+            means = 1 - float(differ.sum()) / total, float(kl.sum()) / total
+            fidelity = Fidelity(teacher.name, *means)
+        return fidelity, differences
+
+    def pictures(self, teacher, indices):
+        """Labels and answers of some examples, where they are pictures.
+
+        Args:
+            teacher: As `fidelity` takes it.
+            indices: Of the examples, ascending, one or more.
+
+        Returns:
+            dict of "label", "teacher" and "student" to (k, height, width), float32, as
+            `Task.shown` has them, NaN where there is no label; None where answers are no
+            pictures of one size.
+        """
+        parts, first, sizes = [], 0, set()
+        batches = (x.answers(self.dataset) for x in (self.asking, teacher.asking))
+        for (labels, ours, keep), (_, theirs, _) in zip(*batches, strict=True):
+            here = indices[(indices >= first) & (indices < first + len(labels))] - first
+            first += len(labels)
+            sizes |= {self.asking.positions}
+            shown = self.asking.task.shown
+            labels = np.where(keep, shown(None, labels), np.nan)
+            parts.append([x[here] for x in (labels, shown(theirs), shown(ours))])
+        if len(sizes) > 1 or self.sums.places != 2 or parts[0][0].ndim != 2:
+            return None
+        columns = (np.concatenate(x) for x in zip(*parts, strict=True))
+        columns = (x.reshape(len(indices), *self.asking.positions) for x in columns)
+        return dict(zip(("label", "teacher", "student"), columns, strict=True))
+
+
+def predict(
+    model,
+    dataset,
+    outputs=None,
+    name=None,
+    argument="dataset",
+    task=None,
+    ignore_class=None,
+):
+    """A model's answers over a data set, in one pass.
+
+    Of one class an example all log-probabilities are kept: 50,000 examples of 1,000 classes
+    take 200 MB, and for a moment at the end of the pass twice that. Of several labels,
+    values, pixels and tokens what each example adds up to is kept alone.
+
+    What is left out: positions that Keras's mask of the outputs leaves out, those of
+    weight 0, and those labelled `ignore_class`. All others count once, and so does each
+    example, whatever its weight, as in Keras's `metrics`.
 
     Args:
         model: A Keras model, or another object with its `name` and `predict_on_batch`
-            (NumPy arrays), with outputs (batch, num_classes).
+            (NumPy arrays), with one output: (batch, num_classes); (batch, 1) or (batch,);
+            or with positions in between, as (batch, height, width, num_classes).
         dataset: Batches of (inputs, labels) or (inputs, labels, sample_weight), or arrays,
-            as `Model.evaluate` takes them; class numbers (batch,) or (batch, 1), or one-hot
-            labels. Each example counts once, whatever its weight, as in Keras's `metrics`.
+            as `Model.evaluate` takes them. Labels are class numbers, with or without a last
+            axis of 1, or one-hot; 0 or 1 of "binary" and "multilabel"; numbers of
+            "regression".
         outputs: "logits" or "probabilities", which is what the model gives. By default
-            logits, unless it is seen to end in a softmax.
+            logits, unless it is seen to end in a softmax, or a sigmoid.
         name: Defaults to the model's.
         argument: What the user calls the data, for messages.
+        task: "multiclass", "binary", "multilabel" or "regression". By default what the
+            model's last activation and number of units show; several units without
+            activation are "multiclass".
+        ignore_class: The label of positions that are left out, as Keras's
+            `SparseCategoricalCrossentropy(ignore_class=...)` has it; or None.
 
     Returns:
-        A `Predictions`.
+        A `Predictions` of one class an example, else a `SummedPredictions`.
 
     Raises:
-        ValueError: The data set is empty, its labels are not of the model's classes, or the
-            outputs are of another shape, not finite, or not the probabilities they are said
-            to be.
+        ValueError: The data set is empty, its labels are none of the task's, or the outputs
+            are of another shape, not finite, or not the probabilities they are said to be;
+            or nothing shows the task.
     """
-    kind = check_one_of("outputs", outputs, ("logits", "probabilities"))
-    if kind is None:
-        is_softmax = last_activation(model) == "softmax"
-        kind = "probabilities" if is_softmax else "logits"
-    name = model.name if name is None else name
-    parts, count, all_sum_to_one = [], 0, True
-    for inputs, labels in labelled.batches(dataset, argument):
-        values = model.predict_on_batch(inputs_of(inputs))
-        values = _check_outputs(values, name, count, argument)
-        labels = labelled.class_numbers(labels, values.shape, argument)
-        _check_labels(labels, values.shape[1], name, count, argument)
-        if kind == "probabilities":
-            _check_probabilities(values, name, count)
-        all_sum_to_one &= bool(_sum_to_one(values).all())
-        parts.append((labels, np.argmax(values, axis=-1), _log_probs(values, kind)))
-        count += len(labels)
-    if count == 0:
-        raise ValueError(f"`{argument}` is empty; nothing to evaluate on.")
-    if outputs is None and kind == "logits" and all_sum_to_one:
-        warnings.warn(
-            f"The outputs of {name!r} are taken as logits but look like probabilities. "
-            "Say outputs='probabilities' or 'logits' to "
-            "keras_kd.evaluation.predictions.predict.",
-            stacklevel=2,
-        )
-    return Predictions(name, *map(np.concatenate, zip(*parts, strict=True)))
+    asking = Asking(model, outputs, name, argument, task, ignore_class)
+    parts, name = [], asking.name
+    for labels, answers, keep in asking.answers(dataset):
+        is_class = asking.task.name in ("multiclass", "binary") and not asking.places
+        if is_class:
+            parts.append((labels[:, 0], np.argmax(answers[:, 0], axis=-1), answers[:, 0]))
+        else:
+            parts.append(_summed(asking, labels, answers, keep))
+    if is_class:
+        columns = map(np.concatenate, zip(*parts, strict=True))
+        return Predictions(name, *columns, task=asking.task.name)
+    arrays, rows = (
+        {key: np.concatenate([part[i][key] for part in parts]) for key in parts[0][i]}
+        for i in (0, 1)
+    )
+    sums = Sums(asking.task, asking.places, arrays, rows)
+    return SummedPredictions(name, sums, dataset, asking)
 
 
-def _log_probs(values, kind):
-    logits = log_probabilities(values) if kind == "probabilities" else values
-    log_probs = ops.convert_to_numpy(log_softmax(logits)).astype("float32")
-    # Rounding can put a probability a hair above 1.
-    return np.minimum(log_probs, 0.0)
+def _summed(asking, labels, answers, keep):
+    """What a batch adds up to in each example, and what scores of ranks need of it."""
+    task, rows = asking.task, {}
+    sums = task.sums(labels, answers, keep, asking.places)
+    if task.activation is None:
+        rows["error"] = sums["absolute"] / np.maximum(sums["count"], 1)
+    elif not asking.places:
+        rows = {"label": labels[:, 0].astype("int8"), "logit": answers[:, 0]}
+    return sums, rows
 
 
-def _sum_to_one(values):
-    """Which rows could be probabilities: (batch,), bool."""
-    return (values >= 0).all(axis=-1) & (abs(values.sum(axis=-1) - 1) < _ROUNDING)
-
-
-def _check_outputs(outputs, name, first, argument):
-    """Outputs as float32 (batch, num_classes); else a ValueError."""
-    # {"logits": ...} is one output, too.
-    outputs = alone(outputs)
-    shape = np.shape(outputs) if isinstance(outputs, np.ndarray) else None
-    if shape is None or len(shape) != 2 or shape[1] < 2:
-        received = type(outputs).__name__ if shape is None else f"shape {shape}"
+def check_same_outputs(name, teacher, ours, theirs):
+    """Refuses to compare outputs of two sizes."""
+    if ours.shape[-1] != theirs.shape[-1] or ours.shape != theirs.shape:
+        taught, classes = theirs.shape[-1], ours.shape[-1]
+        if taught == classes:
+            taught, classes = theirs.shape, ours.shape
         raise ValueError(
-            f"{name!r} must have one output of shape (batch, num_classes), of two classes "
-            f"or more. Received: {received}."
-        )
-    values = outputs.astype("float32")
-    finite = np.isfinite(values).all(axis=-1)
-    if not finite.all():
-        raise ValueError(
-            f"{name!r} answered example {first + int(np.argmin(finite))} of `{argument}` "
-            "with NaN or infinite values. Are the inputs scaled as in its training?"
-        )
-    return values
-
-
-def _check_probabilities(values, name, first):
-    good = _sum_to_one(values)
-    if not good.all():
-        i = int(np.argmin(good))
-        raise ValueError(
-            f"The outputs of {name!r} are no probabilities, as which they are taken: those "
-            f"of example {first + i} sum to {values[i].sum():.4g}, the smallest is "
-            f"{values[i].min():.4g}. Say outputs='logits' to "
-            "keras_kd.evaluation.predictions.predict."
+            f"`teacher` {teacher!r} has {taught} classes and {name!r} has {classes}; "
+            "their probabilities cannot be compared."
         )
 
 
-def _check_labels(labels, num_classes, name, first, argument):
-    good = (labels >= 0) & (labels < num_classes)
-    if not good.all():
-        i = int(np.argmin(good))
-        raise ValueError(
-            f"`{argument}` must hold labels in 0..{num_classes - 1}, one for each output "
-            f"of {name!r}. Received: label {labels[i]} of example {first + i}."
-        )
+def _refuse_other_examples(ours, teacher):
+    counts = [
+        len(x.labels) if isinstance(x, Predictions) else x.sums.examples
+        for x in (teacher, ours)
+    ]
+    raise ValueError(
+        f"`teacher` {teacher.name!r} and {ours.name!r} were not run on the same examples "
+        "in the same order: their labels differ. Is the data set shuffled anew each time? "
+        f"Received: {counts[0]} and {counts[1]} examples."
+    )

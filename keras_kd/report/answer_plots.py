@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_kd.report.drawing import drawn, legend, short
+from keras_kd.tasks.scores import BINS
 
 # A bin of fewer answers says nothing of how reliable they are.
 _LEAST_ANSWERS = 5
@@ -23,8 +24,11 @@ def reliability(models, style, seed):
         seed: Of the run, where it is one of several; else None.
 
     Returns:
-        A `Picture`.
+        A `Picture`; None of values, which have no confidence.
     """
+    models = [x for x in models if "bin_count" in x.answers.arrays]
+    if not models:
+        return None
     return drawn(
         "reliability",
         "Share of right answers against confidence, of each model",
@@ -47,16 +51,15 @@ def _draw_reliability(figure, models, style):
     counts.yaxis.set_major_formatter(short)
     handles = []
     for model in models:
-        confidence, right = model.answers.confidence, model.answers.right
-        # Bins as those of the calibration error, closed on the right.
-        bins = np.digitize(confidence, np.arange(1, 15) / 15, right=True)
-        held = np.bincount(bins, minlength=15)
+        arrays = model.answers.arrays
+        held, confidence, right = (
+            arrays[f"bin_{x}"].sum(axis=0) for x in ("count", "confidence", "right")
+        )
         some = held >= _LEAST_ANSWERS
-        x = np.bincount(bins, confidence, 15)[some] / held[some]
-        y = np.bincount(bins, right, 15)[some] / held[some]
+        x, y = confidence[some] / held[some], right[some] / held[some]
         handles += axes.plot(x, y, markersize=5, clip_on=False, **style[model.name])
         line = {key: style[model.name][key] for key in ("color", "linestyle")}
-        counts.stairs(held, np.linspace(0, 1, 16), linewidth=1.3, **line)
+        counts.stairs(held, np.linspace(0, 1, BINS + 1), linewidth=1.3, **line)
     legend(figure, handles, [model.name for model in models])
 
 

@@ -9,9 +9,11 @@ from keras_kd.extras import needed_by
 from keras_kd.models.symbolic import symbolic_inputs, symbolic_outputs
 from keras_kd.report import devices, stage_settings
 from keras_kd.report.recipe import repeat
-from keras_kd.report.tables import accuracy_table
+from keras_kd.report.tables import accuracy_table, notes
 from keras_kd.runs import reader
 from keras_kd.runs.schema import DeviceFile
+from keras_kd.tasks.find import last_activation
+from keras_kd.tasks.scores import SCORES
 from keras_kd.teachers.ensemble import Ensemble
 from keras_kd.training.loading import load_keras_file
 
@@ -99,11 +101,13 @@ def card(run_dir, name, *, title=None, license=None, dataset=None, data_license=
             "recipe": recipe,
             "model": model,
             "evaluation": model.metrics.evaluation,
+            "score": SCORES[model.metrics.evaluation.counts],
+            "score_notes": notes([run]),
             "trained": not stage_settings.is_given(model),
             "given": stage_settings.is_given(model) and not _members(run, name),
             "looked": _looked(recipe, model),
             "settings": _settings(run, model),
-            "shape": _Shape.of(loaded),
+            "shape": _Shape.of(loaded, model.metrics.evaluation),
             "needs_keras_kd": _is_ours(loaded),
             "lineage": [*_lineage(run, model), *_made_of(run, model, loaded)],
             "results": accuracy_table([run]),
@@ -240,29 +244,59 @@ def _value(x):
 
 @dataclasses.dataclass(frozen=True)
 class _Shape:
-    """Of a model: what it takes and gives, its layers in a line, and the hub's task."""
+    """Of a model: what it takes and gives, its layers in a line, and the hub's task.
+
+    Attributes:
+        kind: What it is, in words.
+        threshold: Above which an output of one unit is a yes.
+    """
 
     takes: str
     gives: str
     classes: str
     layers: str
     task: str
+    kind: str
+    threshold: str
 
     @classmethod
-    def of(cls, loaded):
+    def of(cls, loaded, evaluation):
         layers = [f"{type(x).__name__}{_output(x)}" for x in loaded.layers]
         if len(layers) > _MOST_LAYERS:
             layers = [f"{len(layers)} layers"]
         # A subclassed model has neither.
         inputs, outputs = symbolic_inputs(loaded), symbolic_outputs(loaded)
         is_image = inputs and len(inputs[0].shape) == 4
+        classes = str(outputs[0].shape[-1]) if outputs else "several"
+        where, place = _PLACES[min(evaluation.places, 2)]
+        kind, task = _KINDS[evaluation.task]
+        if is_image and not evaluation.places and task == "classification":
+            task = "image-classification"
+        threshold = "0.5" if last_activation(loaded) == "sigmoid" else "0"
         return cls(
             takes=_shapes(inputs),
             gives=_shapes(outputs),
-            classes=str(outputs[0].shape[-1]) if outputs else "several",
+            classes=classes,
             layers="; ".join(layers),
-            task="image-classification" if is_image else "classification",
+            task=place or task,
+            kind=kind.format(classes) + where,
+            threshold=threshold,
         )
+
+
+# The kind of a model in words, and what the hub calls its task.
+_KINDS = {
+    "multiclass": ("A classifier of {} classes", "classification"),
+    "binary": ("A yes or no", "classification"),
+    "multilabel": ("{} labels, each a yes or no of its own", "classification"),
+    "regression": ("A model of {} values", "tabular-regression"),
+}
+# Of examples, of sequences and of pictures; the task is the hub's.
+_PLACES = (
+    ("", None),
+    (" for each position of a sequence", "token-classification"),
+    (" for each pixel", "image-segmentation"),
+)
 
 
 def _shapes(tensors):
@@ -278,7 +312,9 @@ def _output(layer):
 
 
 def _weakest(model):
-    """The class, of those with examples, with the lowest accuracy."""
+    """The class, of those with examples, with the lowest accuracy; None of other tasks."""
+    if not model.metrics.evaluation.is_right_or_wrong:
+        return None
     classes = [x for x in model.metrics.evaluation.per_class if x.accuracy is not None]
     return min(classes, key=lambda x: x.accuracy, default=None)
 
@@ -339,4 +375,5 @@ def _to_load(files, name):
 def _rounded(files, name):
     """The least agreement of the model's quantised files; None where there is none."""
     ours = [x.export for x in files if x.model == name and x.export.quantization]
-    return min((x.proof.agreement for x in ours), default=None)
+    found = [x.proof.agreement for x in ours if x.proof.agreement is not None]
+    return min(found, default=None)

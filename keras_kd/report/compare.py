@@ -1,12 +1,12 @@
 """Runs side by side: their models, what differs in their recipes, McNemar's test."""
 
-import numpy as np
-
-from keras_kd.evaluation.uncertainty import over_seeds
-from keras_kd.report.tables import duration, finished
-from keras_kd.report.verdict import mcnemar_of, p_value
+from keras_kd.evaluation.uncertainty import McNemar, over_seeds
+from keras_kd.report.gain import DifferentData, test_of
+from keras_kd.report.tables import duration, finished, score_cell
+from keras_kd.report.verdict import p_value
 from keras_kd.runs import reader
 from keras_kd.tables import code, markdown_table, plain
+from keras_kd.tasks.scores import SCORES
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -18,9 +18,10 @@ def compare_runs(paths):
         paths: Two or more run folders, of one seed or of several, finished or not.
 
     Returns:
-        Markdown: which run is which, the models in rows with each run's accuracy, errors
-        and seconds of training, what differs between the recipes, and McNemar's test
-        between models of the same name that answered the same test data.
+        Markdown: which run is which, the models in rows with each run's score, errors
+        and seconds of training, what differs between the recipes, and the paired test
+        between models of the same name that answered the same test data: McNemar's where
+        an answer is right or wrong, else a permutation test.
 
     Raises:
         FileNotFoundError: There is no such run folder, or a file of it is missing.
@@ -68,27 +69,29 @@ def _models(folders):
         }
         for name in names
     ]
+    # Columns of scores that not all models have come with dashes.
+    heads = list(dict.fromkeys(head for row in rows for head in row))
+    heads.sort(key=lambda head: head != "model" and _LETTERS.index(head[0]) + 1)
+    rows = [{head: row.get(head, "–") for head in heads} for row in rows]
     return markdown_table(rows, numbers_from=1)
 
 
 def _columns(models):
-    """One model of a run, over its seeds: accuracy, errors, training; dashes for none."""
+    """One model of a run, over its seeds: its score, errors, training; none of no model."""
     if not models:
-        return {"accuracy (%)": "–", "errors": "–", "trained": "–"}
+        return {}
     counted = [model.metrics.evaluation for model in models]
-    accuracy = over_seeds([x.accuracy for x in counted])
-    errors = over_seeds([x.errors for x in counted])
+    score = SCORES[counted[0].counts]
+    percent = " (%)" * (score.scale == 100)
+    columns = {f"{score.words}{percent}": score_cell(score, counted)}
+    if all(x.is_right_or_wrong for x in counted):
+        errors = over_seeds([x.errors for x in counted])
+        columns["errors"] = f"{errors.mean:,.0f}"
+        if len(counted) > 1:
+            columns["errors"] = f"{errors.mean:,.1f} ± {errors.deviation:,.1f}"
     seconds = [x.metrics.seconds for x in models if x.metrics.seconds is not None]
-    if len(counted) == 1:
-        low, high = (f"{100 * x:.2f}" for x in counted[0].accuracy_interval)
-        shown = [f"{accuracy.percent()} ({low}–{high})", f"{counted[0].errors:,}"]
-    else:
-        shown = [accuracy.percent(), f"{errors.mean:,.1f} ± {errors.deviation:,.1f}"]
-    return {
-        "accuracy (%)": shown[0],
-        "errors": shown[1],
-        "trained": duration(over_seeds(seconds).mean) if seconds else "–",
-    }
+    trained = duration(over_seeds(seconds).mean) if seconds else "–"
+    return columns | {"trained": trained}
 
 
 def _differences(folders, first, other):
@@ -188,7 +191,7 @@ def _flat(value, place=""):
 
 
 def _tests(folders, first, other):
-    """McNemar's test of each model of both runs; of runs over seeds, none."""
+    """The paired test of each model of both runs; of runs over seeds, none."""
     runs = [list(folders[x].runs.values()) for x in (first, other)]
     if any(folders[x].manifest.kind == "seeds" for x in (first, other)):
         return []
@@ -198,13 +201,26 @@ def _tests(folders, first, other):
         if not model.done or not others.done(model.name):
             continue
         same = others[model.name]
-        if not np.array_equal(model.answers.labels, same.answers.labels):
+        try:
+            test = test_of(same, model)
+        except DifferentData:
             lines.append(f"{plain(model.name)}: not tested, the test data differ")
             continue
-        test = mcnemar_of(same, model)
-        lines.append(
-            f"{plain(model.name)}: {other} alone is right on {test.only_first:,} "
-            f"examples, {first} alone on {test.only_baseline:,}; McNemar's p "
-            f"{p_value(test)}"
-        )
+        if test is None:
+            lines.append(f"{plain(model.name)}: not tested, the tasks differ")
+        elif isinstance(test, McNemar):
+            lines.append(
+                f"{plain(model.name)}: {other} alone is right on {test.only_first:,} "
+                f"examples, {first} alone on {test.only_baseline:,}; McNemar's p "
+                f"{p_value(test)}"
+            )
+        else:
+            score = SCORES[model.metrics.evaluation.counts]
+            word = "better" if test.difference > 0 else "worse"
+            size = f"{score.scale * abs(test.difference):.{score.digits}f}"
+            lines.append(
+                f"{plain(model.name)}: {score.words} of {other} is {word} by {size}"
+                f"{' ' * bool(score.unit)}{score.unit}; the permutation test's p "
+                f"{p_value(test)}"
+            )
     return lines

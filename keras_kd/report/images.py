@@ -5,6 +5,7 @@ import dataclasses
 import io
 import math
 
+import matplotlib
 import numpy as np
 from PIL import Image
 
@@ -46,11 +47,12 @@ def disagreements(run, name):
         name: Of a finished, taught stage.
 
     Returns:
-        A list of `Disagreement`; None where the run has no images.
+        A list of `Disagreement`; None where the run has no images, and where an answer is
+        no single class.
     """
     model = run[name]
     kept = model.disagreements
-    if kept is None:
+    if kept is None or not model.metrics.evaluation.is_right_or_wrong:
         return None
     teachers = {x: run[x].answers for x in model.taught_by if run.done(x)}
     shown = []
@@ -117,3 +119,73 @@ def _draw_sheet(figure, shown, rows):
         axes.text(column + 0.5, row, text, ha="center", va="bottom", fontsize=10)
     # Square images, with room for two lines of text above each.
     axes.set(xlim=(0, _COLUMNS), ylim=(rows, -0.4), aspect="auto")
+
+
+def picture_sheet(run, name, number):
+    """Images whose answers are pictures: label, teacher, student and where they differ.
+
+    Args:
+        run: A `runs.reader.Run`.
+        name: Of a finished, taught stage.
+        number: Of its file.
+
+    Returns:
+        A `Picture` of the images on which the two differ most; None where answers are no
+        pictures.
+    """
+    model = run[name]
+    if model.pictures is None:
+        return None
+    index, images = model.disagreements
+    task = model.metrics.evaluation.task
+    words = {
+        "multiclass": "A colour is a class; where teacher and student differ is white.",
+        "binary": "White is a yes; the difference is that of the probabilities.",
+        "multilabel": "The brighter, the more labels are a yes.",
+        "regression": "Brighter is more, on one scale in each row.",
+    }
+    return drawn(
+        f"answers_{number}",
+        f"Label, answer of the teacher and of {name}, and where they differ",
+        f"The {len(index)} test images on which {name} and its teacher differ most. "
+        f"{words[task]} What has no label is blank.",
+        _draw_pictures,
+        index,
+        images,
+        model.pictures,
+        task,
+        size=(6.4, 1.35 * max(len(index), 1) + 0.4),
+    )
+
+
+def _draw_pictures(figure, index, images, pictures, task):
+    heads = ("image", "label", "teacher", "student", "differ")
+    every = figure.subplots(max(len(index), 1), len(heads), squeeze=False)
+    for axes, head in zip(every[0], heads, strict=True):
+        axes.set_title(head, fontsize=10)
+    for axes in every.flat:
+        axes.axis("off")
+    of_classes = task == "multiclass"
+    most = max(float(np.nanmax(x, initial=0)) for x in pictures.values())
+    for row, axes, image, *answers in zip(
+        index, every, images, *(pictures[x] for x in heads[1:4]), strict=True
+    ):
+        axes[0].imshow(_pixels(image), cmap="gray", vmin=0, vmax=255)
+        axes[0].text(-0.08, 0.5, str(row), transform=axes[0].transAxes, ha="right")
+        style = {"cmap": matplotlib.colormaps["tab20"], "vmin": 0, "vmax": max(most, 19)}
+        if not of_classes:
+            low, high = (f(answers[0], initial=x) for f, x in _LIMITS)
+            style = {"cmap": "gray", "vmin": low, "vmax": high}
+        if task == "binary":
+            style |= {"vmin": 0, "vmax": 1}
+        # Classes are not blended.
+        style["interpolation"] = "nearest"
+        for place, answer in zip(axes[1:4], answers, strict=True):
+            place.imshow(answer, **style)
+        _, teacher, student = answers
+        differ = teacher != student if of_classes else np.abs(teacher - student)
+        limits = {"vmin": 0, "vmax": 1 if task in ("multiclass", "binary") else None}
+        axes[4].imshow(differ, cmap="gray", interpolation="nearest", **limits)
+
+
+_LIMITS = ((np.nanmin, np.inf), (np.nanmax, -np.inf))

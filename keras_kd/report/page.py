@@ -7,11 +7,17 @@ from keras_kd.report.answer_plots import confusion, reliability
 from keras_kd.report.devices import conditions, device_table
 from keras_kd.report.drawing import styles
 from keras_kd.report.gain import comparisons, likes
-from keras_kd.report.images import contact_sheet, disagreements
+from keras_kd.report.images import contact_sheet, disagreements, picture_sheet
 from keras_kd.report.plots import curves, pareto
 from keras_kd.report.recipe import recipe_file, repeat
 from keras_kd.report.rendering import rendered
-from keras_kd.report.tables import MOST_CLASSES, accuracy_table, class_table, cost_table
+from keras_kd.report.tables import (
+    MOST_CLASSES,
+    accuracy_table,
+    class_table,
+    cost_table,
+    notes,
+)
 from keras_kd.report.verdict import last_distilled, verdict, warnings
 
 
@@ -38,6 +44,7 @@ def page(folder, latencies, problems):
         "warnings": warnings(runs),
         "several": len(runs) > 1,
         "accuracies": accuracy_table(runs),
+        "score_notes": notes(runs),
         "costs": cost_table(runs, latencies),
         "cost_notes": problems,
         "devices": _devices(folder),
@@ -62,7 +69,7 @@ def files(page):
         dict of file name to bytes, report.html last.
     """
     pictures = [*page["pictures"].values(), page["reliability"], *page["confusions"]]
-    pictures += page["sheets"].values()
+    pictures += [*page["sheets"].values(), *page["answers"].values()]
     files = {f"{x.name}.png": x.png for x in pictures if x}
     if page["recipe_file"]:
         files["recipe.toml"] = page["recipe_file"].encode()
@@ -150,7 +157,8 @@ def _of_one_run(folder, runs):
     """What is shown of the first run whose last distilled student is finished."""
     name = last_distilled(runs)
     if name is None:
-        return {"student": None, "reliability": None, "confusions": [], "sheets": {}}
+        nothing = {"student": None, "reliability": None, "confusions": [], "sheets": {}}
+        return nothing | {"answers": {}}
     seed, run = next((k, x) for k, x in folder.runs.items() if x.done(name))
     student = run[name]
     teachers = [run[x] for x in student.taught_by if run.done(x)]
@@ -162,13 +170,20 @@ def _of_one_run(folder, runs):
         if x.taught_by and x.done
     }
     images = {name: shown for name, shown in images.items() if shown is not None}
+    answers = {
+        x.name: picture_sheet(run, x.name, number)
+        for number, x in enumerate(reversed(run.models), 1)
+        if x.taught_by and x.done
+    }
     return {
+        "answers": {name: picture for name, picture in answers.items() if picture},
         "student": name,
         "seed": seed,
         "reliability": reliability([*teachers, student, *alone], styles([run]), seed),
         "confusions": [
             confusion(model, f"confusion_{number}")
             for number, model in enumerate([student, *(alone or teachers)][:2], 1)
+            if model.metrics.evaluation.is_right_or_wrong
         ],
         "classes": class_table([student, *teachers, *alone]),
         "cut_classes": len(student.metrics.evaluation.per_class) > MOST_CLASSES,

@@ -1,15 +1,18 @@
 """The pictures of a report that compare all models: what they cost, how they learned."""
 
+import functools
+
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
 from keras_kd.evaluation.uncertainty import over_seeds
 from keras_kd.report.drawing import drawn, legend, short, styles
 from keras_kd.report.tables import finished
+from keras_kd.tasks.scores import SCORES
 
 
 def pareto(runs, costs, name, unit):
-    """Accuracy against cost; the line joins the models that no cheaper one beats.
+    """The score that counts against cost; a line joins what no cheaper model beats.
 
     Args:
         runs: A list of `runs.reader.Run`, of the same recipe with different seeds.
@@ -18,27 +21,35 @@ def pareto(runs, costs, name, unit):
         unit: The words at the axis.
 
     Returns:
-        A `Picture`, or None without a model.
+        A `Picture`, or None without a model. Of models that another score counts of than
+        of the first, none is drawn.
     """
+    every = list(finished(runs))
+    counts = [models[0].metrics.evaluation.counts for _, models in every]
+    every = [x for x, y in zip(every, counts, strict=True) if y == counts[0]]
+    score = SCORES[counts[0]] if counts else None
     points = [
-        (model, costs[model], *_accuracy(models))
-        for model, models in finished(runs)
+        (model, costs[model], *_spread(score, models))
+        for model, models in every
         if costs.get(model)
     ]
     if not points:
         return None
-    bars = _bars([len(models) for _, models in finished(runs)])
+    bars = _bars([len(models) for _, models in every])
     equal = len({point[1] for point in points}) < len(points)
+    words = score.words[0].upper() + score.words[1:]
+    way = "up" if score.higher_is_better else "down"
     return drawn(
-        f"accuracy_{name}",
-        f"Accuracy of each model against its {unit}",
-        f"Accuracy against {unit}; up and to the left is better. Bars are {bars}. The grey "
-        "line joins the models that no cheaper one equals."
+        f"{score.name}_{name}",
+        f"{words} of each model against its {unit}",
+        f"{words} against {unit}; {way} and to the left is better. Bars are {bars}. The "
+        "grey line joins the models that no cheaper one equals."
         + " Models of equal cost are drawn side by side."
         * equal,
         _draw_pareto,
         points,
         unit,
+        score,
         styles(runs),
     )
 
@@ -53,18 +64,22 @@ def _bars(counts):
     return ", or ".join(words)
 
 
-def _accuracy(models):
-    """(accuracy, what is below and above it), in per cent."""
-    values = [100 * model.metrics.evaluation.accuracy for model in models]
+def _spread(score, models):
+    """(the score, what is below and above it), a fraction in per cent."""
+    scored = [model.metrics.evaluation.scores[score.name] for model in models]
+    values = [score.scale * x.value for x in scored]
     if len(models) > 1:
         spread = over_seeds(values)
         return spread.mean, (spread.deviation, spread.deviation)
-    low, high = (100 * x for x in models[0].metrics.evaluation.accuracy_interval)
+    if scored[0].interval is None:
+        return values[0], (0, 0)
+    low, high = (score.scale * x for x in scored[0].interval)
     return values[0], (max(values[0] - low, 0), max(high - values[0], 0))
 
 
-def _draw_pareto(figure, points, unit, style):
-    axes = figure.add_subplot(xlabel=unit, ylabel="accuracy (%)")
+def _draw_pareto(figure, points, unit, score, style):
+    label = score.words + " (%)" * (score.scale == 100)
+    axes = figure.add_subplot(xlabel=unit, ylabel=label)
     costs = [point[1] for point in points]
     if max(costs) > 8 * min(costs):
         axes.set_xscale("log")
@@ -72,22 +87,23 @@ def _draw_pareto(figure, points, unit, style):
     axes.xaxis.set_major_formatter(short)
     places = _side_by_side(costs, axes.get_xscale() == "log")
     best, front = -np.inf, []
-    by_cost = sorted(zip(costs, places, points, strict=True), key=_cheap_and_good)
-    for _, place, (_, _, accuracy, _) in by_cost:
-        if accuracy > best:
-            best = accuracy
-            front.append((place, accuracy))
+    cheapest = functools.partial(_cheap_and_good, score.sign)
+    by_cost = sorted(zip(costs, places, points, strict=True), key=cheapest)
+    for _, place, (_, _, value, _) in by_cost:
+        if score.sign * value > best:
+            best = score.sign * value
+            front.append((place, value))
     axes.plot(*zip(*front, strict=True), color="#999999", linewidth=1, zorder=1)
-    for place, (name, _, accuracy, bars) in zip(places, points, strict=True):
+    for place, (name, _, value, bars) in zip(places, points, strict=True):
         line = style[name] | {"linestyle": "none"}
-        axes.errorbar(place, accuracy, np.reshape(bars, (2, 1)), capsize=4, **line)
+        axes.errorbar(place, value, np.reshape(bars, (2, 1)), capsize=4, **line)
     axes.margins(x=0.12)
     legend(figure, axes.containers, [point[0] for point in points])
 
 
-def _cheap_and_good(ranked):
-    cost, _, (_, _, accuracy, _) = ranked
-    return cost, -accuracy
+def _cheap_and_good(sign, ranked):
+    cost, _, (_, _, value, _) = ranked
+    return cost, -sign * value
 
 
 def _side_by_side(costs, log):
@@ -159,6 +175,7 @@ def _metric(histories):
     wanted = [
         "val_accuracy",
         *(key for key in common if key.startswith("val_") and "acc" in key),
+        *(f"val_{name}" for name in SCORES),
         "val_loss",
         "loss",
     ]

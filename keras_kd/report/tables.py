@@ -1,9 +1,13 @@
 """The tables of a report, as text in cells: the models, what they cost, each class."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 from keras_kd.evaluation.uncertainty import over_seeds
 from keras_kd.tables import markdown_table, plain, shown_count
+from keras_kd.tasks.scores import SCORES
 
 # A table of more classes than this shows those with the most errors.
 MOST_CLASSES = 30
@@ -40,17 +44,58 @@ def accuracy_table(runs):
     Returns:
         A `Table`.
     """
-    header = [
-        "Model",
-        "Taught by",
-        "Accuracy, %",
-        "Errors",
-        "NLL, nats",
-        "ECE, %",
-        "Agreement, %",
-        "KL, nats",
+    models = list(finished(runs))
+    measured = [x.metrics.evaluation for _, of_name in models for x in of_name]
+    scores = dict.fromkeys(name for x in measured for name in x.scores)
+    counted = [x for x in scores if any(y.counts == x for y in measured)]
+    # What counts comes first, whatever the tasks of the models.
+    columns = [_of_score(SCORES[x]) for x in counted]
+    columns += [_ERRORS] * any(x.is_right_or_wrong for x in measured)
+    columns += [_of_score(SCORES[x]) for x in scores if x not in counted]
+    columns += [
+        _Column(title, functools.partial(_fidelity, name, scale, digits))
+        for name, title, scale, digits in _FIDELITY
+        if any(getattr(x.fidelity, name, None) is not None for x in measured)
     ]
-    return Table(header, [_accuracy_row(*x) for x in finished(runs)], 2)
+    if not any(x.fidelity for x in measured):
+        columns += [_Column(title, lambda _: "–") for _, title, *_ in _FIDELITY[:2]]
+    header = ["Model", "Taught by", *(x.title for x in columns)]
+    rows = [
+        [name, taught_by(of_name[0])]
+        + [x.cell([y.metrics.evaluation for y in of_name]) for x in columns]
+        for name, of_name in models
+    ]
+    return Table(header, rows, 2)
+
+
+def notes(runs):
+    """What the columns of `accuracy_table` are, a list of sentences.
+
+    Args:
+        runs: As `accuracy_table` takes them.
+    """
+    measured = [x.metrics.evaluation for _, of_name in finished(runs) for x in of_name]
+    counted = dict.fromkeys(x.counts for x in measured if not x.is_right_or_wrong)
+    sentences = []
+    if any(x.is_right_or_wrong for x in measured):
+        sentences += ["In brackets is the 95 % Wilson interval of the test accuracy."]
+    if counted:
+        words = " and ".join(SCORES[x].words for x in counted)
+        sentences += [f"In brackets is the 95 % bootstrap interval of the {words}."]
+    scores = [SCORES[x] for x in dict.fromkeys(y for x in measured for y in x.scores)]
+    first, *more = [x for x in scores if x.note] or [None]
+    words = [f"{first.short} is {first.note}"] if first else []
+    words += [f"{x.short} {x.note}" for x in more]
+    phrases = [", ".join(words)] if len(words) < 3 else words
+    if any(x.fidelity and x.fidelity.rmse is not None for x in measured):
+        phrases += ["RMSE to teacher is how far the two answer apart"]
+    if any(x.task != "regression" for x in measured):
+        phrases += [
+            "agreement is how often model and teacher, of several the last, give the same "
+            "answer, KL the mean divergence KL(teacher || student)"
+        ]
+    text = "; ".join(phrases)
+    return [*sentences, text[:1].upper() + text[1:] + "."]
 
 
 def cost_table(runs, latencies):
@@ -101,12 +146,20 @@ def class_table(models):
         A `Table`, of the classes with the most errors where there are many.
     """
     first, *others = models
-    header = ["Label", "Examples", f"{first.name}: errors", "precision, %", "accuracy, %"]
-    header += [f"{x.name}: accuracy, %" for x in others]
-    accuracies = [
-        {row.label: row.accuracy for row in x.metrics.evaluation.per_class} for x in others
+    measured = first.metrics.evaluation
+    classes = measured.per_class
+    # Of pixels what overlaps counts, of labels of their own those that are found.
+    name, word = "accuracy", "accuracy, %"
+    if any(row.iou is not None for row in classes):
+        name, word = "iou", "IoU, %"
+    elif measured.task == "multilabel":
+        word = "recall, %"
+    header = ["Label", "Examples", f"{first.name}: errors", "precision, %", word]
+    header += [f"{x.name}: {word}" for x in others]
+    beside = [
+        {row.label: getattr(row, name) for row in x.metrics.evaluation.per_class}
+        for x in others
     ]
-    classes = first.metrics.evaluation.per_class
     if len(classes) > MOST_CLASSES:
         classes = sorted(classes, key=lambda row: -row.errors)[:MOST_CLASSES]
     rows = [
@@ -115,8 +168,11 @@ def class_table(models):
             f"{row.examples:,}",
             f"{row.errors:,}",
             _percent(row.precision),
-            _with_interval(row.accuracy, row.accuracy_interval),
-            *(_percent(x.get(row.label)) for x in accuracies),
+            # Neighbouring pixels are no independent examples, of which it would tell.
+            _percent(getattr(row, name))
+            if measured.places
+            else _with_interval(row.accuracy, row.accuracy_interval),
+            *(_percent(x.get(row.label)) for x in beside),
         ]
         for row in classes
     ]
@@ -170,24 +226,62 @@ def _is_one(models):
     return stages[0].epochs == 0 and len(same) == 1 and None not in same
 
 
-def _accuracy_row(name, models):
-    counted = [model.metrics.evaluation for model in models]
-    accuracy = [x.accuracy for x in counted]
-    if len(models) > 1:
-        shown = over_seeds(accuracy).percent()
-    else:
-        shown = _with_interval(accuracy[0], counted[0].accuracy_interval)
-    fidelity = [x.fidelity for x in counted if x.fidelity]
-    return [
-        name,
-        taught_by(models[0]),
-        shown,
-        mean_errors([x.errors for x in counted]),
-        spread([x.negative_log_likelihood for x in counted], 4),
-        spread([100 * x.calibration_error for x in counted], 2),
-        spread([100 * x.agreement for x in fidelity], 2),
-        spread([x.kl for x in fidelity], 4),
-    ]
+class _Column(NamedTuple):
+    """A column's head, and the function of a model's evaluations that gives its cell."""
+
+    title: str
+    cell: Callable
+
+
+def _of_score(score):
+    def cell(evaluations):
+        if all(x.counts == score.name for x in evaluations):
+            return score_cell(score, evaluations)
+        return score_cell(score, evaluations, with_interval=False)
+
+    return _Column(score.title, cell)
+
+
+def score_cell(score, evaluations, with_interval=True):
+    """A score of one seed, with its interval, or its mean ± deviation over several.
+
+    Args:
+        score: A `keras_kd.tasks.scores.Score`.
+        evaluations: `runs.schema.EvaluationEntry`s, one a seed.
+        with_interval: Whether one seed's is shown with its 95 % interval.
+
+    Returns:
+        A cell's text, "–" where it is not defined.
+    """
+    found = [x.scores[score.name] for x in evaluations if score.name in x.scores]
+    if not found or any(x.value is None for x in found):
+        return "–"
+    if len(found) > 1:
+        seeds = over_seeds([x.value for x in found])
+        return f"{score.shown(seeds.mean)} ± {score.shown(seeds.deviation)}"
+    text, (one,) = score.shown(found[0].value), found
+    if not with_interval or one.interval is None:
+        return text
+    return "{} ({}–{})".format(text, *map(score.shown, one.interval))
+
+
+def _errors(evaluations):
+    counts = [x.errors for x in evaluations if x.errors is not None]
+    return mean_errors(counts)
+
+
+def _fidelity(name, scale, digits, evaluations):
+    found = [getattr(x.fidelity, name, None) for x in evaluations]
+    return spread([scale * x for x in found if x is not None], digits)
+
+
+_ERRORS = _Column("Errors", _errors)
+# Attribute of a `Fidelity`, head of its column, scale and digits.
+_FIDELITY = (
+    ("agreement", "Agreement, %", 100, 2),
+    ("kl", "KL, nats", 1, 4),
+    ("rmse", "RMSE to teacher", 1, 4),
+)
 
 
 def _training(models):

@@ -3,15 +3,8 @@
 import math
 
 from keras_kd.evaluation.uncertainty import over_seeds
-from keras_kd.report.gain import (
-    SIGNIFICANT,
-    Comparison,
-    comparisons,
-    likes,
-    mcnemar_of,
-)
-
-__all__ = ["Comparison", "comparisons", "last_distilled", "mcnemar_of", "p_value"]
+from keras_kd.report.gain import SIGNIFICANT, ScoreComparison, comparisons, likes
+from keras_kd.tasks.scores import SCORES
 
 
 def last_distilled(runs):
@@ -68,13 +61,25 @@ def warnings(runs):
     ]
     return [
         f"“{x.student}” was taught and ends worse than “{x.baseline}”, the same "
-        f"architecture trained on labels alone: {_pair(x)[0]} errors against "
-        f"{_pair(x)[1]} in {x.examples:,}"
-        + (f" (McNemar's p {p_value(x.tests[0])})." if len(x.tests) == 1 else ".")
+        f"architecture trained on labels alone: {_against(x)}"
+        + (f" ({_test_name(x)} p {p_value(x.tests[0])})." if len(x.tests) == 1 else ".")
         + _trained_otherwise(x)
         for x in judged
         if x.sign < 0
     ]
+
+
+def _against(compared):
+    x = compared
+    if isinstance(x, ScoreComparison):
+        ours, others = (_mean(x.score, y) for y in (x.values, x.baseline_values))
+        return f"{x.score.words} {ours} against {others} on {x.examples:,} examples"
+    return "{} errors against {} in {:,}".format(*_pair(x), x.examples)
+
+
+def _test_name(compared):
+    is_score = isinstance(compared, ScoreComparison)
+    return "the permutation test's" if is_score else "McNemar's"
 
 
 def _several(judged):
@@ -125,16 +130,19 @@ def _of_all(judged):
 
 
 def _headline(compared):
-    headline = _judgement(compared.sign, compared.beyond_chance)
+    counted = "number of errors"
+    if isinstance(compared, ScoreComparison):
+        counted = compared.score.words
+    headline = _judgement(compared.sign, compared.beyond_chance, counted)
     if compared.apart.words:
         headline = headline.removesuffix(".")
         headline += ", as far as a baseline with other settings can tell."
     return headline
 
 
-def _judgement(sign, beyond_chance):
+def _judgement(sign, beyond_chance, counted):
     if sign == 0:
-        return "Distillation made no difference to the number of errors."
+        return f"Distillation made no difference to the {counted}."
     if beyond_chance:
         return "Distillation was worth it." if sign > 0 else "Distillation did harm."
     if sign > 0:
@@ -144,7 +152,10 @@ def _judgement(sign, beyond_chance):
 
 def _reasons(compared):
     x = compared
-    reasons = _reasons_over_seeds(x) if len(x.tests) > 1 else _reasons_of_one_seed(x)
+    several = _scores_over_seeds, _scores_of_one_seed
+    if not isinstance(x, ScoreComparison):
+        several = _reasons_over_seeds, _reasons_of_one_seed
+    reasons = several[len(x.tests) == 1](x)
     return [*reasons, _trained_otherwise(x).strip()] if x.apart.words else reasons
 
 
@@ -161,7 +172,7 @@ def _reasons_of_one_seed(compared):
         f"The distilled “{x.student}” makes {_of(x.errors[0], 'error')} in {x.examples:,} "
         f"examples ({ours} %); “{x.baseline}”, the same "
         f"architecture trained on labels alone, makes {x.baseline_errors[0]:,} "
-        f"({others} %). That is {_change(x.fewer[0])}, "
+        f"({others} %). That is {_change(x.better[0])}, "
         f"a difference of {_signed(points)} points.",
         f"Only “{x.student}” is right on {_of(test.only_first, 'example')}, only "
         f"“{x.baseline}” on {test.only_baseline:,}: McNemar's exact test gives p "
@@ -178,8 +189,6 @@ def _reasons_over_seeds(compared):
     ]
     ours, others = _pair(x)
     (difference,) = _distinct([x.gain.mean])
-    ahead, behind = (sum(sign * y > 0 for y in x.fewer) for sign in (1, -1))
-    ps = sorted(x.tests, key=lambda test: test.p_value)
     return [
         f"Over {count} seeds the distilled “{x.student}” is right on {means[0].percent()} "
         f"% of {x.examples:,} examples; “{x.baseline}”, the same architecture trained on "
@@ -187,18 +196,90 @@ def _reasons_over_seeds(compared):
         f"difference is {_signed(difference)} ± {x.gain.deviation:.2f} points, "
         f"{ours} errors against {others}. The choice of seeds and of test examples may "
         f"make it up to {_margin(x, difference)} points by chance (95 %).",
-        f"“{x.student}” is ahead with {ahead} of {count} seeds"
-        + f", behind with {behind}" * bool(behind)
-        + f"; McNemar's exact test gives p < {SIGNIFICANT} with {_significant(x)} "
-        f"({_range(ps)}).",
+        _seed_by_seed(x, "McNemar's exact test"),
     ]
+
+
+def _seed_by_seed(compared, test):
+    x = compared
+    ahead, behind = (sum(sign * y > 0 for y in x.better) for sign in (1, -1))
+    ps = sorted(x.tests, key=lambda test: test.p_value)
+    return (
+        f"“{x.student}” is ahead with {ahead} of {len(x.tests)} seeds"
+        + f", behind with {behind}" * bool(behind)
+        + f"; {test} gives p < {SIGNIFICANT} with {_significant(x)} "
+        f"({_range(ps)})."
+    )
+
+
+def _scores_of_one_seed(compared):
+    x = compared
+    ours, others = (_mean(x.score, y) for y in (x.values, x.baseline_values))
+    return [
+        f"The distilled “{x.student}” has {_a(x.score)} of {ours} on {x.examples:,} "
+        f"examples; “{x.baseline}”, the same architecture trained on labels alone, one of "
+        f"{others}. That is {_by(x)}.",
+        "A paired permutation test over the examples gives p "
+        f"{p_value(x.tests[0])}. Of one seed, this compares two trained models; what "
+        "another seed would give, only a run over several can tell.",
+    ]
+
+
+def _scores_over_seeds(compared):
+    x = compared
+    ours, others = (_mean(x.score, y) for y in (x.values, x.baseline_values))
+    difference = f"{x.gain.mean:.{_digits(x)}f}"
+    return [
+        f"Over {len(x.tests)} seeds the distilled “{x.student}” has {_a(x.score)} of "
+        f"{ours} on {x.examples:,} examples; “{x.baseline}”, the same architecture trained "
+        f"on labels alone, one of {others} (mean ± standard deviation). That is {_by(x)}. "
+        "The choice of seeds and of test examples may make it up to "
+        f"{_margin(x, difference)}{_unit(x)} by chance (95 %).",
+        _seed_by_seed(x, "a paired permutation test"),
+    ]
+
+
+def _a(score):
+    return f"an {score.words}" if score.words[0] in "AaEe" else f"a {score.words}"
+
+
+def _mean(score, values):
+    """A score of one seed, or its mean ± deviation, with its unit."""
+    seeds = over_seeds(values)
+    text = score.shown(seeds.mean)
+    if seeds.deviation is not None:
+        text += f" ± {score.shown(seeds.deviation)}"
+    return text + " %" * (score.scale == 100)
+
+
+def _by(compared):
+    """By how much one is better or worse, in words."""
+    x, gain = compared, compared.gain
+    size = f"{abs(gain.mean):.{_digits(x)}f}"
+    if gain.deviation is not None:
+        size += f" ± {gain.deviation:.{_digits(x)}f}"
+    if x.sign == 0:
+        return "no difference"
+    return f"{'better' if x.sign > 0 else 'worse'} by {size}{_unit(x)}"
+
+
+def _digits(compared):
+    """As many as a score is shown with, or as tell a difference from 0."""
+    digits, mean = compared.score.digits, abs(compared.gain.mean)
+    while mean and digits < 12 and not float(f"{mean:.{digits}f}"):
+        digits += 1
+    return digits
+
+
+def _unit(compared):
+    return f" {compared.score.unit}" if compared.score.unit else ""
 
 
 def _significant(compared):
     """With how many seeds the difference is significant, and to which side, in words."""
     signs = [
         y > 0
-        for y, test in zip(compared.fewer, compared.tests, strict=True)
+        for y, test in zip(compared.better, compared.tests, strict=True)
         if test.p_value < SIGNIFICANT
     ]
     if all(signs):
@@ -208,8 +289,11 @@ def _significant(compared):
 
 def _margin(compared, difference):
     """What chance may give, in points, on the side of the shown difference that it is."""
-    margin = 100 * compared.by_chance / compared.examples
-    for digits in range(2, 9):
+    if isinstance(compared, ScoreComparison):
+        margin, least = compared.score.scale * compared.by_chance, _digits(compared)
+    else:
+        margin, least = 100 * compared.by_chance / compared.examples, 2
+    for digits in range(least, least + 7):
         text = f"{margin:.{digits}f}"
         if (abs(float(difference)) > float(text)) == compared.beyond_chance:
             break
@@ -263,8 +347,8 @@ def _size(runs, student):
         return []
     ours, its = (both[0][x].metrics for x in (student, root.name))
     mine, theirs = (
-        _errors([run[x].metrics.evaluation.errors for run in both])
-        for x in (student, root.name)
+        _counted([run[x].metrics.evaluation for run in both], noun)
+        for x, noun in ((student, ""), (root.name, " errors"))
     )
     macs = ""
     if None not in (ours.macs, its.macs):
@@ -273,8 +357,8 @@ def _size(runs, student):
         )
     return [
         f"“{student}” has {ours.parameters:,} parameters, "
-        f"{_times(ours.parameters, its.parameters)} “{root.name}”{macs}, which makes "
-        f"{theirs} errors where “{student}” makes {mine}."
+        f"{_times(ours.parameters, its.parameters)} “{root.name}”{macs}, which {theirs} "
+        f"where “{student}” {mine}."
     ]
 
 
@@ -299,7 +383,12 @@ def _of(count, noun):
     return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
-def _errors(counts):
-    if len(counts) == 1:
-        return f"{counts[0]:,}"
-    return f"{over_seeds(counts).mean:,.1f}"
+def _counted(evaluations, noun):
+    """The errors, or the score that counts, of one seed or the mean of several."""
+    if all(x.is_right_or_wrong for x in evaluations):
+        counts = [x.errors for x in evaluations]
+        mean = f"{over_seeds(counts).mean:,.{1 if len(counts) > 1 else 0}f}"
+        return f"makes {mean}{noun}"
+    score = SCORES[evaluations[0].counts]
+    value = over_seeds([x.scores[score.name].value for x in evaluations]).mean
+    return f"has {_a(score)} of {score.shown(value)}" + " %" * (score.scale == 100)

@@ -16,6 +16,7 @@ import numpy as np
 import pydantic
 
 from keras_kd.evaluation.answers import Answers
+from keras_kd.evaluation.sums import Sums
 from keras_kd.runs.schema import (
     AnyManifest,
     ExportEntry,
@@ -28,6 +29,8 @@ from keras_kd.runs.schema import (
 
 # What was measured of a run's exported files, in its folder.
 EXPORTS = "exports.json"
+# What is kept of answers that are pictures, beside the images.
+_PICTURES = ("label", "teacher", "student")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +68,17 @@ class Model:
 
     @functools.cached_property
     def answers(self):
-        """Its `Answers` to the test data."""
-        path = self.file("answers.csv")
-        answers = Answers.read_csv(path)
+        """Its answers to the test data: `Answers`; of more than one an example, `Sums`."""
         counted = self.metrics.evaluation
-        if len(answers.labels) != counted.examples:
+        if counted.is_right_or_wrong:
+            path = self.file("answers.csv")
+            answers = Answers.read_csv(path)
+        else:
+            path = self.file("answers.npz")
+            answers = Sums.read(path)
+        if answers.examples != counted.examples:
             raise ValueError(
-                f"{path} has {len(answers.labels)} answers, but metrics.json beside it is "
+                f"{path} has {answers.examples} answers, but metrics.json beside it is "
                 f"of {counted.examples} examples."
             )
         return answers
@@ -93,15 +100,29 @@ class Model:
         except (ValueError, TypeError, IndexError, csv.Error) as error:
             raise ValueError(f"{path} is not a table of numbers: {error}.") from error
 
-    @functools.cached_property
+    @property
     def disagreements(self):
         """(index (k,), images (k, height, width, channels) in [0, 1]), or None."""
+        return self._disagreements and self._disagreements[:2]
+
+    @property
+    def pictures(self):
+        """Where answers are pictures, dict of "label", "teacher", "student" to them.
+
+        As `keras_kd.evaluation.predictions.SummedPredictions.pictures` gives them, of the
+        images of `disagreements`; None where there are none.
+        """
+        return self._disagreements and self._disagreements[2]
+
+    @functools.cached_property
+    def _disagreements(self):
         if "disagreements.npz" not in self.files:
             return None
         path = self.file("disagreements.npz")
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 index, images = arrays["index"], arrays["images"]
+                pictures = {x: arrays[x] for x in _PICTURES if x in arrays}
         except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
             raise ValueError(f"{path} does not hold index and images: {error}.") from error
         examples = self.metrics.evaluation.examples
@@ -109,8 +130,10 @@ class Model:
             problem = f"index {index.shape} and images {images.shape}"
         elif np.any(index < 0) or np.any(index >= examples):
             problem = f"an index that is not below {examples}"
+        elif pictures and not _are_pictures(pictures, len(index)):
+            problem = f"pictures of {', '.join(pictures)} that do not go together"
         else:
-            return index, images
+            return index, images, pictures or None
         raise ValueError(f"{path} does not hold images of test examples, but {problem}.")
 
     @functools.cached_property
@@ -187,6 +210,13 @@ class RunFolder:
     path: Path
     manifest: RunManifest | SeedsManifest
     runs: dict
+
+
+def _are_pictures(pictures, count):
+    shapes = {x.shape for x in pictures.values()}
+    kinds = {x.dtype.kind for x in pictures.values()}
+    are_all = len(pictures) == len(_PICTURES) and len(shapes) == 1 and kinds == {"f"}
+    return are_all and len(min(shapes)) == 3 and min(shapes)[0] == count
 
 
 def read(path):

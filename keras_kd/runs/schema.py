@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 
 from keras_kd.files import check_folder_name
+from keras_kd.tasks.scores import SCORES
 
 Name = Annotated[str, pydantic.AfterValidator(check_folder_name)]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
@@ -111,23 +112,69 @@ class ClassRow(_Section):
     accuracy: float | None
     precision: float | None
     accuracy_interval: tuple[float, float] | None
+    iou: Fraction | None = None
 
 
 class Fidelity(_Section):
+    """None is what the task does not have."""
+
     teacher: str
-    agreement: Fraction
-    kl: float
+    agreement: Fraction | None = None
+    kl: float | None = None
+    rmse: NotNegative | None = None
+
+
+class ScoreEntry(_Section):
+    value: float | None
+    interval: tuple[float, float] | None = None
 
 
 class EvaluationEntry(_Section):
+    """What was measured; of earlier versions, which knew one task, without scores."""
+
+    task: Literal["multiclass", "binary", "multilabel", "regression"] = "multiclass"
+    places: Count = 0
     examples: Size
-    errors: Count
-    accuracy: Fraction
-    accuracy_interval: tuple[Fraction, Fraction]
-    negative_log_likelihood: float
-    calibration_error: Fraction
+    answers: Count | None = None
+    errors: Count | None = None
+    accuracy: Fraction | None = None
+    accuracy_interval: tuple[Fraction, Fraction] | None = None
+    negative_log_likelihood: float | None = None
+    calibration_error: Fraction | None = None
+    scores: dict[str, ScoreEntry] = {}
     per_class: list[ClassRow]
     fidelity: Fidelity | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, found):
+        if not isinstance(found, dict) or found.get("scores"):
+            return found
+        names = ("accuracy", "negative_log_likelihood", "calibration_error")
+        if any(name not in found for name in ("errors", *names)):
+            raise ValueError("it has no scores")
+        scores = {name: {"value": found[name]} for name in names}
+        scores["accuracy"]["interval"] = found.get("accuracy_interval")
+        return found | {"scores": scores}
+
+    @pydantic.field_validator("scores")
+    @classmethod
+    def _are_known(cls, scores):
+        # Those of a later version are none of this one's business.
+        known = {name: x for name, x in scores.items() if name in SCORES}
+        if not known or next(iter(known.values())).value is None:
+            raise ValueError("there is no score that counts")
+        return known
+
+    @property
+    def counts(self):
+        """The name of the score that counts."""
+        return next(iter(self.scores))
+
+    @property
+    def is_right_or_wrong(self):
+        """Whether an example is one answer that is right or wrong."""
+        return self.errors is not None
 
 
 class Metrics(_Section):

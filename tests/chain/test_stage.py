@@ -203,8 +203,44 @@ def test_its_task_is_the_distillers(make_model):
         Stage("s", make_model(), 1, **how).model_to_fit(make_model())
     stage = Stage("s", make_model(), 1, **how, task="multiclass")
     assert stage.model_to_fit(make_model()).task == "multiclass"
-    with pytest.raises(ValueError, match="labels alone, and `task` would have no effect"):
-        Stage("s", make_model(), 1, task="binary")
+    with pytest.raises(ValueError, match="Stage 's': `task` must be None or one of 'multi"):
+        Stage("s", make_model(), 1, task="ranking")
+
+
+@pytest.mark.parametrize("distilled", [True, False])
+def test_its_loss_and_metric_are_the_tasks(distilled):
+    """Of logits a half is no even chance."""
+    how = {"distillation_losses": "kd"} if distilled else {}
+    stage = Stage("s", ends_in(1), 1, task="binary", **how)
+    assert stage.loss.from_logits and stage.metrics[0].name == "accuracy"
+    metric = stage.metrics[0]
+    metric.update_state([[1.0], [1.0], [0.0]], [[0.2], [0.9], [-0.3]])
+    assert float(metric.result()) == 1
+    with_sigmoid = Stage("s", ends_in(3, "sigmoid"), 1, **how)
+    assert not with_sigmoid.loss.from_logits and with_sigmoid.metrics == ("accuracy",)
+    values = Stage("s", ends_in(2), 1, task="regression", **how)
+    assert isinstance(values.loss, keras.losses.MeanSquaredError)
+    assert values.metrics == ("mean_absolute_error",)
+    assert Stage("s", ends_in(1), 1, task="regression", metrics=["mse"]).metrics == ["mse"]
+    assert Stage("s", ends_in(2), 1).loss.from_logits
+
+
+def ends_in(units, activation=None):
+    layers = [keras.layers.Input((3,)), keras.layers.Dense(units, activation)]
+    return keras.Sequential(layers)
+
+
+def test_how_its_student_is_measured():
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=255)
+    found = Stage("s", ends_in(4), 1, loss=cross_entropy).measured_as()
+    assert found == {"task": "multiclass", "ignore_class": 255}
+    assert Stage("s", ends_in(1), 1, loss="mse").measured_as()["task"] == "regression"
+    # The teacher shows what a linear student's numbers are.
+    taught = Stage("s", ends_in(3), 1, "logit_mse", loss="mse")
+    assert taught.measured_as(ends_in(3, "sigmoid"))["task"] == "multilabel"
+    # What a task contradicts Keras trains on labels alone.
+    crossed = Stage("s", ends_in(4, "softmax"), 1, loss="binary_crossentropy")
+    assert crossed.measured_as()["task"] == "multiclass"
 
 
 def test_numbers_of_numpy_are_numbers(taught):

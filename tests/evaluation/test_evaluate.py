@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_kd.evaluation.answers import Answers
-from keras_kd.evaluation.evaluate import Evaluation, calibration_error, evaluate
+from keras_kd.evaluation.evaluate import Evaluation, evaluate
 from keras_kd.evaluation.predictions import Fidelity, predict
 
 # Six examples of the classes 0, 1 and 2, of 4 known; class 1 is never predicted.
@@ -99,8 +99,8 @@ def test_as_json(answers):
     found = Evaluation.of(answers, Fidelity("teacher", 0.5, 0.25)).to_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert list(found) == [
-        "examples", "errors", "accuracy", "accuracy_interval", "negative_log_likelihood",
-        "calibration_error", "per_class", "fidelity",
+        "task", "places", "examples", "answers", "errors", "accuracy", "accuracy_interval",
+        "negative_log_likelihood", "calibration_error", "scores", "per_class", "fidelity",
     ]  # fmt: skip
     assert found["fidelity"] == {"teacher": "teacher", "agreement": 0.5, "kl": 0.25}
     # The interval of 4 of 6: 0.6667 and 6 examples, by the formula with z^2 = 3.841.
@@ -137,26 +137,3 @@ def test_table(answers):
     # Of one example, wrong, the upper end is z^2 / (1 + z^2).
     assert cells[3] == ["1", "1", "1", "0.00", "0.00 to 79.35", "-"]
     assert cells[5] == ["3", "0", "0", "-", "-", "0.00"]
-
-
-def test_calibration_error_is_taken_bin_by_bin():
-    # Of 15 bins the 3rd is (2/15, 3/15], the 12th (11/15, 12/15], the 15th (14/15, 1].
-    confidence = np.array([0.14, 0.2, 0.74, 0.78, 0.8, 1.0])
-    right = np.array([True, False, True, True, False, True])
-    by_hand = abs(1 - 0.34) + abs(2 - 2.32) + abs(1 - 1.0)
-    assert calibration_error(confidence, right) == pytest.approx(by_hand / 6)
-
-
-def test_an_edge_belongs_to_the_bin_below():
-    # 0.8 is the upper edge of a bin, and the next number above it is in the next one.
-    above = np.nextafter(0.8, 1)
-    assert calibration_error([0.8, 0.75], [False, True]) == pytest.approx(0.55 / 2)
-    assert calibration_error([above, 0.75], [False, True]) == pytest.approx(1.05 / 2)
-
-
-def test_a_calibrated_model():
-    rng = np.random.default_rng(0)
-    confidence = rng.uniform(0.1, 1, 200_000)
-    right = rng.uniform(size=200_000) < confidence
-    assert calibration_error(confidence, right) < 0.005
-    assert calibration_error(confidence**2, right) > 0.05

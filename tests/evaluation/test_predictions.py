@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_kd.evaluation.evaluate import Evaluation, evaluate
 from keras_kd.evaluation.predictions import Predictions, predict
 
 
@@ -104,7 +105,7 @@ def test_answers(logits, labels):
 
 def test_fidelity(logits, labels, monkeypatch):
     # Some chunks of rows, and an incomplete one.
-    monkeypatch.setattr("keras_kd.evaluation.predictions._ROWS", 4)
+    monkeypatch.setattr("keras_kd.tasks.task._ROWS", 4)
     others = logits + np.random.default_rng(4).normal(size=logits.shape, scale=3)
     student = predict(echo(), in_batches(logits, labels))
     teacher = predict(echo(), in_batches(others.astype("float32"), labels), name="big")
@@ -189,11 +190,10 @@ def test_messages_name_the_data_as_the_user_does():
 
 def test_bad_outputs():
     maps = keras.Sequential([keras.layers.Input((3,)), keras.layers.Reshape((3, 1))])
-    with pytest.raises(ValueError, match=r"of two classes or more. .*shape \(3, 3, 1\)"):
+    with pytest.raises(ValueError, match="a yes or no or a value. Say which: task='bina"):
         predict(maps, [(X, Y)])
-    one = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(1)])
-    with pytest.raises(ValueError, match=r"Received: shape \(3, 1\)"):
-        predict(one, [(X, Y)])
+    with pytest.raises(ValueError, match=r"labels of shape \(3,\) .*shape \(3, 3, 1\)"):
+        predict(maps, [(X, Y)], task="binary")
     inputs = keras.Input((3,))
     two = keras.Model(inputs, [keras.layers.Identity()(inputs)] * 2)
     with pytest.raises(ValueError, match="must have one output .*Received: list"):
@@ -221,3 +221,154 @@ def test_one_output_in_a_dict(make_model, vectors):
     found = predict(wrapped, data)
     np.testing.assert_array_equal(found.labels, plain.labels)
     np.testing.assert_allclose(found.log_probs, plain.log_probs, rtol=1e-6)
+
+
+def given(shape, activation=None):
+    """A model that gives its inputs, through an activation."""
+    layers = [keras.layers.Input(shape), keras.layers.Activation(activation or "linear")]
+    return keras.Sequential(layers)
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_unit_is_two_classes(shape, activation):
+    rng = np.random.default_rng(6)
+    z = rng.normal(size=(40, 1)).astype("float32")
+    y = rng.integers(0, 2, 40)
+    model = given((1,), activation)
+    found = predict(model, [(z[:15], y[:15].reshape(15, *shape)), (z[15:], y[15:])],
+                    task="binary")  # fmt: skip
+    expected = np.stack([-np.logaddexp(0, z[:, 0]), -np.logaddexp(0, -z[:, 0])], axis=1)
+    np.testing.assert_allclose(found.log_probs, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(found.predicted, z[:, 0] > 0)
+    answers = found.answers()
+    np.testing.assert_allclose(answers.logits, z[:, 0], rtol=1e-4, atol=1e-5)
+    both = np.concatenate([0 * z, z], axis=1)
+    teacher = predict(echo(2, name="two"), [(both[:9], y[:9]), (both[9:], y[9:])])
+    close = found.fidelity(teacher)
+    assert close.agreement == 1 and close.kl == pytest.approx(0, abs=1e-6)
+
+
+def test_a_sigmoid_shows_a_yes_or_no_and_several_labels():
+    z = np.random.default_rng(7).normal(size=(6, 3)).astype("float32")
+    assert predict(given((1,), "sigmoid"), [(z[:, :1], z[:, 0] > 0)]).task == "binary"
+    several = predict(given((3,), "sigmoid"), [(z, z > 0)])
+    assert several.sums.task.name == "multilabel"
+    assert Evaluation.of(several.answers()).accuracy == 1
+
+
+LOGITS = np.random.default_rng(8).normal(size=(6, 4, 5, 3)).astype("float32")
+MAPS = np.random.default_rng(9).integers(0, 3, (6, 4, 5))
+
+
+@pytest.mark.parametrize("form", ["numbers", "column", "one-hot", "arrays"])
+def test_pixels(form):
+    labels = {
+        "column": MAPS[..., None], "one-hot": np.eye(3)[MAPS], "numbers": MAPS
+    }.get(form, MAPS)  # fmt: skip
+    data = [(LOGITS[:4], labels[:4]), (LOGITS[4:], labels[4:])]
+    data = (LOGITS, labels) if form == "arrays" else data
+    found = evaluate(given((4, 5, 3)), data)
+    assert (found.task, found.examples, found.answers) == ("multiclass", 6, 120)
+    predicted = LOGITS.argmax(-1)
+    assert found.accuracy == pytest.approx(np.mean(predicted == MAPS))
+    ious = [
+        np.sum((MAPS == k) & (predicted == k)) / np.sum((MAPS == k) | (predicted == k))
+        for k in range(3)
+    ]
+    assert found.counts == "mean_iou"
+    assert found.scores["mean_iou"].value == pytest.approx(np.mean(ious))
+    assert [x.iou for x in found.per_class] == pytest.approx(ious)
+    assert [x.examples for x in found.per_class] == np.bincount(MAPS.ravel()).tolist()
+
+
+@pytest.mark.parametrize("by", ["ignore_class", "weights", "both"])
+def test_pixels_that_are_left_out_count_in_nothing(by):
+    out = np.random.default_rng(10).uniform(size=MAPS.shape) < 0.3
+    labels = MAPS.copy()
+    weights = np.ones(MAPS.shape)
+    ignored = None
+    if by in ("ignore_class", "both"):
+        labels[:3][out[:3]], ignored = 255, 255
+    if by in ("weights", "both"):
+        weights[3:][out[3:]] = 0
+    out[:3] &= by != "weights"
+    out[3:] &= by != "ignore_class"
+    odd = np.where(out[..., None], np.nan, LOGITS).astype("float32")
+    model, teacher = given((4, 5, 3)), given((4, 5, 3))
+    found = evaluate(model, [(odd, labels, weights)], teacher, ignore_class=ignored)
+    predicted = LOGITS.argmax(-1)
+    assert found.answers == np.sum(~out)
+    assert found.accuracy == pytest.approx(np.mean((predicted == MAPS)[~out]))
+    assert (found.fidelity.agreement, found.fidelity.kl) == (1, 0)
+
+
+def test_a_label_that_is_no_class_is_told_with_what_leaves_it_out():
+    labels = MAPS.copy()
+    labels[1, 2, 3] = 255
+    message = "label 255 of example 1, position 13. What has no label .*`ignore_class`"
+    with pytest.raises(ValueError, match=message):
+        predict(given((4, 5, 3)), [(LOGITS, labels)])
+
+
+def test_tokens_that_a_mask_leaves_out():
+    words = np.array([[1, 2, 3, 0, 0], [4, 1, 0, 0, 0], [2, 2, 2, 2, 2]])
+    labels = np.random.default_rng(11).integers(0, 4, words.shape)
+    model = keras.Sequential(
+        [keras.layers.Embedding(5, 6, mask_zero=True), keras.layers.Dense(4)]
+    )
+    found = evaluate(model, [(words, labels)])
+    logits, keep = np.array(model(words)), words != 0
+    log_probs = log_softmax64(logits.reshape(-1, 4)).reshape(logits.shape)
+    right = (log_probs.argmax(-1) == labels)[keep]
+    assert (found.answers, found.accuracy) == (10, pytest.approx(right.mean()))
+    likelihood = np.take_along_axis(log_probs, labels[..., None], -1)[..., 0][keep]
+    perplexity = np.exp(-likelihood.mean())
+    assert found.scores["perplexity"].value == pytest.approx(perplexity, rel=1e-5)
+
+
+def test_fidelity_of_several_labels_and_of_values():
+    rng = np.random.default_rng(12)
+    z = rng.normal(size=(20, 3)).astype("float32")
+    t = z + rng.normal(size=z.shape).astype("float32")
+    teacher = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(3)])
+    teacher.layers[0].set_weights([np.eye(3), np.float32([1, -1, 0.5])])
+    t = z + np.float32([1, -1, 0.5])
+    found = evaluate(given((3,)), [(z, z > 0)], teacher, task="multilabel").fidelity
+    p, q = (1 / (1 + np.exp(-x.astype("float64"))) for x in (t, z))
+    kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    assert found.kl == pytest.approx(kl.mean(), rel=1e-4)
+    assert found.agreement == pytest.approx(np.mean((t > 0) == (z > 0)))
+    values = evaluate(given((3,)), [(z, z)], teacher, task="regression")
+    assert values.fidelity.agreement is values.fidelity.kl is None
+    assert values.fidelity.rmse == pytest.approx(np.sqrt(np.mean((t - z) ** 2)), rel=1e-5)
+    assert values.scores["mean_absolute_error"].value == 0
+    assert "0.8660" not in values.summary() and "root mean squared" in values.summary()
+
+
+@pytest.mark.parametrize(
+    "task, labels, message",
+    [
+        ("binary", [[0.5], [1.0]], "labels of the task 'binary': 0 or 1 for each"),
+        ("binary", [[2], [1]], "must hold labels of the task 'binary'.*label 2 of exam"),
+        ("binary", [[0, 1], [1, 0]], "0 or 1 for each example or position. Received: "),
+        ("regression", [[np.nan], [1]], "a finite number for each output. Received: label"),
+        ("regression", [["a"], ["b"]], "Received: labels of shape .* dtype <U1"),
+    ],
+)
+def test_labels_of_another_task(task, labels, message):
+    with pytest.raises(ValueError, match=message):
+        predict(given((1,)), [(np.zeros((2, 1)), np.array(labels))], task=task)
+
+
+def test_an_unknown_task():
+    with pytest.raises(ValueError, match="`task` must be None or one of 'multiclass', "):
+        predict(given((1,)), [(np.zeros((2, 1)), np.zeros(2))], task="ranking")
+
+
+def test_several_labels_are_no_single_ones():
+    z = np.zeros((2, 3), "float32")
+    with pytest.raises(ValueError, match="'multilabel': 0 or 1 for each output. .*(2,)"):
+        predict(given((3,)), [(z, np.array([0, 1]))], task="multilabel")
+    with pytest.raises(ValueError, match=r"label \[0 2 0\] of example 1"):
+        predict(given((3,)), [(z, np.array([[0, 1, 1], [0, 2, 0]]))], task="multilabel")

@@ -36,7 +36,9 @@ def a_model(name, wrong, taught_by=(), architecture="small", parameters=100, don
     predicted = np.zeros(EXAMPLES, dtype="int64")
     predicted[list(wrong)] = 1
     answers = SimpleNamespace(labels=np.zeros(EXAMPLES, dtype="int64"), predicted=predicted)
-    evaluation = SimpleNamespace(errors=len(wrong), examples=EXAMPLES)
+    evaluation = SimpleNamespace(
+        errors=len(wrong), examples=EXAMPLES, is_right_or_wrong=True
+    )
     return SimpleNamespace(
         name=name,
         folder=Path(name),
