@@ -150,10 +150,10 @@ class Stage:
         by_default = self.metrics == ("accuracy",)
         if task in ("binary", "multilabel"):
             self.loss = keras.losses.BinaryCrossentropy(from_logits=gives_logits)
-            if by_default and gives_logits:
-                # Of logits a half is no even chance.
-                accuracy = keras.metrics.BinaryAccuracy("accuracy", threshold=0.0)
-                self.metrics = (accuracy,)
+            if by_default:
+                # Keras takes several labels for one class, and logits for probabilities.
+                threshold = 0.0 if gives_logits else 0.5
+                self.metrics = (keras.metrics.BinaryAccuracy("accuracy", None, threshold),)
         elif task == "regression":
             self.loss = keras.losses.MeanSquaredError()
             self.metrics = ("mean_absolute_error",) if by_default else self.metrics

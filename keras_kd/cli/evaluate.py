@@ -11,8 +11,13 @@ from keras_kd.cli.base import data_dir, main
 @click.argument("model")
 @click.option("--dataset", default="mnist", show_default=True)
 @click.option("--teacher", help="A model to compare MODEL with, as MODEL is given.")
+@click.option(
+    "--task",
+    help="What the outputs mean: multiclass, binary, multilabel or regression. "
+    "[default: as they show]",
+)
 @data_dir
-def evaluate(model, dataset, teacher, data_dir):
+def evaluate(model, dataset, teacher, task, data_dir):
     """Measure a MODEL on a data set's test images.
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student.
@@ -26,8 +31,9 @@ def evaluate(model, dataset, teacher, data_dir):
     # Standard output holds the measurements alone.
     data.prepare(dataset, data_dir, announce=functools.partial(click.echo, err=True))
     test = data.batches(*data.load_arrays(dataset, "test", data_dir), batch_size=1000)
-    predictions, fidelity = predict(loaded, test, name=model), None
+    predictions, fidelity = predict(loaded, test, name=model, task=task), None
     if teacher:
-        fidelity = predictions.fidelity(predict(loaded_teacher, test, name=teacher))
+        others = predict(loaded_teacher, test, name=teacher, task=task)
+        fidelity = predictions.fidelity(others)
     measured = Evaluation.of(predictions.answers(), fidelity)
     click.echo(f"{measured.summary()}\n\n{measured.table()}")

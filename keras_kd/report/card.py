@@ -279,7 +279,7 @@ class _Shape:
             classes=classes,
             layers="; ".join(layers),
             task=place or task,
-            kind=kind.format(classes) + where,
+            kind=kind.format(classes, "s" * (classes != "1")) + where,
             threshold=threshold,
         )
 
@@ -289,7 +289,7 @@ _KINDS = {
     "multiclass": ("A classifier of {} classes", "classification"),
     "binary": ("A yes or no", "classification"),
     "multilabel": ("{} labels, each a yes or no of its own", "classification"),
-    "regression": ("A model of {} values", "tabular-regression"),
+    "regression": ("A model of {} value{}", "tabular-regression"),
 }
 # Of examples, of sequences and of pictures; the task is the hub's.
 _PLACES = (

@@ -216,11 +216,8 @@ def _tests(folders, first, other):
             )
         else:
             score = SCORES[model.metrics.evaluation.counts]
-            word = "better" if test.difference > 0 else "worse"
-            size = f"{score.scale * abs(test.difference):.{score.digits}f}"
             lines.append(
-                f"{plain(model.name)}: {score.words} of {other} is {word} by {size}"
-                f"{' ' * bool(score.unit)}{score.unit}; the permutation test's p "
-                f"{p_value(test)}"
+                f"{plain(model.name)}: {score.words} of {other} is "
+                f"{score.change(test.difference)}; the permutation test's p {p_value(test)}"
             )
     return lines

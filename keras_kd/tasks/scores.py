@@ -74,6 +74,17 @@ class Score:
             return f"{value:,.1f}"
         return f"{self.scale * value:,.{self.digits}f}"
 
+    def change(self, better):
+        """By how much one is better, in words: "worse by 1.20 points"; 0 is "the same"."""
+        if better == 0:
+            return "the same"
+        size, digits = self.scale * abs(better), self.digits
+        # As many digits as tell it from nothing.
+        while digits < 12 and not float(f"{size:.{digits}f}"):
+            digits += 1
+        unit = f" {self.unit}" if self.unit else ""
+        return f"{'better' if better > 0 else 'worse'} by {size:.{digits}f}{unit}"
+
 
 def accuracy(sums):
     """The share of the answers that are right, in [0, 1]."""

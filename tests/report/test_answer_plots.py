@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from keras_kd.evaluation.answers import Answers
 from keras_kd.report import answer_plots
 from keras_kd.report.answer_plots import confusion, reliability
+from keras_kd.runs import reader
+from tests.runs.sample_run import make_task_run
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +86,12 @@ def test_confusion_of_many_classes(monkeypatch):
     assert [x.get_text() for x in figure.axes[0].get_yticklabels()] == ["4", "7"]
     assert shown(figure) == {(0, 1): 2, (1, 0): 1}
     assert "Of the 2 classes with the most mistakes." in caption
+
+
+def test_reliability_of_many_answers_an_example(tmp_path):
+    run = reader.read(make_task_run(tmp_path / "run", "multiclass", 2)).runs[None]
+    figure, _ = reliability([run["student"]], STYLE, seed=None)
+    counts = figure.axes[1].patches[0].get_data().values
+    assert counts.sum() == 40 * 36
+    values = reader.read(make_task_run(tmp_path / "values", "regression")).runs[None]
+    assert reliability([values["student"]], STYLE, seed=None) is None

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from keras_kd.report import card
+from keras_kd.runs import reader
 from keras_kd.teachers import Ensemble
 from tests.report.test_devices import device_file, exports
-from tests.runs.sample_run import change, make_run
+from tests.runs.sample_run import change, make_run, make_task_run
 from tests.runs.test_reader import forget_checksums
 
 
@@ -239,3 +240,27 @@ def test_a_stage_that_went_on_from_a_file(folder):
     text = changed(folder, "alone", {"model": "before.keras"})
     assert "alone learned from the labels alone. Its first weights were those of" in text
     assert "- First weights: before.keras\n" in text
+
+
+@pytest.mark.parametrize(
+    "task, places, kind, metric, code",
+    [
+        ("regression", 0, "A model of 10 values: ", "mean_absolute_error", "answers = "),
+        ("multilabel", 0, "10 labels, each a yes or no of its own", "accuracy", "> 0  #"),
+        ("multiclass", 2, "classes for each pixel", "mean_iou", "outputs.argmax(axis=-1)"),
+        ("binary", 2, "A yes or no for each pixel", "mean_iou", "outputs > 0  # a yes"),
+    ],
+)
+def test_of_another_task(tmp_path, task, places, kind, metric, code):
+    run = make_task_run(tmp_path / "run", task, places)
+    text = card.card(run, "student", dataset="mine")
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["metrics"] == [metric]
+    measured = reader.read(run).runs[None]["student"].metrics.evaluation
+    (result,) = front["model-index"][0]["results"][0]["metrics"]
+    assert result["type"] == metric
+    assert result["value"] == pytest.approx(measured.scores[metric].value, abs=1e-6)
+    assert kind in text and code in text
+    assert ("Its confidence is off" in text) == (task != "regression")
+    assert ("It always answers one" in text) == (task == "multiclass")
+    assert "Most often wrong" not in text

@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from keras_kd.report.compare import compare_runs
-from tests.runs.sample_run import RECIPE, change, logits, make_run, make_seeds, unfinish
+from keras_kd.runs import reader
+from tests.runs.sample_run import (
+    RECIPE,
+    change,
+    logits,
+    make_run,
+    make_seeds,
+    make_task_run,
+    unfinish,
+)
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +172,26 @@ def test_other_models_under_the_same_recipe(runs, tmp_path):
     ):
         assert f"{line}\n" in text
     assert "alone: other" not in text
+
+
+def test_scores_of_another_task(tmp_path):
+    paths = [make_task_run(tmp_path / f"{x}", "regression", seed=x) for x in (0, 1)]
+    text = compare_runs(paths)
+    ours, others = (
+        reader.read(x).runs[None]["student"].metrics.evaluation for x in paths
+    )
+    value = ours.scores["mean_absolute_error"].value
+    low, high = ours.scores["mean_absolute_error"].interval
+    assert f"{value:.4f} ({low:.4f}–{high:.4f})" in text
+    assert "A mean absolute error" in text and "errors" not in text
+    better = value - others.scores["mean_absolute_error"].value
+    word = "better" if better > 0 else "worse"
+    line = f"student: mean absolute error of B is {word} by {abs(better):.4f}; the perm"
+    assert line in text
+
+
+def test_runs_of_two_tasks(runs, tmp_path):
+    other = make_task_run(tmp_path / "other", "multiclass", 2)
+    text = compare_runs([runs[0], other])
+    assert "A accuracy (%)" in text and "B mean IoU (%)" in text
+    assert "student: not tested, the tasks differ" in text

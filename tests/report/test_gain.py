@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from keras_kd.evaluation.uncertainty import McNemar, mcnemar
-from keras_kd.report.gain import Comparison, chance_of_examples
+from keras_kd.report.gain import (
+    Comparison,
+    DifferentData,
+    ScoreComparison,
+    chance_of_examples,
+    comparisons,
+)
+from keras_kd.report.gain import test_of as paired_test
+from keras_kd.runs import reader
+from tests.runs.sample_run import make_task_run
 
 DRAWS, EXAMPLES = 1000, 300
 
@@ -145,3 +154,58 @@ def test_the_chance_of_examples():
     half = 10 * math.sqrt(24 / 4 / 24)
     assert chance_of_examples(np.concatenate([apart, other])) == pytest.approx(half)
     assert chance_of_examples(np.zeros((2, 5), int)) == 0
+
+
+def of_task(tmp_path, task, places=0, seeds=(0,)):
+    folders = (tmp_path / f"{seed}" for seed in seeds)
+    return [
+        reader.read(make_task_run(x, task, places, seed=seed)).runs[None]
+        for x, seed in zip(folders, seeds, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("task, places", [("regression", 0), ("multiclass", 2)])
+def test_answers_that_are_not_right_or_wrong_are_compared_by_their_score(
+    tmp_path, task, places
+):
+    (run,) = of_task(tmp_path, task, places)
+    (found,) = comparisons([run])
+    assert isinstance(found, ScoreComparison) and found.student == "student"
+    ours, others = (
+        run[x].metrics.evaluation.scores[found.score.name].value
+        for x in ("student", "alone")
+    )
+    sign = -1 if task == "regression" else 1
+    assert found.better == [pytest.approx(sign * (ours - others))]
+    assert found.gain.mean == pytest.approx(found.score.scale * found.better[0])
+    assert found.sign == 1 and found.beyond_chance == (found.tests[0].p_value < 0.05)
+    assert found.tests[0].difference == pytest.approx(found.better[0])
+
+
+def test_scores_over_seeds(tmp_path):
+    runs = of_task(tmp_path, "regression", seeds=(0, 1, 2))
+    (found,) = comparisons(runs)
+    errors = {
+        x: [np.array(run[x].answers.rows["error"]) for run in runs]
+        for x in ("student", "alone")
+    }
+    apart = np.array(errors["alone"]) - np.array(errors["student"])
+    assert found.better == pytest.approx(apart.mean(axis=1).tolist())
+    # Of a mean over examples the bootstrap's deviation is that of the mean.
+    of_examples = apart.mean(axis=0)
+    expected = 1.96 * of_examples.std() / np.sqrt(len(of_examples))
+    assert found.by_examples == pytest.approx(expected, rel=0.1)
+    by_seeds = 4.303 * apart.mean(axis=1).std(ddof=1) / np.sqrt(3)
+    assert found.by_seeds == pytest.approx(by_seeds, rel=1e-3)
+    both = math.hypot(by_seeds, found.by_examples)
+    assert found.by_chance == pytest.approx(both, rel=1e-3)
+
+
+def test_other_test_data_are_told(tmp_path):
+    (run,) = of_task(tmp_path / "a", "regression")
+    make_task_run(tmp_path / "b", "regression", examples=39)
+    other = reader.read(tmp_path / "b").runs[None]
+    with pytest.raises(DifferentData, match="answers.npz have different labels"):
+        paired_test(run["student"], other["student"])
+    (pixels,) = of_task(tmp_path / "c", "multiclass", 2)
+    assert paired_test(run["student"], pixels["student"]) is None

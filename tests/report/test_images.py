@@ -3,11 +3,12 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from keras_kd.report.images import contact_sheet, disagreements
+from keras_kd.report.images import contact_sheet, disagreements, picture_sheet
 from keras_kd.runs import reader
-from tests.runs.sample_run import logits, make_run
+from tests.runs.sample_run import logits, make_run, make_task_run
 
 
 def run_of(path, images):
@@ -55,3 +56,39 @@ def test_no_images(tmp_path):
     run = run_of(tmp_path, np.zeros((20, 2, 2, 1)))
     run["student"].files.pop("disagreements.npz")
     assert disagreements(run, "student") is None
+
+
+@pytest.mark.parametrize("task", ["multiclass", "binary", "regression"])
+def test_answers_that_are_pictures(tmp_path, task):
+    run = reader.read(make_task_run(tmp_path / "run", task, 2)).runs[None]
+    picture = picture_sheet(run, "student", 3)
+    assert picture.name == "answers_3" and picture.png.startswith(b"\x89PNG")
+    assert "4 test images on which student and its teacher differ most" in picture.caption
+    assert disagreements(run, "student") is None
+    assert picture_sheet(run, "teacher", 1) is None
+
+
+def test_what_is_drawn_of_pictures(tmp_path, monkeypatch):
+    run = reader.read(make_task_run(tmp_path / "run", "multiclass", 2)).runs[None]
+    pictures = run["student"].pictures
+    pictures["label"][0, :2] = np.nan
+    monkeypatch.setattr("keras_kd.report.images.drawn", only_draw)
+    figure = picture_sheet(run, "student", 1)
+    rows = np.reshape(figure.axes, (4, 5))
+    assert [x.get_title() for x in rows[0]] == [
+        "image", "label", "teacher", "student", "differ"
+    ]  # fmt: skip
+    index, _ = run["student"].disagreements
+    assert [row[0].texts[0].get_text() for row in rows] == [str(x) for x in index]
+    for number, (_, label, teacher, student, differ) in enumerate(rows):
+        for place, name in ((label, "label"), (teacher, "teacher"), (student, "student")):
+            shown = np.ma.filled(place.images[0].get_array().astype(float), np.nan)
+            np.testing.assert_array_equal(shown, pictures[name][number])
+        apart = pictures["teacher"][number] != pictures["student"][number]
+        np.testing.assert_array_equal(differ.images[0].get_array(), apart)
+
+
+def only_draw(name, alt, caption, draw, *arguments, size):
+    figure = Figure()
+    draw(figure, *arguments)
+    return figure

@@ -8,7 +8,14 @@ from matplotlib.figure import Figure
 from keras_kd.report import plots
 from keras_kd.report.plots import curves, pareto
 from keras_kd.runs import reader
-from tests.runs.sample_run import change, logits, make_run, make_seeds, unfinish
+from tests.runs.sample_run import (
+    change,
+    logits,
+    make_run,
+    make_seeds,
+    make_task_run,
+    unfinish,
+)
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +176,22 @@ def test_a_file_of_each_kind(run):
     assert picture.svg.startswith(b"<?xml") and picture.png.startswith(b"\x89PNG")
     assert matplotlib.rcParams["font.size"] == before
     assert pareto([run], COSTS, "macs", "MACs").svg == picture.svg
+
+
+@pytest.mark.parametrize("task, way", [("regression", "down"), ("multilabel", "up")])
+def test_pareto_of_another_score(axes, tmp_path, task, way):
+    run = reader.read(make_task_run(tmp_path / "run", task)).runs[None]
+    costs = {"teacher": 100, "student": 10, "alone": 11}
+    drawn, caption = axes(pareto, [run], costs, "macs", "MACs")
+    measured = [x.metrics.evaluation for x in run.models]
+    scored = [x.scores[x.counts] for x in measured]
+    scale = 1 if task == "regression" else 100
+    ends = [(x.value, x.value - x.interval[0], x.interval[1] - x.value) for x in scored]
+    expected = scale * np.array(ends)
+    np.testing.assert_allclose(points(drawn)[:, 1:], expected)
+    assert f"against MACs; {way} and to the left is better" in caption
+    words = {"regression": "mean absolute error", "multilabel": "accuracy (%)"}
+    assert drawn.get_ylabel() == words[task]
+    # The one alone costs more than the student, and is worse.
+    front = drawn.lines[0].get_ydata()
+    np.testing.assert_allclose(front, [expected[1][0], expected[0][0]])

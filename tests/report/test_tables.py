@@ -1,9 +1,23 @@
 import numpy as np
 import pytest
 
-from keras_kd.report.tables import accuracy_table, class_table, cost_table, duration
+from keras_kd.report.tables import (
+    accuracy_table,
+    class_table,
+    cost_table,
+    duration,
+    notes,
+)
 from keras_kd.runs import reader
-from tests.runs.sample_run import log_softmax, logits, make_run, make_seeds, wilson
+from keras_kd.tasks.scores import SCORES
+from tests.runs.sample_run import (
+    log_softmax,
+    logits,
+    make_run,
+    make_seeds,
+    make_task_run,
+    wilson,
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +119,77 @@ def test_the_worst_of_many_classes(run, monkeypatch):
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    "task, places, titles, fidelity",
+    [
+        (
+            "multilabel",
+            0,
+            ["Accuracy, %", "F1, %", "ROC AUC", "AP", "NLL, nats", "ECE, %"],
+            ["Agreement, %", "KL, nats"],
+        ),
+        (
+            "regression",
+            0,
+            ["MAE", "RMSE", "R²", "Worst percent"],
+            ["RMSE to teacher"],
+        ),
+        (
+            "multiclass",
+            2,
+            ["Mean IoU, %", "Accuracy, %", "NLL, nats", "ECE, %"],
+            ["Agreement, %", "KL, nats"],
+        ),
+        (
+            "binary",
+            2,
+            ["Mean IoU, %", "Accuracy, %", "F1, %", "NLL, nats", "ECE, %"],
+            ["Agreement, %", "KL, nats"],
+        ),
+    ],
+)
+def test_scores_of_another_task(tmp_path, task, places, titles, fidelity):
+    run = reader.read(make_task_run(tmp_path / "run", task, places)).runs[None]
+    table = accuracy_table([run])
+    assert table.header == ["Model", "Taught by", *titles, *fidelity]
+    measured = run["student"].metrics.evaluation
+    first = measured.scores[measured.counts]
+    shown = SCORES[measured.counts].shown
+    low, high = first.interval
+    cell = f"{shown(first.value)} ({shown(low)}–{shown(high)})"
+    assert column(table, titles[0])["student"] == cell
+    close = column(table, fidelity[0])
+    assert close["alone"] == "–" != close["student"]
+    text = " ".join(notes([run]))
+    words = SCORES[measured.counts].words
+    assert text.startswith(f"In brackets is the 95 % bootstrap interval of the {words}.")
+    assert ("agreement is how often" in text) == (task != "regression")
+
+
+def test_another_task_over_seeds(tmp_path):
+    runs = [
+        reader.read(make_task_run(tmp_path / f"{seed}", "regression", seed=seed)).runs[None]
+        for seed in (0, 1, 2)
+    ]
+    values = [
+        x["alone"].metrics.evaluation.scores["mean_absolute_error"].value for x in runs
+    ]
+    cell = column(accuracy_table(runs), "MAE")["alone"]
+    assert cell == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+
+
+def test_classes_of_pixels_and_labels(tmp_path):
+    run = reader.read(make_task_run(tmp_path / "pixels", "multiclass", 2)).runs[None]
+    table = class_table([run["student"], run["teacher"]])
+    assert table.header[4:] == ["IoU, %", "teacher: IoU, %"]
+    rows = run["student"].metrics.evaluation.per_class
+    assert column(table, "IoU, %") == {
+        str(x.label): f"{100 * x.iou:.2f}" for x in rows
+    }
+    labels = reader.read(make_task_run(tmp_path / "labels", "multilabel")).runs[None]
+    table = class_table([labels["student"], labels["alone"]])
+    assert table.header[4:] == ["recall, %", "alone: recall, %"]
+    values = reader.read(make_task_run(tmp_path / "values", "regression")).runs[None]
+    assert class_table([values["student"]]).rows == []

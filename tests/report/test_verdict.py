@@ -18,7 +18,9 @@ from keras_kd.report.verdict import (
     verdict,
     warnings,
 )
+from keras_kd.runs import reader
 from keras_kd.runs.reader import Run
+from tests.runs.sample_run import make_task_run
 
 EXAMPLES = 200
 STAGE = {
@@ -401,3 +403,57 @@ def test_small_differences_are_not_rounded_away():
     (first, *_) = _reasons(x)
     assert "difference is -0.0001 ±" in first and "100.1 errors against 100.0." in first
     assert _headline(x).startswith("Distillation did not help")
+
+
+@pytest.mark.parametrize(
+    "task, places, words, unit",
+    [
+        ("regression", 0, "mean absolute error", ""),
+        ("multiclass", 2, "mean IoU", " points"),
+        ("multilabel", 0, "accuracy", " points"),
+    ],
+)
+def test_a_verdict_by_the_score_that_counts(tmp_path, task, places, words, unit):
+    run = reader.read(make_task_run(tmp_path / "run", task, places)).runs[None]
+    headline, reasons = verdict([run])
+    (found,) = comparisons([run])
+    expected = "was worth it" if found.tests[0].p_value < 0.05 else "came out ahead, but"
+    assert expected in headline
+    text = " ".join(reasons).replace("\N{NO-BREAK SPACE}", " ")
+    article = "an" if words[0] == "a" else "a"
+    percent = " %" if unit else ""
+    ours, others = (found.score.shown(x[0]) for x in (found.values, found.baseline_values))
+    assert f"“student” has {article} {words} of {ours}{percent} on 40 examples" in text
+    assert f"labels alone, one of {others}{percent}. That is better by" in text
+    assert f"{found.gain.mean:.{found.score.digits}f}{unit}. A paired permutation" in text
+    assert f"“teacher”, which has {article} {words} of" in text
+    assert warnings([run]) == []
+
+
+def test_scores_over_seeds_in_words(tmp_path):
+    runs = [
+        reader.read(make_task_run(tmp_path / f"{x}", "regression", seed=x)).runs[None]
+        for x in (0, 1, 2)
+    ]
+    _, reasons = verdict(runs)
+    text = " ".join(reasons).replace("\N{NO-BREAK SPACE}", " ")
+    (found,) = comparisons(runs)
+    mean, deviation = np.mean(found.values), np.std(found.values, ddof=1)
+    assert f"mean absolute error of {mean:.4f} ± {deviation:.4f} on 40 examples" in text
+    assert f"better by {found.gain.mean:.4f} ± {found.gain.deviation:.4f}. The" in text
+    assert f"may make it up to {found.by_chance:.4f} by chance (95 %)" in text
+    assert "is ahead with 3 of 3 seeds; a paired permutation test gives p < 0.05" in text
+
+
+def test_the_warning_of_a_worse_score(tmp_path):
+    path = make_task_run(tmp_path / "run", "regression", noise={"student": 2.0})
+    run = reader.read(path).runs[None]
+    (sentence,) = warnings([run])
+    ours, others = (
+        run[x].metrics.evaluation.scores["mean_absolute_error"].value
+        for x in ("student", "alone")
+    )
+    assert ours > others
+    assert f"mean absolute error {ours:.4f} against {others:.4f} on 40 examples" in sentence
+    assert "(the permutation test's p " in sentence
+    assert verdict([run])[0] == "Distillation did harm."

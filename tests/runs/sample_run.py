@@ -7,6 +7,9 @@ import shutil
 import keras
 import numpy as np
 
+from keras_kd.evaluation.evaluate import Evaluation
+from keras_kd.evaluation.predictions import predict
+
 CLASSES, EPOCHS = 10, 4
 
 # Name: who taught it, its architecture, how well it knows the labels, parameters, MACs.
@@ -109,6 +112,75 @@ def make_run(path, examples=200, seed=0, images=None, recipe_name="mnist"):
     }
     write_json(path / "manifest.json", manifest | {"teacher": teacher, "stages": stages})
     return path
+
+
+def make_task_run(path, task, places=0, seed=0, examples=40, noise=None):
+    """Writes a run of another task: a teacher, a student that follows it, and one alone.
+
+    What is right is drawn, and so is what the models add to it: the teacher the least.
+
+    Args:
+        path, seed, examples: As `make_run` takes them.
+        task: "multilabel", "regression", or "multiclass" or "binary" of positions.
+        places: 0, or 2 for pictures of 6 by 6 pixels.
+        noise: dict of a model to how much is added to what is right.
+
+    Returns:
+        `path`.
+    """
+    rng = np.random.default_rng(0)
+    positions, size = (6, 6)[:places], {"binary": 1, "regression": 2}.get(task, 3)
+    if task == "multiclass":
+        labels = rng.integers(0, size, (examples, *positions))
+        truth = np.eye(size)[labels]
+    else:
+        truth = rng.normal(size=(examples, *positions, size))
+        labels = truth if task == "regression" else (truth > 0).astype("int64")
+    images = rng.uniform(size=(examples, 6, 6, 1)).astype("float32")
+    data, models = [(images, labels)], {}
+    spread = {"teacher": 0.4, "student": 0.7, "alone": 1.0} | (noise or {})
+    for number, (name, size_of) in enumerate(spread.items()):
+        added = size_of * np.random.default_rng([number, seed]).normal(size=truth.shape)
+        times = 1 if task == "regression" else 2
+        models[name] = _Given(name, (times * truth + added).astype("float32"))
+    asked = {x: predict(models[x], data, task=task) for x in models}
+    stages = []
+    for name, found in asked.items():
+        folder = path / name
+        folder.mkdir(parents=True)
+        _save_model(folder / "model.keras", units=3)
+        found.answers().write(folder / "answers.npz")
+        fidelity = None
+        if name == "student":
+            fidelity, differences = found.beside(asked["teacher"])
+            index = np.flatnonzero(differences)[:4]
+            pictures = found.pictures(asked["teacher"], index) if places == 2 else {}
+            arrays = {"index": index, "images": images[index], **pictures}
+            np.savez(folder / "disagreements.npz", **arrays)
+        evaluation = Evaluation.of(found.answers(), fidelity).to_dict()
+        metrics = {"taught_by": "labels", "parameters": 100, "macs": 200 + len(name)}
+        metrics |= {"pure_macs": 200, "file_bytes": 10, "evaluation": evaluation}
+        write_json(folder / "metrics.json", metrics)
+        if name != "teacher":
+            losses = "".join(f"{x},{1 / (x + 1)},{2 / (x + 1)}\n" for x in range(EPOCHS))
+            (folder / "history.csv").write_text(f"epoch,loss,val_loss\n{losses}")
+            taught_by = ["teacher"] if name == "student" else []
+            stages.append(_stage(name, taught_by, "small", folder))
+    manifest = _head("run", None, None)
+    teacher = {"name": "teacher", "architecture": "big", "weights": "1", "state": "done"}
+    teacher["files"] = checksums(path / "teacher")
+    write_json(path / "manifest.json", manifest | {"teacher": teacher, "stages": stages})
+    return path
+
+
+class _Given:
+    """A model that gives the same answers whatever it is asked."""
+
+    def __init__(self, name, answers):
+        self.name, self.answers = name, answers
+
+    def predict_on_batch(self, inputs):
+        return self.answers
 
 
 def make_seeds(path, seeds=(0, 1, 2), examples=200, images=None):

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from keras_kd.runs import reader
-from tests.runs.sample_run import change, logits, make_run, make_seeds, unfinish
+from tests.runs.sample_run import (
+    change,
+    logits,
+    make_run,
+    make_seeds,
+    make_task_run,
+    unfinish,
+)
 
 
 @pytest.fixture(scope="module")
@@ -242,3 +249,55 @@ def test_nothing_is_unpickled(copy, monkeypatch):
         with pytest.raises(ValueError, match="does not hold index and images"):
             _ = only_run(copy)["student"].disagreements
     assert not hit
+
+
+def test_sums_and_pictures(tmp_path):
+    run = reader.read(make_task_run(tmp_path / "run", "multiclass", 2)).runs[None]
+    student = run["student"]
+    assert student.answers.examples == 40 and student.answers.task.name == "multiclass"
+    index, images = student.disagreements
+    assert len(index) == len(images) == 4
+    assert {x: y.shape for x, y in student.pictures.items()} == {
+        "label": (4, 6, 6), "teacher": (4, 6, 6), "student": (4, 6, 6)
+    }  # fmt: skip
+    assert run["alone"].pictures is None
+
+
+@pytest.mark.parametrize("change_of", ["one is missing", "another size", "words"])
+def test_pictures_that_do_not_go_together(tmp_path, change_of):
+    folder = make_task_run(tmp_path / "run", "multiclass", 2)
+    path = folder / "student" / "disagreements.npz"
+    arrays = dict(np.load(path))
+    if change_of == "one is missing":
+        del arrays["label"]
+    elif change_of == "another size":
+        arrays["label"] = arrays["label"][:, :3]
+    else:
+        arrays["label"] = arrays["label"].astype(str)
+    np.savez(path, **arrays)
+    forget_checksums(tmp_path / "run")
+    with pytest.raises(ValueError, match="but pictures of .* that do not go together"):
+        _ = reader.read(tmp_path / "run").runs[None]["student"].pictures
+
+
+def test_scores_of_earlier_versions(made):
+    """Their folders have none, and what they have is scored."""
+    found = reader.read(made).runs[None]["student"].metrics.evaluation
+    assert (found.task, found.places, found.counts) == ("multiclass", 0, "accuracy")
+    assert found.scores["accuracy"].value == found.accuracy
+    assert found.scores["accuracy"].interval == found.accuracy_interval
+    assert found.scores["negative_log_likelihood"].value == found.negative_log_likelihood
+    assert found.is_right_or_wrong
+
+
+@pytest.mark.parametrize(
+    "scores", [{}, {"of_a_later_version": {"value": 1.0}}, {"r2": {"value": None}}]
+)
+def test_no_score_that_counts(tmp_path, scores):
+    path = make_task_run(tmp_path / "run", "regression")
+    metrics = path / "student" / "metrics.json"
+    evaluation = json.loads(metrics.read_text())["evaluation"]
+    change(metrics, evaluation=evaluation | {"scores": scores})
+    forget_checksums(path)
+    with pytest.raises(ValueError, match="metrics.json is not what .* score"):
+        _ = reader.read(path).runs[None]["student"].metrics
