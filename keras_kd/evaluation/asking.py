@@ -56,7 +56,7 @@ class Asking:
         for batch in labelled.weighted_batches(dataset, self._argument):
             labels, answers, keep = self._answer(*batch, first)
             yield labels, answers, keep
-            first += len(answers)
+            first += len(keep)
         if first == 0:
             raise ValueError(f"`{self._argument}` is empty; nothing to evaluate on.")
         if self._said is None and self._like_probabilities and self._kind() == "logits":

@@ -8,6 +8,7 @@ from keras_kd.evaluation.answers import Answers
 from keras_kd.evaluation.asking import Asking
 from keras_kd.evaluation.sums import Sums
 from keras_kd.tasks.known import TASKS
+from keras_kd.tasks.task import Linked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +80,8 @@ class Predictions:
         count = len(self.labels)
         agree = count - len(self.disagreements(teacher))
         check_same_outputs(self.name, teacher.name, self.log_probs, teacher.log_probs)
-        kl = TASKS[self.task].divergence(teacher.log_probs, self.log_probs)
+        linked = (Linked(x.log_probs, x.predicted) for x in (teacher, self))
+        kl = TASKS[self.task].divergence(*linked)
         return Fidelity(teacher.name, agree / count, float(np.sum(kl)) / count)
 
     def disagreements(self, teacher):
@@ -146,7 +148,7 @@ class SummedPredictions:
         for (labels, ours, keep), (others, theirs, keep_too) in zip(*batches, strict=True):
             if not np.array_equal(labels, others, equal_nan=labels.dtype.kind == "f"):
                 _refuse_other_examples(self, teacher)
-            check_same_outputs(self.name, teacher.name, ours, theirs)
+            check_same_outputs(self.name, teacher.name, ours.values, theirs.values)
             keep = keep & keep_too
             differ = np.where(keep, task.differ(ours, theirs), 0).sum(axis=1)
             kl = np.zeros(len(keep))
@@ -241,7 +243,7 @@ def predict(
     for labels, answers, keep in asking.answers(dataset):
         is_class = asking.task.name in ("multiclass", "binary") and not asking.places
         if is_class:
-            parts.append((labels[:, 0], np.argmax(answers[:, 0], axis=-1), answers[:, 0]))
+            parts.append((labels[:, 0], answers.decided[:, 0], answers.values[:, 0]))
         else:
             parts.append(_summed(asking, labels, answers, keep))
     if is_class:
@@ -262,7 +264,7 @@ def _summed(asking, labels, answers, keep):
     if task.activation is None:
         rows["error"] = sums["absolute"] / np.maximum(sums["count"], 1)
     elif not asking.places:
-        rows = {"label": labels[:, 0].astype("int8"), "logit": answers[:, 0]}
+        rows = {"label": labels[:, 0].astype("int8"), "logit": answers.values[:, 0]}
     return sums, rows
 
 

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_kd.losses.ops import log_odds, log_sigmoids
 from keras_kd.tasks.multiclass import Multiclass
+from keras_kd.tasks.task import Linked
 
 
 class Binary(Multiclass):
@@ -22,9 +23,12 @@ class Binary(Multiclass):
         return super().labels(labels, 2) if labels.shape[2:] in ((), (1,)) else None
 
     def link(self, outputs, kind):
-        logits = log_odds(outputs) if kind == "probabilities" else outputs
+        logits = outputs
+        if kind == "probabilities":
+            logits = ops.convert_to_numpy(log_odds(outputs))
         yes, no = (ops.convert_to_numpy(x)[..., 0] for x in log_sigmoids(logits))
-        return np.stack([no, yes], axis=-1).astype("float32")
+        log_probs = np.stack([no, yes], axis=-1).astype("float32")
+        return Linked(log_probs, (logits[..., 0] > 0).astype("int64"))
 
     def sums(self, labels, answers, keep, places):
         sums = super().sums(labels, answers, keep, 1)
@@ -33,7 +37,7 @@ class Binary(Multiclass):
         return sums | yes
 
     def shown(self, answers, labels=None):
-        found = np.exp(answers[..., 1]) if labels is None else labels
+        found = np.exp(answers.values[..., 1]) if labels is None else labels
         return found.astype("float32")
 
     def score_names(self, places):

@@ -6,6 +6,7 @@ from keras import ops
 from keras_kd.losses.ops import log_probabilities, log_softmax
 from keras_kd.tasks.task import (
     MOST_CLASSES,
+    Linked,
     Task,
     sums_of_classes,
     sums_of_each_class,
@@ -37,26 +38,26 @@ class Multiclass(Task):
         logits = log_probabilities(outputs) if kind == "probabilities" else outputs
         log_probs = ops.convert_to_numpy(log_softmax(logits)).astype("float32")
         # Rounding can put a probability a hair above 1.
-        return np.minimum(log_probs, 0.0)
+        return Linked(np.minimum(log_probs, 0.0), np.argmax(outputs, axis=-1))
 
     def sums(self, labels, answers, keep, places):
-        predicted = np.argmax(answers, axis=-1)
+        log_probs, predicted = answers
         labels = np.where(keep, labels, 0)
         of_label, of_answer = (
-            np.take_along_axis(answers, x[..., None], axis=-1)[..., 0]
+            np.take_along_axis(log_probs, x[..., None], axis=-1)[..., 0]
             for x in (labels, predicted)
         )
         sums = sums_of_classes(labels == predicted, np.exp(of_answer), of_label, keep)
-        classes = answers.shape[-1]
+        classes = log_probs.shape[-1]
         if places and classes <= MOST_CLASSES:
             sums |= sums_of_each_class(labels, predicted, keep, classes)
         return sums
 
     def differ(self, ours, theirs):
-        return np.argmax(ours, axis=-1) != np.argmax(theirs, axis=-1)
+        return ours.decided != theirs.decided
 
     def shown(self, answers, labels=None):
-        found = np.argmax(answers, axis=-1) if labels is None else labels
+        found = answers.decided if labels is None else labels
         return found.astype("float32")
 
     def score_names(self, places):

@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_kd.losses.ops import bernoulli_kl, log_odds, log_sigmoids
-from keras_kd.tasks.task import Task, sums_of_classes, whole
+from keras_kd.tasks.task import Linked, Task, sums_of_classes, whole
 
 
 class Multilabel(Task):
@@ -27,12 +27,14 @@ class Multilabel(Task):
 
     def link(self, outputs, kind):
         logits = log_odds(outputs) if kind == "probabilities" else outputs
-        return ops.convert_to_numpy(logits).astype("float32")
+        logits = ops.convert_to_numpy(logits).astype("float32")
+        return Linked(logits, logits > 0)
 
     def sums(self, labels, answers, keep, places):
-        yes, no = map(ops.convert_to_numpy, log_sigmoids(answers))
-        labels, predicted = labels == 1, answers > 0
-        kept = np.repeat(keep[..., None], answers.shape[-1], axis=-1)
+        logits, predicted = answers
+        yes, no = map(ops.convert_to_numpy, log_sigmoids(logits))
+        labels = labels == 1
+        kept = np.repeat(keep[..., None], logits.shape[-1], axis=-1)
         rows = [
             x.reshape(len(x), -1)
             for x in (
@@ -50,14 +52,14 @@ class Multilabel(Task):
         return sums | counts
 
     def differ(self, ours, theirs):
-        return ((ours > 0) != (theirs > 0)).mean(axis=-1)
+        return (ours.decided != theirs.decided).mean(axis=-1)
 
     def kl(self, teacher, student):
         divergence = bernoulli_kl(log_sigmoids(teacher), log_sigmoids(student))
         return ops.mean(divergence, axis=-1)
 
     def shown(self, answers, labels=None):
-        found = answers > 0 if labels is None else labels == 1
+        found = answers.decided if labels is None else labels == 1
         return found.sum(axis=-1).astype("float32")
 
     def score_names(self, places):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_kd.tasks.task import Task
+from keras_kd.tasks.task import Linked, Task
 
 
 class Regression(Task):
@@ -22,14 +22,14 @@ class Regression(Task):
         return labels, np.isfinite(labels).all(axis=-1)
 
     def link(self, outputs, kind):
-        return outputs
+        return Linked(outputs, outputs)
 
     def sums(self, labels, answers, keep, places):
         kept = keep[..., None]
         labels = np.where(kept, labels, 0)
-        error = np.where(kept, answers, 0) - labels
+        error = np.where(kept, answers.values, 0) - labels
         return {
-            "count": keep.sum(axis=1) * float(answers.shape[-1]),
+            "count": keep.sum(axis=1) * float(answers.values.shape[-1]),
             "absolute": np.abs(error).sum(axis=(1, 2)),
             "square": np.square(error).sum(axis=(1, 2)),
             "residual": np.square(error).sum(axis=1),
@@ -38,10 +38,11 @@ class Regression(Task):
         }
 
     def differ(self, ours, theirs):
-        return np.square(ours.astype("float64") - theirs).mean(axis=-1)
+        apart = ours.values.astype("float64") - theirs.values
+        return np.square(apart).mean(axis=-1)
 
     def shown(self, answers, labels=None):
-        found = answers if labels is None else labels
+        found = answers.values if labels is None else labels
         return found[..., 0].astype("float32")
 
     def score_names(self, places):

@@ -1,6 +1,7 @@
 """What a task says of a model's outputs, for whoever measures, shows or compares them."""
 
 import abc
+from typing import NamedTuple
 
 import numpy as np
 from keras import ops
@@ -12,6 +13,20 @@ from keras_kd.tasks.scores import BINS, SCORES
 MOST_CLASSES = 256
 # Answers whose divergence is computed at a time: 1,000 classes in float64 take 32 MB.
 _ROWS = 4096
+
+
+class Linked(NamedTuple):
+    """Answers of one batch as they are compared.
+
+    Attributes:
+        values: (examples, positions, ...), float32: log-probabilities, logits or values.
+        decided: What is answered, by the outputs as they come, of which log-probabilities
+            may round some to equal ones: class numbers (examples, positions), yes or no
+            (examples, positions, size), or the values.
+    """
+
+    values: np.ndarray
+    decided: np.ndarray
 
 
 class Task(abc.ABC):
@@ -44,7 +59,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def link(self, outputs, kind):
-        """What is compared, float32: log-probabilities, logits or values.
+        """What is compared, a `Linked`.
 
         Args:
             outputs: (examples, positions, size), float32.
@@ -68,10 +83,11 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def differ(self, ours, theirs):
-        """Which answers of two models differ: (examples, positions, ...), in [0, 1]."""
+        """By how much two `Linked` differ: (examples, positions), a share or a square."""
 
     def divergence(self, teacher, student):
-        """KL(teacher || student) of each answer, (examples, positions), in nats."""
+        """KL(teacher || student) of two `Linked`, (examples, positions), in nats."""
+        teacher, student = teacher.values, student.values
         shape = teacher.shape[:-1]
         rows = [x.reshape(-1, x.shape[-1]) for x in (teacher, student)]
         parts = [

@@ -372,3 +372,12 @@ def test_several_labels_are_no_single_ones():
         predict(given((3,)), [(z, np.array([0, 1]))], task="multilabel")
     with pytest.raises(ValueError, match=r"label \[0 2 0\] of example 1"):
         predict(given((3,)), [(z, np.array([[0, 1, 1], [0, 2, 0]]))], task="multilabel")
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_outputs_that_differ_by_less_than_their_log_probabilities_can_tell(maps):
+    """The larger one is the answer, as in Keras's metrics."""
+    z = np.float32([[1e-9, 0, 2e-9], [0, 3e-9, 1e-9]])
+    z, y = (z[:, None], np.array([[2], [1]])) if maps else (z, np.array([2, 1]))
+    found = Evaluation.of(predict(given(z.shape[1:]), [(z, y)]).answers())
+    assert found.accuracy == 1
