@@ -107,6 +107,9 @@ def named(tmp_path, monkeypatch, mnist_sample):
     return {name: zoo.build("mnist_fc_32") for name in models} | {
         "teacher_of_labels": keras.Sequential(several),
         "student_of_labels": keras.models.clone_model(keras.Sequential(several)),
+        "segmenter": _segmenter(2),
+        "big_segmenter": _segmenter(4),
+        "pixels_ds": _pixels(),
         "keras": keras,
         "kd": kd,
         "make_teacher": lambda: zoo.build("mnist_fc_8_4"),
@@ -120,6 +123,19 @@ def named(tmp_path, monkeypatch, mnist_sample):
         "test_images": np.concatenate([pixels[1]] * 10),
         "test_labels": np.concatenate([test[1]] * 10),
     }
+
+
+def _segmenter(width):
+    layers = [keras.layers.Conv2D(width, 3, padding="same", activation="relu")]
+    layers += [keras.layers.Conv2D(3, 1)]
+    return keras.Sequential([keras.layers.Input((8, 8, 1)), *layers])
+
+
+def _pixels():
+    images = np.random.default_rng(0).uniform(size=(30, 8, 8, 1)).astype("float32")
+    labels = (images[..., 0] * 3).astype("int32")
+    labels[:, 0] = 255
+    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(10)
 
 
 def right(model, dataset):
