@@ -89,12 +89,12 @@ class _Generations(DistillationChain):
         # As they ship: in float32, of no strategy.
         models = [result.students[stage.name] for stage in self.stages]
         # Probabilities are averaged as they are served, unsoftened.
-        ensemble = Ensemble(models, temperature=1.0)
+        how = self.stages[-1].measured_as(self.teacher)
+        ensemble = Ensemble(models, temperature=1.0, task=how["task"])
         folder = None if run_dir is None else Path(run_dir)
         test_data = kwargs.get("test_data")
         test_data = validation_data if test_data is None else test_data
-        tasks = {"ensemble": self.stages[-1].measured_as(self.teacher)}
-        measuring = Measuring(test_data, tasks, folder)
+        measuring = Measuring(test_data, {"ensemble": how}, folder)
         row = measuring.measure(ensemble, "ensemble", "generations")
         result = dataclasses.replace(
             result,

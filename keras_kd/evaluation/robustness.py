@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_kd.evaluation.predictions import predict
+from keras_kd.evaluation.sums import Sums
 from keras_kd.losses.arguments import (
     check_integer,
     check_not_negative,
@@ -46,7 +47,7 @@ class Robustness:
         return markdown_table(rows, numbers_from=1)
 
 
-def robustness(models, images, labels, severities=SEVERITIES, seed=0):
+def robustness(models, images, labels, severities=SEVERITIES, seed=0, task=None):
     """Accuracies on images that are shifted, rotated, or covered with noise.
 
     Each shift is the mean of the four directions, each rotation that of both; the noise is
@@ -59,6 +60,7 @@ def robustness(models, images, labels, severities=SEVERITIES, seed=0):
         severities: dict of "shift" (pixels), "rotation" (degrees), "noise" (standard
             deviation) to numbers > 0; not all need be there.
         seed: Integer >= 0 of the noise.
+        task: "multiclass" or "binary"; by default what a model shows.
 
     Returns:
         A `Robustness`.
@@ -72,11 +74,11 @@ def robustness(models, images, labels, severities=SEVERITIES, seed=0):
     _check_severities(severities)
     if not models:
         raise ValueError("`models` must hold at least one model. Received: none.")
-    found = {("none", 0): _accuracies(models, [images], labels)}
+    found = {("none", 0): _accuracies(models, [images], labels, task)}
     for corruption, values in severities.items():
         for severity in values:
             corrupted = _corrupted(corruption, images, severity, seed)
-            found[corruption, severity] = _accuracies(models, corrupted, labels)
+            found[corruption, severity] = _accuracies(models, corrupted, labels, task)
     return Robustness(found)
 
 
@@ -92,13 +94,20 @@ def _corrupted(corruption, images, severity, seed):
         yield add_noise(images, severity, seed)
 
 
-def _accuracies(models, corrupted, labels):
+def _accuracies(models, corrupted, labels, task):
     right = {name: [] for name in models}
     for images in corrupted:
         starts = range(0, len(images), _BATCH_SIZE)
         slices = [slice(x, x + _BATCH_SIZE) for x in starts]
         for name, model in models.items():
-            answers = predict(model, [(images[x], labels[x]) for x in slices]).answers()
+            data = [(images[x], labels[x]) for x in slices]
+            answers = predict(model, data, task=task).answers()
+            if isinstance(answers, Sums):
+                # What is said of pixels would have to move with them.
+                raise ValueError(
+                    "`models` must give one class an image. Received: {!r}, of the task "
+                    "{!r}.".format(name, answers.task.name)
+                )
             right[name].append(np.mean(answers.right))
     return {name: float(np.mean(x)) for name, x in right.items()}
 

@@ -241,14 +241,17 @@ def check_said(argument, value):
     return said
 
 
-def outputs_kind(model):
+def outputs_kind(model, activation="softmax"):
     """The kind of a model's one output, as its answers show, or else its last layer.
 
     Args:
         model: A `keras.Model` with symbolic inputs.
+        activation: As `OutputKinds.need` takes it; of values it is "logits".
     """
+    if activation is None:
+        return "logits"
     kinds = OutputKinds("model", model)
-    kinds.need([None], compared=False)
+    kinds.need([None], compared=False, activation=activation)
     kinds.look()
     kinds._settle()
     return kinds.found[None]

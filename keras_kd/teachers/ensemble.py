@@ -9,10 +9,17 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_positive, is_finite_number
-from keras_kd.losses.ops import log_probabilities, log_softmax
+from keras_kd.losses.ops import (
+    at_least_float32,
+    log_odds,
+    log_probabilities,
+    log_sigmoids,
+    log_softmax,
+)
 from keras_kd.losses.schedules import plain
 from keras_kd.models.sharing import serialize_apart, share_weights, shared_layers
 from keras_kd.models.symbolic import input_structure
+from keras_kd.tasks.find import ACTIVATIONS, find_task
 from keras_kd.tasks.heads import alone
 from keras_kd.tasks.kinds import outputs_kind
 from keras_kd.teachers.members import check_each, check_same, inputs_for
@@ -30,6 +37,12 @@ class Ensemble(keras.Model):
     logits whatever the models end in: a Distiller's `teacher_outputs` stays "logits".
     The models run in inference mode. A model of weight zero does not run.
 
+    Where each output is a yes or no of its own its sigmoids are averaged,
+
+        output = T * (log sum_k w_k * sigmoid(z_k / T) - log sum_k w_k * sigmoid(-z_k / T))
+
+    and of a regression the values.
+
     Args:
         models: `keras.Model`s with symbolic inputs (Functional, Sequential, another
             Ensemble) that take the same inputs (batch, ...) and give one output of the
@@ -43,10 +56,13 @@ class Ensemble(keras.Model):
             one per model. By default logits, unless a model ends in a softmax; that is
             then said in a warning.
         name: Defaults to "ensemble".
+        task: "multiclass", "binary", "multilabel" or "regression": what the outputs mean.
+            Defaults to None: what the first model's last activation and units show;
+            several units without an activation are "multiclass".
 
     Raises:
-        ValueError: An argument is of the wrong kind or out of range, or the models'
-            inputs or outputs differ.
+        ValueError: An argument is of the wrong kind or out of range, the models' inputs or
+            outputs differ, or nothing shows the task, as of one unit without an activation.
 
     Attributes:
         models: A list of them.
@@ -65,14 +81,22 @@ class Ensemble(keras.Model):
     """
 
     def __init__(
-        self, models, weights=None, temperature=4.0, outputs=None, name="ensemble"
+        self,
+        models,
+        weights=None,
+        temperature=4.0,
+        outputs=None,
+        name="ensemble",
+        task=None,
     ):
         models = _check_models(models)
+        task = _resolve_task(task, models[0])
         mean = MeanOfProbabilities(
             models,
             weights=_check_weights(weights, count=len(models)),
             temperature=check_positive("temperature", temperature),
-            outputs=_resolve_kinds(outputs, models),
+            outputs=_resolve_kinds(outputs, models, ACTIVATIONS[task]),
+            task=task,
         )
         inputs = input_structure(models[0])
         super().__init__(inputs, mean(inputs), name=name)
@@ -98,29 +122,47 @@ class MeanOfProbabilities(keras.layers.Layer):
     It holds the models because a Functional model's own layers need different names.
     """
 
-    def __init__(self, models, weights, temperature, outputs, name="mean"):
+    def __init__(
+        self, models, weights, temperature, outputs, name="mean", task="multiclass"
+    ):
         # Each model casts its inputs as its own policy says.
         super().__init__(name=name, autocast=False)
         self.models = models
         self.model_weights = weights
         self.temperature = temperature
         self.outputs = outputs
+        self.task = task
 
     def call(self, inputs):
         members = zip(self.models, self.model_weights, self.outputs, strict=True)
         total = sum(self.model_weights)
-        log_probs = [
-            math.log(weight / total) + self._log_probs(model, inputs, kind)
-            for model, weight, kind in members
-            if weight > 0
-        ]
-        return self.temperature * ops.logsumexp(ops.stack(log_probs), axis=0)
+        shares, answers = zip(
+            *(
+                (weight / total, self._answers(model, inputs, kind))
+                for model, weight, kind in members
+                if weight > 0
+            ),
+            strict=True,
+        )
+        if ACTIVATIONS[self.task] is None:
+            return sum(x * y for x, y in zip(shares, answers, strict=True))
+        if ACTIVATIONS[self.task] == "softmax":
+            return self.temperature * _log_mean(shares, answers)
+        yes, no = (_log_mean(shares, x) for x in zip(*answers, strict=True))
+        return self.temperature * (yes - no)
 
-    def _log_probs(self, model, inputs, kind):
+    def _answers(self, model, inputs, kind):
+        """Values; or logarithms of softened probabilities, of a yes and a no two of them."""
         inputs = inputs_for(model, self.models[0], inputs)
         outputs = alone(model(inputs, training=False))
-        logits = log_probabilities(outputs) if kind == "probabilities" else outputs
-        return log_softmax(logits, self.temperature)
+        activation = ACTIVATIONS[self.task]
+        if activation is None:
+            return at_least_float32(outputs)
+        if kind == "probabilities":
+            as_logits = log_odds if activation == "sigmoid" else log_probabilities
+            outputs = as_logits(outputs)
+        log_probs = log_sigmoids if activation == "sigmoid" else log_softmax
+        return log_probs(outputs, self.temperature)
 
     def get_config(self):
         return {
@@ -130,6 +172,8 @@ class MeanOfProbabilities(keras.layers.Layer):
             "temperature": self.temperature,
             "outputs": list(self.outputs),
             "name": self.name,
+            # As earlier versions wrote it, which knew one task.
+            **({} if self.task == "multiclass" else {"task": self.task}),
         }
 
     @classmethod
@@ -144,6 +188,23 @@ def _with_models(config, custom_objects):
     share_weights(dict(enumerate(models)), config)
     kept = {k: x for k, x in config.items() if k != "shared_layers"}
     return kept | {"models": models}
+
+
+def _log_mean(shares, log_probs):
+    shared = [math.log(x) + y for x, y in zip(shares, log_probs, strict=True)]
+    return ops.logsumexp(ops.stack(shared), axis=0)
+
+
+def _resolve_task(said, model):
+    """The task, said or shown; a ValueError where nothing shows it."""
+    task, _ = find_task(model, said=said)
+    if task is None:
+        raise ValueError(
+            "`task` must be said of models of one unit without an activation, a yes or no "
+            f"or a value. Received: task=None, and {model.name!r} of outputs "
+            f"{tuple(model.outputs[0].shape)}."
+        )
+    return task
 
 
 def _check_models(models):
@@ -175,7 +236,7 @@ def _is_weight(value):
     return is_finite_number(value) and plain(value) >= 0
 
 
-def _resolve_kinds(outputs, models):
+def _resolve_kinds(outputs, models, activation):
     """What each model gives, "logits" or "probabilities"; looks where it is not said."""
     outputs = plain(outputs)
     kinds = outputs if isinstance(outputs, (list, tuple)) else [outputs] * len(models)
@@ -184,7 +245,10 @@ def _resolve_kinds(outputs, models):
             "`outputs` must be None, 'logits', 'probabilities', or a list of one for each "
             f"of the {len(models)} models. Received: outputs={outputs!r}."
         )
-    found = [kind or outputs_kind(model) for kind, model in zip(kinds, models, strict=True)]
+    found = [
+        kind or outputs_kind(model, activation)
+        for kind, model in zip(kinds, models, strict=True)
+    ]
     soft = [
         model.name
         for kind, said, model in zip(found, kinds, models, strict=True)
@@ -192,8 +256,8 @@ def _resolve_kinds(outputs, models):
     ]
     if soft:
         warnings.warn(
-            f"`models` {', '.join(map(repr, soft))} end in a softmax, so their outputs are "
-            "taken as probabilities p and averaged as they are. Say "
+            f"`models` {', '.join(map(repr, soft))} end in a {activation}, so their "
+            "outputs are taken as probabilities p and averaged as they are. Say "
             "outputs='probabilities' to silence this, or outputs='logits' if it is wrong.",
             stacklevel=3,
         )

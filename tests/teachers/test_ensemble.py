@@ -397,3 +397,43 @@ def test_a_distiller_is_saved_without_its_saved_model(
     for each in (distiller, again):
         each.fit(vectors[0], shuffle=False, verbose=0)
     np.testing.assert_array_equal(again(X), distiller(X))
+
+
+def sigmoid64(z):
+    return 1 / (1 + np.exp(-np.asarray(z, "float64")))
+
+
+@pytest.mark.parametrize("units, task", [(1, "binary"), (3, "multilabel")])
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_each_a_yes_or_no_of_its_own(units, task, activation):
+    """The mean of the softened sigmoids; a softmax of one would be 1 whatever it is."""
+    last = activation and keras.layers.Activation(activation)
+    models = [saying([2.0, -1.0, 0.5][:units], last), saying([-3.0, 1.5, 0.1][:units], last)]
+    ensemble = teachers.Ensemble(models, [2, 1], 4.0, "probabilities" if last else "logits",
+                                 task=None if last else task)  # fmt: skip
+    softened = [sigmoid64(np.array(x[:units]) / 4) for x in ([2, -1, 0.5], [-3, 1.5, 0.1])]
+    expected = np.average(softened, axis=0, weights=[2, 1])
+    np.testing.assert_allclose(sigmoid64(answer(ensemble) / 4), expected, rtol=1e-5)
+
+
+def test_values_are_averaged():
+    models = [saying([2.0]), saying([8.0])]
+    ensemble = teachers.Ensemble(models, [2, 1], task="regression")
+    np.testing.assert_allclose(answer(ensemble), [4.0], rtol=1e-6)
+
+
+def test_one_unit_without_more_must_be_said():
+    with pytest.raises(ValueError, match="`task` must be said of models of one unit"):
+        teachers.Ensemble([saying([2.0]), saying([8.0])])
+    with pytest.raises(ValueError, match="`task` must be one of 'multiclass'"):
+        teachers.Ensemble([saying([2.0])], task="ranking")
+
+
+def test_its_task_is_kept(tmp_path):
+    models = [saying([2.0]), saying([-1.0])]
+    ensemble = teachers.Ensemble(models, task="binary")
+    ensemble.save(tmp_path / "e.keras")
+    again = keras.saving.load_model(tmp_path / "e.keras")
+    np.testing.assert_array_equal(answer(again), answer(ensemble))
+    # Files of earlier versions have no task, and are of classes.
+    assert "task" not in teachers.Ensemble([saying([2.0, 1.0])]).get_config()
