@@ -297,8 +297,9 @@ def _said(said, name):
     if said is None or isinstance(said, str):
         return said
     raise ValueError(
-        f"`task` must be one of {', '.join(map(repr, ACTIVATIONS))}, or None; or, of a model "
-        f"with several outputs, a dict of these by their names. Received: task={said!r}."
+        f"`task` must be one of {', '.join(map(repr, ACTIVATIONS))}, or None; or, of a "
+        "model with several outputs, a dict of these by their names. Received: "
+        f"task={said!r}."
     )
 
 

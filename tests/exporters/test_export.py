@@ -505,6 +505,24 @@ def test_each_task_in_each_format(tmp_path, name, kind):
     assert of_all == max(relative)
 
 
+def test_a_loop_over_masked_steps_in_onnx(tmp_path):
+    """Steps of any number, and a graph with a loop and a mask in it."""
+    x = keras.Input((None,), dtype="int64")
+    embedded = keras.layers.Embedding(12, 4, mask_zero=True)(x)
+    steps = keras.layers.LSTM(4, return_sequences=True)(embedded)
+    model = keras.Model(x, keras.layers.Dense(1)(steps))
+    words = RNG.integers(1, 12, (300, 5))
+    words[np.arange(5) >= RNG.integers(2, 6, 300)[:, None]] = 0
+    path = tmp_path / "m.onnx"
+    report = kd.export(model, path, "onnx", examples=(words, words % 2), task="binary")
+    given, expected = run_file(path, "onnx", words), model.predict(words, verbose=0)
+    np.testing.assert_allclose(given, expected, atol=1e-6)
+    assert (report.input_dtype, report.input_shape) == ("int64", (None, 5))
+    assert report.proof["answers"] == np.sum(words > 0)
+    right = np.mean(((expected[..., 0] > 0) == words % 2)[words > 0])
+    assert report.proof["keras_accuracy"] == pytest.approx(right)
+
+
 def compare(proof, task, given, expected, labels, x):
     """A proof with the same numbers calculated here."""
     given, expected = given.astype("float64"), expected.astype("float64")
@@ -550,16 +568,20 @@ def test_what_preprocessing_makes_of_each_task(tmp_path, task, activation, gives
     units = 1 if task == "binary" else 2
     last = keras.layers.Dense(units, activation=activation)
     model, path = keras.Sequential([keras.Input((4,)), last]), tmp_path / "m.onnx"
+    labels = BYTES[:, :units] > 128
     report = kd.export(
-        model, path, "onnx", examples=BYTES, preprocessing=SCALE, task=task
+        model, path, "onnx", examples=(BYTES, labels), preprocessing=SCALE, task=task
     )
-    logits = BYTES[:50] / 255 @ model.get_weights()[0].astype("float64")
+    logits = BYTES / 255 @ model.get_weights()[0].astype("float64")
     expected = logits if task == "regression" else 1 / (1 + np.exp(-logits))
-    np.testing.assert_allclose(run_file(path, "onnx", BYTES[:50]), expected, atol=1e-6)
+    np.testing.assert_allclose(run_file(path, "onnx", BYTES), expected, atol=1e-6)
     assert (report.gives, report.proof["task"]) == (gives, task)
     assert report.min_agreement == (None if task == "regression" else 0.999)
-    # Both sides of the border are there, so that a wrong one would be seen.
-    assert task == "regression" or 0.02 < np.mean(expected > 0.5) < 0.98
+    if task != "regression":
+        # Both sides of the border are there, so that a wrong one would be seen.
+        assert 0.02 < np.mean(expected > 0.5) < 0.98
+        right = np.mean((expected > 0.5) == labels)
+        assert report.proof["file_accuracy"] == pytest.approx(right)
 
 
 def test_preprocessing_of_several_outputs(tmp_path):
