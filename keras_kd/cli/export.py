@@ -33,8 +33,13 @@ from keras_kd.cli.base import data_dir, main, shown_log
     is_flag=True,
     help="Into the file: uint8 images in, scaled to [0, 1] for MODEL; probabilities out.",
 )
+@click.option(
+    "--task",
+    help="What the outputs mean: multiclass, binary, multilabel or regression. "
+    "[default: as they show]",
+)
 @click.option("--tolerance", type=float, help="Allowed difference / outputs' range.")
-@click.option("--min-agreement", type=float, help="Least fraction of equal classes.")
+@click.option("--min-agreement", type=float, help="Least fraction of equal answers.")
 @click.option("--overwrite", is_flag=True, help="Replace what an export left before.")
 @click.option("--dataset", default="mnist", show_default=True)
 @data_dir
@@ -93,7 +98,7 @@ def _export_all(run_dir, given, dataset, data_dir):
     from keras_kd.report.devices import conditions, device_table
     from keras_kd.runs import reader
 
-    overwrite = given.pop("--overwrite")
+    overwrite, task = given.pop("--overwrite"), given.pop("--task")
     idle = [name for name, value in given.items() if value not in (None, False)]
     if run_dir is None or idle:
         raise click.UsageError(
@@ -107,6 +112,7 @@ def _export_all(run_dir, given, dataset, data_dir):
             run_dir,
             (data.scale(images), labels),
             data.scale(calibration),
+            task=task,
             overwrite=overwrite,
         )
     run = next(iter(reader.read(run_dir).runs.values()))

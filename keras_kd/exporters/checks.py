@@ -10,7 +10,7 @@ from keras_kd.exporters import proof
 from keras_kd.exporters.runtimes import FORMATS
 from keras_kd.losses.arguments import is_finite_number
 from keras_kd.models.sameness import answers_differ, is_mixed
-from keras_kd.models.symbolic import symbolic_inputs, symbolic_outputs
+from keras_kd.models.symbolic import input_names, symbolic_inputs
 
 QUANTIZATIONS = ("float16", "dynamic", "int8")
 
@@ -97,6 +97,29 @@ def limits(quantization, tolerance, min_agreement):
     )
 
 
+def limits_of(outputs, limits, min_agreement):
+    """`limits` for outputs: without an agreement, None, where all are values.
+
+    Args:
+        outputs: A list of `keras_kd.exporters.outputs.Output`.
+        limits: As `limits` gives them.
+        min_agreement: As `export` takes it.
+
+    Raises:
+        ValueError: It is given, and would have no effect.
+    """
+    if any(output.activation for output in outputs):
+        return limits
+    if min_agreement is None:
+        return limits[0], None
+    tasks = sorted({str(output.task) for output in outputs})
+    raise ValueError(
+        "`min_agreement` is a fraction of answers that are right or wrong, and the outputs "
+        f"are values (task={' and '.join(tasks)}), which are held to `tolerance` alone. "
+        f"Leave it out, or say another `task`. Received: min_agreement={min_agreement!r}."
+    )
+
+
 def check_model(model):
     """The model, if it is one that can be exported and proved."""
     if not isinstance(model, keras.Model):
@@ -110,22 +133,18 @@ def check_model(model):
             f"Received: the unbuilt model {model.name!r}."
         )
     inputs = symbolic_inputs(model) or [None]
-    outputs = symbolic_outputs(model) or [None]
-    if len(inputs) != 1 or len(outputs) != 1:
+    if len(inputs) != 1:
+        names = ", ".join(map(repr, input_names(model)))
         raise ValueError(
-            "`model` must have one input and one output. Received: the model "
-            f"{model.name!r} with {len(inputs)} and {len(outputs)}."
+            "`model` must have one input, as a file is run on one array. Received: the "
+            f"model {model.name!r} with {len(inputs)}: {names}. Give a model of one input "
+            "that takes them apart, for instance by slices of a keras.Input."
         )
     if inputs != [None] and str(inputs[0].dtype) == "string":
         raise ValueError(
             "`model` must take numbers, and its input is of texts. Export what follows "
             "their lookup, and give it the numbers. Received: the model "
             f"{model.name!r}."
-        )
-    if outputs != [None] and (len(outputs[0].shape) < 2 or outputs[0].shape[-1] == 1):
-        raise ValueError(
-            "`model` must give (batch, ..., num_classes), at least 2 classes. Received: "
-            f"the model {model.name!r} with outputs {tuple(outputs[0].shape)}."
         )
     return model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_kd.exporters import converter, onnx_graph, proof, runtimes
+from keras_kd.exporters import converter, examples, onnx_graph, runtimes
 from keras_kd.files import disk_full, no_room
 
 _QUANTIZATIONS = {None: "None", "float16": "'float16'", "dynamic": "'dynamic'"}
@@ -20,7 +20,7 @@ class Conversion:
     """A file that is to be made of a model.
 
     Attributes:
-        model: A `keras.Model` with one input and one output.
+        model: A `keras.Model` with one input, and one output or a dict of them.
         path: The file's name, for messages: it is written to another.
         format, quantization: As `export` takes them.
         signature: The `keras.InputSpec` of the file's input.
@@ -182,14 +182,14 @@ def calibration_inputs(calibration, signature, as_bytes):
         ValueError: The calibration's shape is not the input's, or it does not fill a
             batch.
     """
-    inputs = [batch for batch, _ in proof.batches(calibration, "calibration")]
+    inputs = [batch for batch, _ in examples.batches(calibration, "calibration")]
     shapes = {batch.shape[1:] for batch in inputs}
     if shapes != {signature.shape[1:]}:
         raise ValueError(
             "`calibration` must be inputs of the examples' shape, "
             f"{signature.shape[1:]}. Received: shapes {sorted(shapes)}."
         )
-    inputs = proof.as_dtype(np.concatenate(inputs), signature.dtype, "calibration")
+    inputs = examples.as_dtype(np.concatenate(inputs), signature.dtype, "calibration")
     size = signature.shape[0] or 1
     if len(inputs) < size:
         raise ValueError(

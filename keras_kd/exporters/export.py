@@ -15,11 +15,12 @@ from keras import tree
 from keras_kd import files
 from keras_kd.exporters import checks, converter, proof
 from keras_kd.exporters.conversion import Conversion, calibration_inputs
+from keras_kd.exporters.examples import as_dtype, first_and_all, in_structure
 from keras_kd.exporters.fake_quantization import without_fake_quantization
 from keras_kd.exporters.file_profile import file_sizes
+from keras_kd.exporters.outputs import find_outputs, named
 from keras_kd.exporters.runtimes import FORMATS, need_runtimes
 from keras_kd.models.symbolic import symbolic_inputs
-from keras_kd.tasks.heads import alone
 from keras_kd.training.precision import in_float32
 from keras_kd.training.whose_answers import student_of
 
@@ -38,13 +39,14 @@ class Exported:
         file: Name of the file or folder.
         format, quantization, batch_size: As `export` took them.
         input_shape, input_dtype: What the file takes; the batch is None where it is free.
-        gives: "the model's outputs", or "probabilities" where preprocessing is in it.
+        gives: "the model's outputs"; or "probabilities", where preprocessing is in it and
+            they are no values.
         parameters: Number of the model's weights.
         file_bytes, gzip_bytes: Size, as it is and gzipped; see `file_sizes`.
         real_examples: Whether the examples were given, not random numbers.
         calibration_examples: How many the quantisation was calibrated on.
         proof: A `keras_kd.exporters.proof.Proof`, as a dict.
-        tolerance, min_agreement: What it had to keep to.
+        tolerance, min_agreement: What it had to keep to; of values there is no agreement.
         versions: dict of each package that made or ran the file to its version.
     """
 
@@ -62,23 +64,15 @@ class Exported:
     calibration_examples: int
     proof: dict
     tolerance: float
-    min_agreement: float
+    min_agreement: float | None
     versions: dict
 
     def __str__(self):
-        found = self.proof
         lines = [
             f"bytes                {self.file_bytes:,}, gzipped {self.gzip_bytes:,}",
-            f"examples             {found['examples']:,}",
-            f"largest difference   {found['largest_difference']:.3g}, of outputs that "
-            f"range over {found['output_range']:.3g}",
-            f"same largest output  {100 * found['agreement']:.2f} %",
+            f"examples             {self.proof['examples']:,}",
+            *proof.from_dict(self.proof).lines(),
         ]
-        if found["file_accuracy"] is not None:
-            lines.append(
-                f"accuracy             {100 * found['file_accuracy']:.2f} %, the Keras "
-                f"model's {100 * found['keras_accuracy']:.2f} %"
-            )
         return "\n".join(lines)
 
 
@@ -92,6 +86,7 @@ def export(
     examples=None,
     batch_size=None,
     preprocessing=None,
+    task=None,
     tolerance=None,
     min_agreement=None,
     overwrite=False,
@@ -104,10 +99,11 @@ def export(
     ".export.json" after it, says what was found.
 
     Args:
-        model: A built `keras.Model` with one input and one output
-            (batch, ..., num_classes), be it in a dict or list of one. Of a Distiller, its
-            student is exported; what was trained in mixed precision is exported in float32,
-            and a `quantization_aware` model as the plain one.
+        model: A built `keras.Model` with one input, be it in a dict or list of one. Its
+            outputs may be several: the file gives them by their names, those of the dict
+            that the model gives, or Keras's `output_names`. Of a Distiller, its student is
+            exported; what was trained in mixed precision is exported in float32, and a
+            `quantization_aware` model as the plain one.
         path: Ends in ".tflite" for LiteRT, in ".onnx" for ONNX; a folder for a SavedModel.
         format: "saved_model", "litert" or "onnx".
         quantization: Of LiteRT alone. None is float32; "float16", weights in float16;
@@ -116,22 +112,31 @@ def export(
             in the Keras model stay so.
         calibration: Real training inputs for "int8", in any form that `examples` takes;
             some hundreds are enough.
-        examples: At least 1,000 real inputs, better with labels: an array (n, ...), a
-            tuple (inputs, labels of (n,) or one-hot), also with weights, which are left
-            aside, or batches of one or the other, such as a `tf.data.Dataset`. Inputs and
-            labels may be in a dict or list of one. The file takes inputs of their shape,
-            and where the model takes integers they are such. By default random numbers in
-            [0, 1), or bytes for preprocessing: a weaker proof.
+        examples: At least 1,000 real inputs, or inputs with as many positions, where each
+            pixel or token has an answer of its own; better with labels. An array (n, ...),
+            a tuple (inputs, labels), also with weights, which are left aside, or batches
+            of one or the other, such as a `tf.data.Dataset`. Labels are one for each
+            answer, or one-hot; of several outputs as `fit` takes them, None where there
+            are none. Inputs may be in a dict or list of one. The file takes inputs of their
+            shape, and where the model takes integers they are such. By default random
+            numbers in [0, 1), or bytes for preprocessing: a weaker proof.
         batch_size: The file's, at least 1; None leaves it free.
         preprocessing: A Keras layer from images, uint8 in [0, 255], to the model's
             inputs, for instance `keras.layers.Rescaling(1 / 255)`. The file then takes
-            such images and gives probabilities, and `examples` and `calibration` are
-            such images.
+            such images and gives probabilities, or values where the task is "regression"
+            or not known; and `examples` and `calibration` are such images.
+        task: What the outputs mean, which says what the proof compares: "multiclass", the
+            largest output; "binary" or "multilabel", on which side of 1/2 each is;
+            "regression", nothing but the numbers. A dict by names where the outputs
+            differ. Defaults to a Distiller's, or to what last activation, number of units
+            and the loss that the model is compiled with show. Where one linear unit shows
+            nothing, it is compared as numbers.
         tolerance: The largest difference of an output that is allowed, as a fraction of
             the range of the Keras model's outputs. Defaults to the format's in
             `keras_kd.exporters.proof.TOLERANCES`.
-        min_agreement: The least fraction of examples, in [0, 1], on which both must have
-            the same largest output. Defaults as `tolerance` does.
+        min_agreement: The least fraction of answers, in [0, 1], on which both must have
+            the same largest output, or say the same yes or no. Defaults as `tolerance`
+            does; of values there is none.
         overwrite: Whether a file, or a SavedModel, of that name is replaced.
 
     Returns:
@@ -165,23 +170,33 @@ def export(
     limits = checks.limits(quantization, tolerance, min_agreement)
     need_runtimes(format)
     # As StudentCheckpoint does: of a Distiller, what ships is its student.
-    trained = checks.check_model(student_of(model))
+    compiled, trained = model, checks.check_model(student_of(model))
     if format == "litert":
         converter.start()
     model = without_fake_quantization(in_float32(trained))
     given = checks.random_examples(model, preprocessing) if examples is None else examples
-    first, batches = proof.first_and_all(given)
+    first, batches = first_and_all(given)
     checks.check_inputs(model, first, preprocessing)
     taken = first if preprocessing is None else preprocessing(first[:1])
-    model, trained = (_of_tensors(x, taken) for x in (model, trained))
+    trained, _ = _of_tensors(trained, taken)
+    model, in_order = _of_tensors(model, taken)
     checks.check_float32(model, trained, first, preprocessing)
-    whole = _whole(model, first, preprocessing, as_float=quantization == "int8")
+    answers = _answers(model, first, preprocessing)
+    outputs = find_outputs(model, compiled, answers, in_order, task)
+    limits = checks.limits_of(outputs, limits, min_agreement)
+    head = next(batches)
+    proof.check_first(answers, outputs, given, head[1])
+    batches = itertools.chain([head], batches)
+    gives = "the model's outputs"
+    whole = model
+    if preprocessing is not None:
+        as_float = quantization == "int8"
+        whole = _whole(model, first, preprocessing, outputs, answers, as_float)
+        outputs = [dataclasses.replace(x, in_probabilities=True) for x in outputs]
+        gives = _gives(outputs)
     signature = keras.InputSpec(
         shape=(batch_size, *first.shape[1:]), dtype=whole.inputs[0].dtype
     )
-    head = next(batches)
-    proof.check_first(whole, given, *head)
-    batches = itertools.chain([head], batches)
     calibrated = None
     if quantization == "int8":
         calibrated = calibration_inputs(calibration, signature, preprocessing is not None)
@@ -199,7 +214,7 @@ def export(
         "format": format,
         "quantization": quantization,
         "batch_size": batch_size,
-        "gives": "the model's outputs" if preprocessing is None else "probabilities",
+        "gives": gives,
         "parameters": model.count_params(),
         "real_examples": examples is not None,
         "calibration_examples": 0 if calibrated is None else len(calibrated),
@@ -215,7 +230,7 @@ def export(
             with conversion.refusals(temporary):
                 return loaded.predict(inputs)
 
-        proved = proof.prove(whole, predict, batches)
+        proved = proof.prove(whole, predict, batches, outputs)
         proof.check(proved, path, *limits)
         exported = _exported(facts, temporary, loaded, proved, limits)
         proof_file.write_text(json.dumps(dataclasses.asdict(exported), indent=2) + "\n")
@@ -262,32 +277,58 @@ def proof_path(path):
 
 
 def _of_tensors(model, taken):
-    """The model, or one from a tensor to a tensor that calls it with its dict or list."""
+    """A model from a tensor to a tensor, or to a dict of several by their names.
+
+    It is the model itself, or calls it with its dict or list.
+
+    Returns:
+        `(model, in_order)`, as `keras_kd.exporters.outputs.named` says it.
+    """
     inputs = symbolic_inputs(model)
     if inputs:
         tensor = keras.Input(batch_shape=inputs[0].shape, dtype=inputs[0].dtype)
-        given = proof.in_structure(model, tensor)
+        given = in_structure(model, tensor)
         if not any(map(tree.is_nested, (given, model.compute_output_spec(given)))):
-            return model
+            return model, True
     else:
         # Words' numbers stay integers.
         is_wide = "int" in str(taken.dtype) and taken.dtype != "uint8"
         dtype = taken.dtype if is_wide else None
         given = tensor = keras.Input(taken.shape[1:], dtype=dtype)
-    return keras.Model(tensor, alone(model(given)), name=model.name)
+    outputs, in_order = named(model, model(given))
+    return keras.Model(tensor, outputs, name=model.name), in_order
 
 
-def _whole(model, first, preprocessing, as_float):
-    """The Keras model that the file is to be: with preprocessing, to probabilities."""
+def _answers(model, first, preprocessing):
+    """A model's answers to the first examples.
+
+    Not compiled: what is no graph the converter says in its own words.
+    """
     if preprocessing is None:
-        return model
+        inputs = as_dtype(first, model.inputs[0].dtype, "examples")
+    else:
+        inputs = preprocessing(first)
+    return model(inputs, training=False)
+
+
+def _whole(model, first, preprocessing, outputs, answers, as_float):
+    """The Keras model that the file is to be: with preprocessing, to probabilities."""
     # The converter itself makes bytes of an input in float: no operation on floats is left.
     image = keras.Input(first.shape[1:], dtype="float32" if as_float else "uint8")
-    logits = model(preprocessing(image))
-    answers = model.predict_on_batch(preprocessing(first))
-    if proof.are_probabilities(answers):
-        return keras.Model(image, logits, name=model.name)
-    return keras.Model(image, keras.layers.Softmax()(logits), name=model.name)
+    given = model(preprocessing(image))
+    gives = {
+        x.name: x.as_probabilities(*map(x.in_structure, (given, answers))) for x in outputs
+    }
+    return keras.Model(image, gives.get(None, gives), name=model.name)
+
+
+def _gives(outputs):
+    """What a file with preprocessing gives, in words."""
+    values = [x.name for x in outputs if x.activation is None]
+    if len(values) == len(outputs):
+        return "the model's outputs"
+    of_values = f", and values of {', '.join(map(repr, values))}" if values else ""
+    return f"probabilities{of_values}"
 
 
 def _make_way(path):

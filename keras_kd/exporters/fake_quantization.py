@@ -14,7 +14,7 @@ the ends themselves).
 import keras
 from keras import layers, ops
 
-from keras_kd.exporters import proof
+from keras_kd.exporters import examples
 from keras_kd.models.copies import copy_model
 from keras_kd.models.symbolic import symbolic_outputs
 from keras_kd.training.precision import in_float32
@@ -263,7 +263,7 @@ def _check(model):
 
 def _calibrate(model, calibration):
     ranges = [x for x in model._flatten_layers() if isinstance(x, Int8Range)]
-    first, batches = proof.first_and_all(calibration, "calibration")
+    first, batches = examples.first_and_all(calibration, "calibration")
     if first.shape[1:] != tuple(model.inputs[0].shape[1:]):
         raise ValueError(
             "`calibration` must be inputs of the model's shape, "
@@ -272,6 +272,6 @@ def _calibrate(model, calibration):
     for x in ranges:
         x.observes = True
     for inputs, _ in batches:
-        model(proof.in_structure(model, inputs), training=False)
+        model(examples.in_structure(model, inputs), training=False)
     for x in ranges:
         x.observes = False

@@ -11,7 +11,7 @@ def write(function, signature, path):
     """Writes an ONNX file.
 
     Args:
-        function: A traced `tf.function` of one tensor.
+        function: A traced `tf.function` of one tensor, which gives one, or a dict of them.
         signature: The `keras.InputSpec` of that.
         path: Of the file.
     """
@@ -39,7 +39,7 @@ def _no_tracebacks():
 
 
 class _Graph(keras.layers.Layer):
-    """A graph, from one of its tensors to another."""
+    """A graph, from one of its tensors to another, or to a dict of others."""
 
     def __init__(self, graph, given, gives):
         super().__init__(autocast=False)
@@ -48,25 +48,30 @@ class _Graph(keras.layers.Layer):
     def call(self, inputs):
         import tensorflow as tf
 
+        names = list(self.gives.values())
         # Not as a function, whose name would stand before that of each operation.
-        (outputs,) = tf.import_graph_def(
-            self.graph, {self.given: inputs}, [self.gives], name=""
-        )
-        return outputs
+        found = tf.import_graph_def(self.graph, {self.given: inputs}, names, name="")
+        outputs = dict(zip(self.gives, found, strict=True))
+        return outputs.get(None, outputs)
 
 
 def _plain(function):
-    """(graph, input, output) of a function, without state, calls or Erfc."""
+    """(graph, input, dict of outputs) of a function, without state, calls or Erfc."""
+    outputs = function.structured_outputs
+    outputs = outputs if isinstance(outputs, dict) else {None: function.outputs[0]}
+    given, gives = function.inputs[0].name, {k: x.name for k, x in outputs.items()}
     graph = _frozen(function)
     _without_xla(graph)
-    given, gives = function.inputs[0].name, function.outputs[0].name
-    graph = _frozen(_function(graph, given, gives))
+    graph = _frozen(_function(graph, given, list(gives.values())))
     _without_erfc(graph)
-    last = next(x for x in graph.node if x.name == gives.split(":")[0])
-    if last.op == "Identity":
-        # The function that this goes into has one of this name, which is the file's output.
-        gives = last.input[0] if ":" in last.input[0] else f"{last.input[0]}:0"
-        graph.node.remove(last)
+    nodes = {node.name: node for node in graph.node}
+    for key, tensor in gives.items():
+        last = nodes[tensor.split(":")[0]]
+        if last.op == "Identity":
+            # The function that this goes into has some of these names, for the file's.
+            name = last.input[0]
+            gives[key] = name if ":" in name else f"{name}:0"
+            graph.node.remove(last)
     return graph, given, gives
 
 
@@ -84,7 +89,7 @@ def _function(graph, given, gives):
 
     wrapped = tf.compat.v1.wrap_function(lambda: tf.import_graph_def(graph, name=""), [])
     tensor = wrapped.graph.as_graph_element
-    return wrapped.prune(tensor(given), tensor(gives))
+    return wrapped.prune(tensor(given), list(map(tensor, gives)))
 
 
 def _without_xla(graph):

@@ -1,20 +1,14 @@
 """Whether an exported file answers as the Keras model does."""
 
 import dataclasses
-import itertools
+import math
 
-import keras
 import numpy as np
 
-from keras_kd.evaluation.labelled import are_one_hot
-from keras_kd.tasks.heads import alone
-from keras_kd.training.batch import inputs_of
+from keras_kd.exporters.examples import as_dtype
 
-# Fewer examples say too little about how often two models disagree.
+# Fewer answers say too little about how often two models disagree.
 LEAST_EXAMPLES = 1000
-_BATCH = 256
-# NumPy has no kind for them.
-_OF_16_BITS = ("bfloat16",)
 
 # Of each quantisation: the largest difference of an output that is allowed, as a fraction
 # of the range of the Keras model's outputs, and the least agreement.
@@ -32,20 +26,38 @@ TOLERANCES = {
 class Proof:
     """How an exported file compares with its Keras model, on the same examples.
 
+    What Keras's mask leaves out of a sequence counts nowhere here.
+
     Attributes:
         examples: How many.
         largest_difference: The largest of an output, logit or probability.
         output_range: From the Keras model's smallest to its largest output.
-        agreement: Fraction of examples on which both have the same largest output.
-        keras_accuracy, file_accuracy: Fraction right, in [0, 1]; None without labels.
+        agreement: Fraction of answers on which both have the same largest output; of
+            "binary" and "multilabel", of outputs on which both say the same yes or no.
+            None of values, of which none is right.
+        keras_accuracy, file_accuracy: Fraction right, in [0, 1]; None without labels, and
+            of values.
+        task: A key of `keras_kd.tasks.find.ACTIVATIONS`; None: values of which nothing more
+            is known, or several outputs.
+        answers: How many the agreement is of: examples, or positions of theirs, or outputs.
+        rmse: Of values, the root of the mean squared difference of file and model.
+        keras_rmse, file_rmse: Of values, of each to the labels; None without them.
+        outputs: dict of name to `Proof`, of a model with several outputs, else None. The
+            others are then those of the output that differs most, agreement the least.
     """
 
     examples: int
     largest_difference: float
     output_range: float
-    agreement: float
+    agreement: float | None
     keras_accuracy: float | None
     file_accuracy: float | None
+    task: str | None = "multiclass"
+    answers: int | None = None
+    rmse: float | None = None
+    keras_rmse: float | None = None
+    file_rmse: float | None = None
+    outputs: dict | None = None
 
     @property
     def relative_difference(self):
@@ -53,273 +65,245 @@ class Proof:
         # A constant model has no range; what differs from it then is all there is.
         return self.largest_difference / (self.output_range or 1.0)
 
+    def lines(self):
+        """What was found, a list of lines to print."""
+        if self.outputs:
+            lines = []
+            for name, found in self.outputs.items():
+                lines += [f"output               {name}", *found.lines()]
+            return lines
+        lines = [
+            f"largest difference   {self.largest_difference:.3g}, of outputs that "
+            f"range over {self.output_range:.3g}"
+        ]
+        if self.task != "multiclass":
+            said = self.task or "not known, so compared as values"
+            lines.insert(0, f"task                 {said}")
+        if self.agreement is not None:
+            what = "largest output " if self.task == "multiclass" else "yes or no      "
+            lines.append(f"same {what} {100 * self.agreement:.2f} %{self._of_answers}")
+        if self.rmse is not None:
+            lines.append(f"RMSE to the model    {self.rmse:.3g}")
+        if self.file_accuracy is not None:
+            lines.append(
+                f"accuracy             {100 * self.file_accuracy:.2f} %, the Keras "
+                f"model's {100 * self.keras_accuracy:.2f} %"
+            )
+        if self.file_rmse is not None:
+            lines.append(
+                f"RMSE to the labels   {self.file_rmse:.4g}, the Keras model's "
+                f"{self.keras_rmse:.4g}"
+            )
+        return lines
+
+    def by_name(self):
+        """(name, `Proof`) of each output, a list; of the only one the name is None."""
+        return list((self.outputs or {None: self}).items())
+
+    def beyond(self, tolerance, min_agreement):
+        """What of one output is beyond a tolerance, a list of phrases."""
+        failed = []
+        # Written so that NaN, which is within nothing, fails.
+        if not self.relative_difference <= tolerance:
+            failed.append(
+                f"the largest difference of an output is {self.largest_difference:.4g}, "
+                f"{self.relative_difference:.4g} of the outputs' range "
+                f"(tolerance={tolerance:g})"
+            )
+        if self.agreement is not None and not self.agreement >= min_agreement:
+            same = "have the same largest output on"
+            if self.task != "multiclass":
+                same = "say the same yes or no in"
+            failed.append(
+                f"both {same} {100 * self.agreement:.2f} % of "
+                f"{self._of_answers.removeprefix(' of ') or 'the examples'} "
+                f"(min_agreement={min_agreement:g})"
+            )
+        return failed
+
+    @property
+    def _of_answers(self):
+        if self.answers in (None, self.examples):
+            return ""
+        return f" of {self.answers:,} answers"
+
+
+def from_dict(found):
+    """The `Proof` that `dataclasses.asdict` made this of."""
+    outputs = found["outputs"]
+    if outputs is not None:
+        outputs = {name: from_dict(x) for name, x in outputs.items()}
+    return Proof(**found | {"outputs": outputs})
+
 
 def check(proof, path, tolerance, min_agreement):
     """Refuses a file that is beyond a tolerance; a ValueError that says by how much."""
     failed = []
-    # Written so that NaN, which is within nothing, fails.
-    if not proof.relative_difference <= tolerance:
-        failed.append(
-            f"the largest difference of an output is {proof.largest_difference:.4g}, "
-            f"{proof.relative_difference:.4g} of the outputs' range "
-            f"(tolerance={tolerance:g})"
-        )
-    if not proof.agreement >= min_agreement:
-        failed.append(
-            f"both have the same largest output on {100 * proof.agreement:.2f} % of the "
-            f"examples (min_agreement={min_agreement:g})"
-        )
+    for name, of_output in proof.by_name():
+        found = of_output.beyond(tolerance, min_agreement)
+        before = f"of its output {name!r} " if name is not None and found else ""
+        failed += [f"{before}{' and '.join(found)}"] if found else []
     if failed:
         raise ValueError(
             f"{path} was not written, because it would not answer as the Keras model does: "
-            f"{' and '.join(failed)}."
+            f"{'; '.join(failed)}."
         )
 
 
-def are_probabilities(outputs):
-    """Whether outputs (batch, ..., num_classes) are each a distribution."""
-    outputs = np.asarray(outputs)
-    return bool(np.all(outputs >= 0) and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3))
-
-
-def batches(examples, name="examples"):
-    """Examples in any of the forms that `export` takes, as batches.
-
-    Args:
-        examples: Inputs (n, ...): an array, or a dict or list with one in it, as of a model
-            whose one input has a name. A tuple of such, of labels (n,) and of weights, of
-            which both may be missing, and weights are left aside. Or batches of one or the
-            other, for instance a `tf.data.Dataset`.
-        name: The argument's, for messages.
-
-    Yields:
-        (inputs, labels): NumPy arrays (batch, ...), labels as they are given, or None.
-
-    Raises:
-        ValueError: They are of no such form.
-    """
-    if isinstance(examples, (np.ndarray, dict)) or keras.ops.is_tensor(examples):
-        examples = (examples,)
-    if isinstance(examples, tuple):
-        examples = _slices(_pair(examples, name), name)
-    elif isinstance(examples, keras.utils.PyDataset):
-        examples = _of_py_dataset(examples, name)
-    elif not hasattr(examples, "__iter__"):
-        raise ValueError(
-            f"`{name}` must be an array of inputs, a tuple (inputs, labels), or batches "
-            f"of these. Received: {type(examples).__name__}."
-        )
-    for batch in examples:
-        yield _pair(batch, name)
-
-
-def _pair(part, name):
-    """(inputs, labels) of a batch, or of all of it, as arrays."""
-    # A list of one is what a model of one input takes.
-    is_tuple = isinstance(part, tuple) or (isinstance(part, list) and len(part) in (2, 3))
-    inputs, labels, *more = (*part, None) if is_tuple and part else (part, None)
-    inputs, labels = alone(inputs_of(inputs)), alone(labels)
-    nested = any(isinstance(x, (dict, tuple)) for x in (inputs, labels))
-    if len(more) > 2 or nested or not np.ndim(inputs):
-        raise ValueError(
-            f"`{name}` must be inputs, or tuples of inputs, labels and weights, where "
-            "inputs and labels are an array each, or a dict or list with one in it. "
-            f"Received: {_described(part)}."
-        )
-    inputs = np.asarray(inputs)
-    if inputs.dtype.kind not in "biuf" and inputs.dtype.name not in _OF_16_BITS:
-        raise ValueError(
-            f"`{name}` must be numbers. Received: inputs of dtype {inputs.dtype}. Of a "
-            "model of texts, export what follows their lookup."
-        )
-    return inputs, None if labels is None else np.asarray(labels)
-
-
-def as_dtype(inputs, dtype, name):
-    """Inputs in the dtype that a model takes.
-
-    Raises:
-        ValueError: It takes integers, and these are no such ones.
-    """
-    with np.errstate(invalid="ignore"):
-        taken = inputs.astype(dtype, copy=False)
-    if not keras.backend.is_float_dtype(str(dtype)) and not np.array_equal(taken, inputs):
-        raise ValueError(
-            f"`{name}` must be what the model takes, {dtype} numbers. Received: "
-            f"{inputs.dtype} numbers from {np.min(inputs):g} to {np.max(inputs):g}, which "
-            "are not all of these."
-        )
-    return taken
-
-
-def check_labels(labels, outputs_shape):
-    """Refuses labels that do not fit the outputs; gives them as class numbers.
-
-    Args:
-        labels: One for each answer, or one-hot; None are none.
-        outputs_shape: Of the answers, (batch, ..., num_classes).
-
-    Raises:
-        ValueError: They have another shape.
-    """
-    if labels is None:
-        return None
-    answers = tuple(outputs_shape[:-1])
-    if labels.shape == tuple(outputs_shape) and are_one_hot(labels):
-        return np.argmax(labels, axis=-1).reshape(-1)
-    if labels.shape not in (answers, (*answers, 1)):
-        raise ValueError(
-            "`examples` must have one label for each answer, of shape "
-            f"{('n', *answers[1:])}, or one-hot labels. Received: labels of shape "
-            f"{('n', *labels.shape[1:])}, {len(labels)} of them for {answers[0]} inputs."
-        )
-    return labels.reshape(-1)
-
-
-def _described(part):
-    if isinstance(part, dict):
-        return f"a dict of {', '.join(map(repr, part))}"
-    if isinstance(part, (list, tuple)) and len(part) == 1:
-        return _described(part[0])
-    if isinstance(part, (list, tuple)):
-        parts = ", ".join(map(_described, part))
-        return f"a {type(part).__name__} of {len(part)} ({parts})"
-    return type(part).__name__
-
-
-def _of_py_dataset(dataset, name):
-    if dataset.num_batches is None:
-        raise ValueError(f"`{name}`, a PyDataset, must have a length. Received: none.")
-    return (dataset[k] for k in range(dataset.num_batches))
-
-
-def _slices(pair, name):
-    inputs, labels = pair
-    if labels is not None and np.shape(labels)[:1] != inputs.shape[:1]:
-        raise ValueError(
-            f"`{name}`, a tuple, must be (inputs, labels), equally long. Received: parts "
-            f"of lengths {[*inputs.shape[:1], *np.shape(labels)[:1]]}."
-        )
-    for start in range(0, len(inputs), _BATCH):
-        part = slice(start, start + _BATCH)
-        yield inputs[part], None if labels is None else labels[part]
-
-
-def in_structure(model, inputs):
-    """The inputs of a model of one input in the dict or list that it takes."""
-    # Of a Sequential model Keras keeps no structure; it takes a tensor.
-    if isinstance(model, keras.Sequential):
-        return inputs
-    return keras.tree.pack_sequence_as(model.input, [inputs])
-
-
-def first_and_all(examples, name="examples"):
-    """The first batch's inputs, and an iterator over all batches, that one included."""
-    iterator = batches(examples, name)
-    first = next(iterator, None)
-    if first is None or not len(first[0]):
-        raise ValueError(f"`{name}` is empty.")
-    return first[0], itertools.chain([first], iterator)
-
-
-def prove(model, predict, batches):
+def prove(model, predict, batches, outputs):
     """Runs a Keras model and an exported file on the same examples.
 
     Args:
-        model: The Keras model, with one input and one output (batch, ..., num_classes).
+        model: The Keras model, with one input and one output, or a dict of outputs.
         predict: Takes inputs (batch, ...), gives the file's outputs.
-        batches: (inputs, labels) as `batches` gives them.
+        batches: (inputs, labels) as `keras_kd.exporters.examples.batches` gives them.
+        outputs: A list of `keras_kd.exporters.outputs.Output`, of the model.
 
     Returns:
         A `Proof`.
 
     Raises:
         ValueError: The examples are too few, their shapes differ, labels do not fit, or
-            the file's outputs have another shape.
+            the file has other outputs, or outputs of another shape.
     """
-    shape, counts = None, []
+    shape, ask, examples, counts = None, None, 0, [[] for _ in outputs]
     for inputs, labels in batches:
-        shape = inputs.shape[1:] if shape is None else shape
+        shape = shape or inputs.shape[1:]
         if inputs.shape[1:] != shape:
             raise ValueError(
                 "`examples` must all have one shape. Received: "
                 f"{shape} and {inputs.shape[1:]}."
             )
-        given = as_dtype(inputs, model.inputs[0].dtype, "examples")
-        expected = np.asarray(alone(model.predict_on_batch(given)))
-        if not np.isfinite(expected.astype("float32")).all():
-            raise ValueError(
-                f"The Keras model {model.name!r} answers `examples` with NaN or infinite "
-                "numbers. Are they finite, and scaled as in training?"
-            )
-        counts.append(_compare(expected, predict(inputs), labels))
-    count = sum(x["examples"] for x in counts)
-    check_count(count)
+        taken = as_dtype(inputs, model.inputs[0].dtype, "examples")
+        ask = ask or _asked(model, taken[:1], outputs)
+        answers = ask(taken)
+        given, left = predict(inputs), _masks(answers, outputs)
+        _check_names(given, outputs)
+        examples += len(inputs)
+        for output, mask, found in zip(outputs, left, counts, strict=True):
+            expected, by_file = map(output.in_structure, (answers, given))
+            own = output.labels_in(labels)
+            found.append(output.count(np.asarray(expected), by_file, own, mask))
+    check_count(min(sum(x["answers"] for x in found) for found in counts))
+    proofs = {
+        output.name: _proof(output, examples, found)
+        for output, found in zip(outputs, counts, strict=True)
+    }
+    return proofs[None] if None in proofs else _of_several(proofs)
 
-    def fraction(key):
-        hits = [x[key] for x in counts]
-        return None if None in hits else sum(hits) / sum(x["answers"] for x in counts)
 
-    highest = np.max([x["highest"] for x in counts])
-    lowest = np.min([x["lowest"] for x in counts])
-    return Proof(
-        examples=count,
-        # NumPy's max gives NaN where there is one.
-        largest_difference=float(np.max([x["difference"] for x in counts])),
-        output_range=float(highest - lowest),
-        agreement=fraction("agree"),
-        keras_accuracy=fraction("keras_right"),
-        file_accuracy=fraction("file_right"),
-    )
+def _asked(model, one, outputs):
+    """The function that gives a model's answers, with Keras's masks if there are some."""
+
+    def with_masks(inputs):
+        return model(inputs, training=False)
+
+    has_mask = any(mask is not None for mask in _masks(with_masks(one), outputs))
+    # What is compiled is faster, and gives none.
+    return with_masks if has_mask else model.predict_on_batch
+
+
+def _masks(answers, outputs):
+    """Keras's mask of each output's positions, as an array, or None, in a list."""
+    masks = []
+    for tensor in (output.in_structure(answers) for output in outputs):
+        # Where Keras keeps it.
+        mask = getattr(tensor, "_keras_mask", None)
+        mask = None if mask is None else np.asarray(mask, bool)
+        fits = mask is not None and mask.shape == tuple(tensor.shape)[: mask.ndim]
+        masks.append(mask if fits else None)
+    return masks
 
 
 def check_count(count):
-    """Refuses so few examples that they say too little; a ValueError."""
+    """Refuses so few examples that they say too little; a ValueError.
+
+    Args:
+        count: Of examples, or of all their positions where each has an answer.
+    """
     if count < LEAST_EXAMPLES:
         raise ValueError(
-            f"`examples` must be at least {LEAST_EXAMPLES:,}, to tell how far the file's "
-            f"answers are from the model's. Received: {count:,}."
+            f"`examples` must be at least {LEAST_EXAMPLES:,}, or have as many positions "
+            "with an answer of their own, to tell how far the file's answers are from "
+            f"the model's. Received: {count:,}."
         )
 
 
-def check_first(model, examples, inputs, labels):
+def check_first(answers, outputs, examples, labels):
     """Refuses, before anything is converted, what `prove` would refuse after it.
 
     Args:
-        model: As `prove` takes it.
+        answers: The model's, to the first batch, in its own structure.
+        outputs: As `prove` takes them.
         examples: As `export` takes them.
-        inputs, labels: Of their first batch.
+        labels: Of the first batch.
 
     Raises:
         ValueError: As `prove`, as far as the first batch tells, or the arrays' length.
     """
-    given = as_dtype(inputs, model.inputs[0].dtype, "examples")
-    # Not compiled: what is no graph the converter says in its own words.
-    answer = alone(model(given[:1], training=False))
-    check_labels(labels, (len(inputs), *answer.shape[1:]))
-    # Of batches nobody knows how many there are.
     whole = examples[0] if isinstance(examples, tuple) and examples else examples
-    if isinstance(whole, np.ndarray):
-        check_count(len(whole))
+    for output, mask in zip(outputs, _masks(answers, outputs), strict=True):
+        shape = tuple(output.in_structure(answers).shape)
+        output.check_labels(output.labels_in(labels), shape, mask)
+        # Of batches nobody knows how many there are.
+        if isinstance(whole, np.ndarray):
+            check_count(len(whole) * math.prod(shape[1:-1]))
 
 
-def _compare(expected, given, labels):
-    """Counts of one batch."""
-    if given.shape != expected.shape:
+def _check_names(given, outputs):
+    """Refuses a file of other outputs than the model's."""
+    names = {x.name for x in outputs} - {None}
+    theirs = set(given) if isinstance(given, dict) else set()
+    if names != theirs:
         raise ValueError(
-            f"The file's outputs have shape {given.shape}, the Keras model's "
-            f"{expected.shape}."
+            f"The file has the outputs {', '.join(sorted(theirs)) or 'of one model alone'}"
+            f", the Keras model {', '.join(sorted(names)) or 'one'}."
         )
-    by_keras = np.argmax(expected, axis=-1).reshape(-1)
-    by_file = np.argmax(given, axis=-1).reshape(-1)
-    labels = check_labels(labels, expected.shape)
-    return {
-        "examples": len(expected),
-        "answers": len(by_keras),
-        "difference": np.max(np.abs(expected.astype("float64") - given)),
-        "highest": np.max(expected),
-        "lowest": np.min(expected),
-        "agree": int(np.sum(by_keras == by_file)),
-        "keras_right": None if labels is None else int(np.sum(by_keras == labels)),
-        "file_right": None if labels is None else int(np.sum(by_file == labels)),
-    }
+
+
+def _proof(output, examples, counts):
+    """The `Proof` of one output, of the counts of its batches."""
+
+    def total(key):
+        parts = [x.get(key) for x in counts]
+        return None if None in parts else sum(parts)
+
+    def fraction(key, of):
+        return total(key) / total(of) if total(key) is not None and total(of) else None
+
+    def root(key):
+        mean = fraction(key, "numbers")
+        return None if mean is None else float(np.sqrt(mean))
+
+    highest = np.max([x["highest"] for x in counts])
+    lowest = np.min([x["lowest"] for x in counts])
+    return Proof(
+        examples=examples,
+        # NumPy's max gives NaN where there is one.
+        largest_difference=float(np.max([x["difference"] for x in counts])),
+        output_range=float(highest - lowest),
+        agreement=fraction("agree", "decisions"),
+        keras_accuracy=fraction("keras_right", "labelled"),
+        file_accuracy=fraction("file_right", "labelled"),
+        task=output.task,
+        answers=total("decisions"),
+        rmse=root("squares"),
+        keras_rmse=root("keras_squares"),
+        file_rmse=root("file_squares"),
+    )
+
+
+def _of_several(proofs):
+    """One `Proof` of those of several outputs, by their names."""
+    worst = max(proofs.values(), key=lambda x: x.relative_difference)
+    agreements = [x.agreement for x in proofs.values() if x.agreement is not None]
+    return Proof(
+        worst.examples,
+        worst.largest_difference,
+        worst.output_range,
+        min(agreements, default=None),
+        None,
+        None,
+        task=None,
+        outputs=proofs,
+    )

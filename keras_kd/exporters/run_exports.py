@@ -22,7 +22,9 @@ KINDS = (
 )
 
 
-def export_run(run_dir, examples, calibration, *, overwrite=False, **measuring):
+def export_run(
+    run_dir, examples, calibration, *, task=None, overwrite=False, **measuring
+):
     """Exports the finished models of a run in every format, and measures the files.
 
     Each lies in its model's folder, its proof beside it; see `export`. One that is there
@@ -35,6 +37,7 @@ def export_run(run_dir, examples, calibration, *, overwrite=False, **measuring):
         run_dir: The folder of a run; of one over several seeds, the first seed is taken.
         examples, calibration: As `export` takes them, inputs of the models; not an
             iterator, as each file needs them again.
+        task: As `export` takes it, of all models.
         overwrite: Whether all files are made anew.
         **measuring: `threads` and others of
         `keras_kd.exporters.file_profile.profile_files`.
@@ -58,7 +61,7 @@ def export_run(run_dir, examples, calibration, *, overwrite=False, **measuring):
     files, refused = [], []
     with run_dirs.locked(run.path):
         for model in models:
-            given = {"examples": examples, "overwrite": overwrite}
+            given = {"examples": examples, "task": task, "overwrite": overwrite}
             _export_model(model, given, calibration, files, refused)
         if not files:
             reasons = "\n".join(f"{x.model}/{x.file}: {x.reason}" for x in refused)

@@ -139,11 +139,17 @@ def _the_only(what, items):
     return items[0]
 
 
+def _alone(outputs):
+    """The only one of a dict of outputs, else the dict."""
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+
 class LoadedFile:
     """An exported model in its runtime.
 
     Args:
-        run: Function from a batch, as the file takes it, to its outputs in real numbers.
+        run: Function from a batch, as the file takes it, to its outputs in real numbers: an
+            array, or a dict by names where there are several.
         shape, dtype: Of the input, as the attributes.
         quantize: Function from real numbers to what the file takes.
 
@@ -159,7 +165,10 @@ class LoadedFile:
         self.dtype = np.dtype(dtype)
 
     def run(self, inputs):
-        """The outputs for one batch as the file takes it, quantised where it is."""
+        """The outputs for one batch as the file takes it, quantised where it is.
+
+        An array, or a dict of arrays by the outputs' names where there are several.
+        """
         return self._run(inputs)
 
     def predict(self, inputs):
@@ -170,7 +179,8 @@ class LoadedFile:
                 in real numbers.
 
         Returns:
-            float32 array (n, ...).
+            float32 array (n, ...), or a dict of such by the outputs' names where there are
+            several.
         """
         size = self.shape[0] or BATCH
         outputs = []
@@ -180,9 +190,12 @@ class LoadedFile:
             if missing > 0:  # A fixed batch is filled up with the last example.
                 batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
             count = min(size, len(inputs) - start)
-            given = self._quantize(batch)
-            outputs.append(np.asarray(self.run(given), "float32")[:count])
-        return np.concatenate(outputs)
+            given = self.run(self._quantize(batch))
+            # Of one output that has no name here.
+            given = given if isinstance(given, dict) else {None: given}
+            outputs.append({k: np.asarray(x, "float32")[:count] for k, x in given.items()})
+        joined = {k: np.concatenate([x[k] for x in outputs]) for k in outputs[0]}
+        return joined.get(None, joined)
 
 
 def _read_saved_model(tensorflow, path, threads):
@@ -196,7 +209,7 @@ def _open_saved_model(loaded):
 
     def run(inputs):
         outputs = serve(**{name: inputs.astype(spec.dtype.as_numpy_dtype, copy=False)})
-        return _the_only("output", outputs.values()).numpy()
+        return _alone({key: x.numpy() for key, x in outputs.items()})
 
     run.keep = loaded  # Its variables live as long as it does.
     return LoadedFile(run, tuple(spec.shape), spec.dtype.as_numpy_dtype)
@@ -213,7 +226,7 @@ def _read_onnx(onnxruntime, path, threads):
 
 def _open_onnx(session):
     given = _the_only("input", session.get_inputs())
-    output = _the_only("output", session.get_outputs()).name
+    names = [x.name for x in session.get_outputs()]
     batch, *shape = given.shape
     # A free dimension has a name for a number.
     batch = batch if isinstance(batch, int) else None
@@ -221,7 +234,8 @@ def _open_onnx(session):
     dtype = np.dtype({"float": "float32", "double": "float64"}.get(kind, kind))
 
     def run(inputs):
-        return session.run([output], {given.name: inputs.astype(dtype, copy=False)})[0]
+        found = session.run(names, {given.name: inputs.astype(dtype, copy=False)})
+        return _alone(dict(zip(names, found, strict=True)))
 
     return LoadedFile(run, (batch, *shape), dtype)
 
@@ -232,10 +246,10 @@ def _read_litert(litert, path, threads):
 
 def _open_litert(interpreter):
     given = _the_only("input", interpreter.get_input_details())
-    gives = _the_only("output", interpreter.get_output_details())
+    gives = _litert_outputs(interpreter)
     batch, *shape = map(int, given["shape_signature"])
     interpreter.allocate_tensors()
-    allocated = int(given["shape"][0])
+    allocated, tensor = int(given["shape"][0]), interpreter.get_tensor
 
     def run(inputs):
         nonlocal allocated
@@ -245,7 +259,7 @@ def _open_litert(interpreter):
             allocated = len(inputs)
         interpreter.set_tensor(given["index"], inputs.astype(given["dtype"], copy=False))
         interpreter.invoke()
-        return _real(interpreter.get_tensor(gives["index"]), gives)
+        return _alone({k: _real(tensor(x["index"]), x) for k, x in gives.items()})
 
     return LoadedFile(
         run,
@@ -253,6 +267,14 @@ def _open_litert(interpreter):
         given["dtype"],
         functools.partial(_quantized, details=given),
     )
+
+
+def _litert_outputs(interpreter):
+    """dict of name to details of each output; their own order is no model's."""
+    signatures = interpreter.get_signature_list()
+    if len(signatures) == 1:
+        return interpreter.get_signature_runner(*signatures).get_output_details()
+    return {x["name"]: x for x in interpreter.get_output_details()}
 
 
 def _quantized(inputs, details):

@@ -107,6 +107,17 @@ class Recipe(Section):
         return self
 
     @pydantic.model_validator(mode="after")
+    def _tasks_are_those_of_the_data(self):
+        for stage in self.stage:
+            if stage.task not in (None, "multiclass"):
+                raise ValueError(
+                    f"stage {stage.name!r} has task = {stage.task!r}, and the labels of "
+                    f'{self.dataset} are one class of several: give "multiclass", or leave '
+                    "task out. Other data go with the Python classes"
+                )
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _drop_rate_has_an_effect(self):
         if self.drop_rate and not self.dense:
             raise ValueError("drop_rate goes with dense = true")

@@ -24,7 +24,9 @@ from keras_kd.recipes.sections import (
     Seed,
     Weight,
     made,
+    one_of,
 )
+from keras_kd.tasks.find import ACTIVATIONS
 from keras_kd.teachers import Ensemble
 
 Label = Annotated[Integer, Field(ge=0)]
@@ -62,6 +64,8 @@ class StageRecipe(Section):
     patience: PositiveInt | None = None
     restore_best: Flag = False
     monitor: str = "val_loss"
+    # What the student's outputs mean.
+    task: Annotated[str, one_of(list(ACTIVATIONS), "task")] | None = None
     # Printed beside ours; no part of the training.
     published_accuracy: list[Number] = []
 
@@ -120,6 +124,7 @@ class StageRecipe(Section):
             patience=self.patience,
             restore_best=self.restore_best,
             monitor=self.monitor,
+            task=self.task,
         )
 
     def _ensemble(self, models):

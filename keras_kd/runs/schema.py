@@ -196,9 +196,17 @@ class ProofEntry(_Section):
     examples: Size
     largest_difference: NotNegative
     output_range: NotNegative
-    agreement: Fraction
+    # None of values, of which none is right.
+    agreement: Fraction | None
     keras_accuracy: Fraction | None
     file_accuracy: Fraction | None
+    task: str | None = None
+    answers: Count | None = None
+    rmse: NotNegative | None = None
+    keras_rmse: NotNegative | None = None
+    file_rmse: NotNegative | None = None
+    # By name, where there are several; the others are then of all together.
+    outputs: dict[str, "ProofEntry"] | None = None
 
 
 class ExportEntry(_Section):

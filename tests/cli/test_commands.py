@@ -251,6 +251,8 @@ def test_export(tmp_path, sample_data, preprocessing):
     assert f"{written['file_bytes']:,}" in result.output and str(path) in result.output
     again = CliRunner().invoke(main, arguments)
     assert again.exit_code == 1 and "--overwrite" in again.output
+    other = CliRunner().invoke(main, [*arguments, "--overwrite", "--task=binary"])
+    assert other.exit_code == 1 and "'binary' takes outputs of one unit" in other.output
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def model_of(units=3, shape=(4,), **arguments):
 
 
 def two_inputs():
-    a, b = keras.Input((4,)), keras.Input((4,))
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
     return keras.Model([a, b], keras.layers.Dense(3)(a + b))
 
 
@@ -60,8 +60,32 @@ REFUSED = {
     "agreement in percent": ({"min_agreement": 99}, "`min_agreement` must be"),
     "no model": ({"model": "m.keras"}, "`model` must be a keras.Model"),
     "unbuilt": ({"model": keras.Sequential([keras.layers.Dense(2)])}, "no weights yet"),
-    "two inputs": ({"model": two_inputs()}, "one input and one output.*with 2 and 1"),
-    "one class": ({"model": model_of(1)}, "at least 2 classes"),
+    "two inputs": (
+        {"model": two_inputs()},
+        "`model` must have one input.*with 2: 'a', 'b'. Give a model of one input",
+    ),
+    "no such task": ({"task": "binry"}, "`task` must be one of.*'binry'"),
+    "task of other units": ({"task": "binary"}, "one unit.*`model` .* with 3"),
+    "agreement of values": (
+        {"task": "regression", "min_agreement": 0.9},
+        r"`min_agreement` is .* values \(task=regression\).*`tolerance` alone.*0\.9",
+    ),
+    "agreement of who knows what": (
+        {"model": model_of(1), "min_agreement": 0.9},
+        r"`min_agreement` is .* values \(task=None\).*say another `task`",
+    ),
+    "labels of another class": (
+        {"examples": (X, np.full(1000, 3))},
+        r"labels that are in 0\.\.2.*Received: 3",
+    ),
+    "labels of no yes or no": (
+        {"examples": (X, np.full(1000, 2)), "model": model_of(1), "task": "binary"},
+        "0 or 1, as its task 'binary'",
+    ),
+    "labels of several outputs": (
+        {"examples": (X, {"a": X[:, 0], "b": X[:, 1]})},
+        r"one label for each answer.*Received: a dict of 'a', 'b'",
+    ),
     "few examples": ({"examples": X[:999]}, "at least 1,000.* Received: 999"),
     "no examples": ({"examples": X[:0]}, "`examples` is empty"),
     "examples of another shape": (

@@ -1,11 +1,13 @@
 """Every format, run by its own runtime, against outputs computed with NumPy."""
 
+import functools
 import json
 import os
 
 import keras
 import numpy as np
 import pytest
+from sklearn import datasets
 
 import keras_kd as kd
 from keras_kd.exporters import export, runtimes
@@ -41,16 +43,23 @@ def softmax(logits):
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
+def only(outputs):
+    return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+
 def run_file(path, format, x):
     """One batch, in the runtime alone: none of the library's code."""
     if format == "saved_model":
         served = keras.layers.TFSMLayer(path, call_endpoint="serve")
-        return np.asarray(served(x))
+        return keras.tree.map_structure(np.asarray, served(x))
     if format == "onnx":
         session = onnxruntime.InferenceSession(path)
-        return session.run(None, {session.get_inputs()[0].name: x})[0]
+        names = [output.name for output in session.get_outputs()]
+        outputs = session.run(None, {session.get_inputs()[0].name: x})
+        return only(dict(zip(names, outputs, strict=True)))
     interpreter = litert.Interpreter(str(path))
-    (given,), (gives,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (given,) = interpreter.get_input_details()
+    gives = interpreter.get_signature_runner().get_output_details()
     interpreter.resize_tensor_input(given["index"], x.shape)
     interpreter.allocate_tensors()
     scale, zero = given["quantization"]
@@ -58,20 +67,22 @@ def run_file(path, format, x):
         x = np.clip(np.round(x / scale) + zero, -128, 127).astype("int8")
     interpreter.set_tensor(given["index"], x)
     interpreter.invoke()
-    outputs = interpreter.get_tensor(gives["index"])
-    if gives["dtype"] != np.float32:
-        scale, zero = gives["quantization"]
-        outputs = (outputs.astype("float64") - zero) * scale
-    return outputs
+    outputs = {}
+    for name, of_output in gives.items():
+        outputs[name] = interpreter.get_tensor(of_output["index"])
+        if of_output["dtype"] != np.float32:
+            scale, zero = of_output["quantization"]
+            outputs[name] = (outputs[name].astype("float64") - zero) * scale
+    return only(outputs)
 
 
-def exported(model, path, kind, x=X, **arguments):
+def exported(model, path, kind, x=X, labels=LABELS, **arguments):
     format, suffix, quantization, _ = KINDS[kind]
     path = path.with_name(path.name + suffix)
     if quantization == "int8":
         arguments["calibration"] = x[:200]
     return path, kd.export(
-        model, path, format, quantization=quantization, examples=(x, LABELS), **arguments
+        model, path, format, quantization=quantization, examples=(x, labels), **arguments
     )
 
 
@@ -368,3 +379,265 @@ def test_labels_change_nothing_but_the_accuracy(tmp_path, make_model):
 )
 def test_file_name(name, format, quantization, expected):
     assert export.file_name(name, format, quantization) == expected
+
+
+def conv(filters, **arguments):
+    return keras.layers.Conv2D(filters, 3, padding="same", activation="relu", **arguments)
+
+
+def segments(classes):
+    """A model of pixels with a way down and up again."""
+    x = keras.Input((8, 8, 1))
+    fine = conv(8)(x)
+    coarse = keras.layers.UpSampling2D()(conv(8)(keras.layers.MaxPooling2D()(fine)))
+    joined = keras.layers.Concatenate()([fine, coarse])
+    activation = "sigmoid" if classes == 1 else None
+    return keras.Model(x, keras.layers.Conv2D(classes, 1, activation=activation)(joined))
+
+
+def tags(unroll=True):
+    x = keras.Input((6,), dtype="int32")
+    embedded = keras.layers.Embedding(12, 8, mask_zero=True)(x)
+    steps = keras.layers.GRU(8, return_sequences=True, unroll=unroll)(embedded)
+    return keras.Model(x, keras.layers.Dense(3)(steps))
+
+
+def dense(units, **arguments):
+    hidden = keras.layers.Dense(32, activation="relu")
+    last = keras.layers.Dense(units, **arguments)
+    return keras.Sequential([keras.Input((64,)), hidden, last])
+
+
+def heads():
+    """Several outputs whose order in a list is none that a file may have by itself."""
+    x = keras.Input((64,))
+    hidden = keras.layers.Dense(32, activation="relu")(x)
+    yes = keras.layers.Dense(1, activation="sigmoid", name="zero")(hidden)
+    digit = keras.layers.Dense(10, name="digit")(hidden)
+    return keras.Model(x, [yes, keras.layers.Dense(1, name="ink")(hidden), digit])
+
+
+SPARSE = keras.losses.SparseCategoricalCrossentropy
+HEAD_TASKS = {"zero": "binary", "ink": "regression", "digit": "multiclass"}
+
+
+@functools.cache
+def trained(name):
+    """(model, inputs, labels, arguments of `export`) of a small trained model."""
+    keras.utils.set_random_seed(1)
+    rng, (x, y) = np.random.default_rng(1), datasets.load_digits(return_X_y=True)
+    x = (x / 16).astype("float32")
+    pictures = x.reshape(-1, 8, 8, 1)
+    words = rng.integers(1, 12, (1500, 6)).astype("int32")
+    words[np.arange(6) >= rng.integers(2, 7, 1500)[:, None]] = 0
+    ink = x.sum(axis=1) / 10
+    by_name = {"zero": y == 0, "ink": ink, "digit": y}
+    from_logits = keras.losses.BinaryCrossentropy(from_logits=True)
+    # Two borders in the brightness, and what is beside ink is left out.
+    levels = np.digitize(pictures[..., 0], [0.3, 0.8])
+    levels[:, 0] = 255
+    model, x, y, loss, said = {
+        "binary": (dense(1), x, y % 2, from_logits, {"task": "binary"}),
+        "multilabel": (
+            dense(4, activation="sigmoid"),
+            x,
+            y[:, None] >> np.arange(4) & 1,
+            "binary_crossentropy",
+            {},
+        ),
+        "regression": (dense(1), x, ink, "mse", {}),
+        "edges": (segments(1), pictures, levels == 2, "binary_crossentropy", {}),
+        "levels": (
+            segments(3),
+            pictures,
+            levels,
+            SPARSE(from_logits=True, ignore_class=255),
+            {},
+        ),
+        "tags": (tags(), words, words % 3, SPARSE(from_logits=True), {}),
+        "heads": (
+            heads(),
+            x,
+            by_name,
+            ["binary_crossentropy", "mse", SPARSE(from_logits=True)],
+            {},
+        ),
+    }[name]
+    model.compile("adam", loss)
+    model.optimizer.learning_rate = 0.01
+    model.fit(x, y, batch_size=100, epochs=12, verbose=0)
+    return model, x, y, said
+
+
+def each_task():
+    for name in ("binary", "multilabel", "regression", "edges", "levels", "tags", "heads"):
+        # Of a kind each: what the others add costs time alone.
+        rounded = ["float16", "dynamic"] * (name in ("regression", "edges", "heads"))
+        kinds = ["onnx", "litert", "int8", *rounded]
+        kinds += ["saved_model"] * (name in ("tags", "heads"))
+        for kind in kinds:
+            is_slow = kind in rounded and name != "heads"
+            yield pytest.param(name, kind, marks=pytest.mark.slow if is_slow else ())
+
+
+@pytest.mark.parametrize("name, kind", each_task())
+def test_each_task_in_each_format(tmp_path, name, kind):
+    """Against the file in its own runtime, compared here in NumPy."""
+    model, x, y, said = trained(name)
+    format, suffix, quantization, _ = KINDS[kind]
+    path, arguments = tmp_path / f"m{suffix}", dict(said)
+    if quantization == "int8":
+        arguments["calibration"] = x[:300]
+    report = kd.export(
+        model, path, format, quantization=quantization, examples=(x, y), **arguments
+    )
+    given, expected = run_file(path, format, x), model.predict(x, verbose=0)
+    if name != "heads":
+        task = {"edges": "binary", "levels": "multiclass", "tags": "multiclass"}
+        compare(report.proof, task.get(name, name), given, expected, y, x)
+        return
+    assert set(given) == set(report.proof["outputs"]) == set(HEAD_TASKS)
+    for head, answers in zip(("zero", "ink", "digit"), expected, strict=True):
+        proof = report.proof["outputs"][head]
+        compare(proof, HEAD_TASKS[head], given[head], answers, y[head], x)
+        assert f"output               {head}\n" in str(report)
+    of_each = report.proof["outputs"].values()
+    relative = [p["largest_difference"] / p["output_range"] for p in of_each]
+    of_all = report.proof["largest_difference"] / report.proof["output_range"]
+    assert of_all == max(relative)
+
+
+def test_a_loop_over_masked_steps_in_onnx(tmp_path):
+    """Steps of any number, and a graph with a loop and a mask in it."""
+    x = keras.Input((None,), dtype="int64")
+    embedded = keras.layers.Embedding(12, 4, mask_zero=True)(x)
+    steps = keras.layers.LSTM(4, return_sequences=True)(embedded)
+    model = keras.Model(x, keras.layers.Dense(1)(steps))
+    words = RNG.integers(1, 12, (300, 5))
+    words[np.arange(5) >= RNG.integers(2, 6, 300)[:, None]] = 0
+    path = tmp_path / "m.onnx"
+    report = kd.export(model, path, "onnx", examples=(words, words % 2), task="binary")
+    given, expected = run_file(path, "onnx", words), model.predict(words, verbose=0)
+    np.testing.assert_allclose(given, expected, atol=1e-6)
+    assert (report.input_dtype, report.input_shape) == ("int64", (None, 5))
+    assert report.proof["answers"] == np.sum(words > 0)
+    right = np.mean(((expected[..., 0] > 0) == words % 2)[words > 0])
+    assert report.proof["keras_accuracy"] == pytest.approx(right)
+
+
+def compare(proof, task, given, expected, labels, x):
+    """A proof with the same numbers calculated here."""
+    given, expected = given.astype("float64"), expected.astype("float64")
+    kept = np.full(expected.shape[:-1], True) if x.dtype != np.int32 else x > 0
+    given, expected = given[kept], expected[kept]
+    labels = np.asarray(labels).reshape((*kept.shape, -1))[kept]
+    assert proof["task"] == task
+    difference = np.abs(given - expected).max()
+    assert proof["largest_difference"] == pytest.approx(difference, abs=1e-5)
+    assert proof["output_range"] == pytest.approx(np.ptp(expected), rel=1e-5)
+    if task == "regression":
+        assert proof["agreement"] is None and proof["file_accuracy"] is None
+        errors = {"rmse": given - expected, "file_rmse": given - labels}
+        for key, error in (errors | {"keras_rmse": expected - labels}).items():
+            root = np.sqrt(np.mean(error**2))
+            assert proof[key] == pytest.approx(root, rel=1e-3, abs=1e-6)
+        # It learned what it says it did.
+        assert proof["file_rmse"] < 0.4 * np.std(labels)
+        return
+    border = 0.5 if np.all((expected >= 0) & (expected <= 1)) else 0.0
+    yes = [x > border for x in (given, expected)]
+    if task == "multiclass":
+        yes = [x.argmax(axis=-1)[..., None] for x in (given, expected)]
+    assert proof["agreement"] == pytest.approx(np.mean(yes[0] == yes[1]), abs=2e-3)
+    counted = labels != 255
+    for key, answers in zip(("file_accuracy", "keras_accuracy"), yes, strict=True):
+        right = np.mean((answers == labels)[counted])
+        assert proof[key] == pytest.approx(right, abs=2e-3)
+        assert proof[key] > 0.9
+    assert proof["rmse"] is None
+
+
+@pytest.mark.parametrize(
+    "task, activation, gives",
+    [
+        ("binary", None, "probabilities"),
+        ("binary", "sigmoid", "probabilities"),
+        ("multilabel", None, "probabilities"),
+        ("regression", None, "the model's outputs"),
+    ],
+)
+def test_what_preprocessing_makes_of_each_task(tmp_path, task, activation, gives):
+    units = 1 if task == "binary" else 2
+    last = keras.layers.Dense(units, activation=activation)
+    model, path = keras.Sequential([keras.Input((4,)), last]), tmp_path / "m.onnx"
+    labels = BYTES[:, :units] > 128
+    report = kd.export(
+        model, path, "onnx", examples=(BYTES, labels), preprocessing=SCALE, task=task
+    )
+    logits = BYTES / 255 @ model.get_weights()[0].astype("float64")
+    expected = logits if task == "regression" else 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(run_file(path, "onnx", BYTES), expected, atol=1e-6)
+    assert (report.gives, report.proof["task"]) == (gives, task)
+    assert report.min_agreement == (None if task == "regression" else 0.999)
+    if task != "regression":
+        # Both sides of the border are there, so that a wrong one would be seen.
+        assert 0.02 < np.mean(expected > 0.5) < 0.98
+        right = np.mean((expected > 0.5) == labels)
+        assert report.proof["file_accuracy"] == pytest.approx(right)
+
+
+def test_preprocessing_of_several_outputs(tmp_path):
+    x = keras.Input((4,))
+    yes, kind, size = (keras.layers.Dense(n) for n in (1, 3, 1))
+    model = keras.Model(x, {"yes": yes(x), "kind": kind(x), "size": size(x)})
+    path, task = tmp_path / "m.tflite", {"yes": "binary", "size": "regression"}
+    examples = (BYTES, {"kind": LABELS})
+    report = kd.export(
+        model, path, "litert", examples=examples, preprocessing=SCALE, task=task
+    )
+    logits = {k: BYTES / 255 @ v.kernel.numpy() for k, v in (("yes", yes), ("kind", kind))}
+    expected = {"yes": 1 / (1 + np.exp(-logits["yes"])), "kind": softmax(logits["kind"])}
+    expected["size"] = BYTES / 255 @ size.kernel.numpy()
+    given = run_file(path, "litert", BYTES)
+    assert set(given) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(given[name], values, atol=1e-5)
+    assert report.gives == "probabilities, and values of 'size'"
+    right = np.mean(expected["kind"].argmax(axis=1) == LABELS)
+    proofs = report.proof["outputs"]
+    assert proofs["kind"]["file_accuracy"] == pytest.approx(right, abs=0.002)
+    assert proofs["size"]["agreement"] is None
+
+
+@keras.saving.register_keras_serializable("test_exporters")
+class TwoHeads(keras.Model):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.first, self.second = keras.layers.Dense(3), keras.layers.Dense(3)
+
+    def call(self, inputs):
+        return {"z": self.first(inputs), "a": self.second(inputs)}
+
+
+@pytest.mark.parametrize("kind", ["saved_model", "onnx", "litert", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_several_outputs_of_a_subclassed_model(tmp_path, kind, dtype):
+    """Of one shape, so that their names alone tell them apart."""
+    model = TwoHeads(dtype=dtype)
+    model(X[:1])
+    path, report = exported(
+        model,
+        tmp_path / "m",
+        kind,
+        labels={"a": LABELS},
+        task={"z": "regression"},
+        min_agreement=0.9,
+    )
+    given, allowed = run_file(path, KINDS[kind][0], X), KINDS[kind][3]
+    for name, layer in (("z", model.first), ("a", model.second)):
+        expected = X.astype("float64") @ layer.kernel.numpy()
+        # In int8, what is larger than in the calibration is cut off.
+        difference = np.quantile(np.abs(given[name] - expected), 0.99)
+        assert difference <= allowed * np.ptp(expected)
+    a, z = report.proof["outputs"]["a"], report.proof["outputs"]["z"]
+    assert a["keras_accuracy"] is not None and z["keras_accuracy"] is None

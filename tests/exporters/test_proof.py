@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_kd.exporters import proof
-from keras_kd.training import batch
+from keras_kd.exporters.examples import batches
+from keras_kd.exporters.outputs import Output
 
 RNG = np.random.default_rng(0)
 # The model hands its inputs on, so these are its outputs.
@@ -14,6 +14,10 @@ LABELS = RNG.integers(0, 3, 1200)
 
 def echo():
     return keras.Sequential([keras.layers.Input((3,)), keras.layers.Identity()])
+
+
+def prove(model, predict, examples, *outputs):
+    return proof.prove(model, predict, batches(examples), list(outputs or [Output()]))
 
 
 def test_numbers_by_hand():
@@ -29,7 +33,7 @@ def test_numbers_by_hand():
     changed = OUTPUTS.astype("float64")
     changed[700, 1] -= 0.75
     changed[:30] = np.roll(changed[:30], 1, axis=1)
-    found = proof.prove(echo(), predict, proof.batches((OUTPUTS, LABELS)))
+    found = prove(echo(), predict, (OUTPUTS, LABELS))
     assert found.examples == 1200
     assert found.largest_difference == pytest.approx(np.abs(changed - OUTPUTS).max())
     assert found.output_range == pytest.approx(np.ptp(OUTPUTS))
@@ -51,7 +55,7 @@ def test_a_map_of_classes_counts_each_place():
         other[:, 1] = np.roll(other[:, 1], 1, axis=1)
         return other
 
-    assert proof.prove(model, predict, proof.batches(maps)).agreement == 0.5
+    assert prove(model, predict, maps).agreement == 0.5
 
 
 def test_nan_is_beyond_every_tolerance():
@@ -60,7 +64,7 @@ def test_nan_is_beyond_every_tolerance():
         other[-1, 0] = np.nan
         return other
 
-    found = proof.prove(echo(), predict, proof.batches(OUTPUTS))
+    found = prove(echo(), predict, OUTPUTS)
     with pytest.raises(ValueError, match="nan"):
         proof.check(found, "m.onnx", tolerance=1.0, min_agreement=0.0)
 
@@ -76,123 +80,143 @@ def test_each_tolerance_is_kept_to():
 
 def test_a_file_of_other_outputs():
     with pytest.raises(ValueError, match=r"outputs have shape \(256, 2\)"):
-        proof.prove(echo(), lambda x: x[:, :2], proof.batches(OUTPUTS))
+        prove(echo(), lambda x: x[:, :2], OUTPUTS)
 
 
-class Batches(keras.utils.PyDataset):
-    def __len__(self):
-        return 3
-
-    def __getitem__(self, k):
-        part = slice(500 * k, 500 * k + 500)
-        return {"logits": OUTPUTS[part]}, LABELS[part], WEIGHTS[part]
+def off_by(change):
+    """A file that answers otherwise, by a function of the outputs."""
+    return lambda inputs: change(inputs.copy())
 
 
-WEIGHTS = RNG.random(1200)
-DATASET = tf.data.Dataset.from_tensor_slices((OUTPUTS, LABELS[:, None], WEIGHTS))
-NAMED = DATASET.map(lambda x, y, w: ({"logits": x}, {"class": y}, w)).batch(500)
-# Each with labels, and without.
-FORMS = {
-    "pair": ((OUTPUTS, LABELS), OUTPUTS),
-    "tensors": ((tf.constant(OUTPUTS), tf.constant(LABELS)), tf.constant(OUTPUTS)),
-    "triple": ((OUTPUTS, LABELS, WEIGHTS), (OUTPUTS,)),
-    "dicts": (({"a": OUTPUTS}, {"b": LABELS}), {"a": OUTPUTS}),
-    "lists of one": (([OUTPUTS], [LABELS]), [OUTPUTS]),
-    "dataset": (DATASET.batch(500), DATASET.map(lambda *xs: xs[0]).batch(500)),
-    "of dicts": (NAMED, NAMED.map(lambda *xs: xs[0])),
-    "of tuples of one": (NAMED, NAMED.map(lambda *xs: xs[:1])),
-    "numbered": (
-        NAMED.map(lambda x, y, w: (batch.pack(x, index=y["class"]), y)),
-        NAMED.map(lambda x, y, w: batch.pack(x, index=y["class"])),
-    ),
-    "PyDataset": (Batches(), [Batches()[k][:1] for k in range(3)]),
-    "generator": ((Batches()[k] for k in range(3)), [[x] for x, _, _ in NAMED]),
-}
+@pytest.mark.parametrize("in_probabilities", [False, True])
+@pytest.mark.parametrize("task", ["binary", "multilabel"])
+def test_yes_and_no_by_hand(task, in_probabilities):
+    units = 1 if task == "binary" else 3
+    given = OUTPUTS[:, :units]
+    given = 1 / (1 + np.exp(-given)) if in_probabilities else given
+    other = given.copy()
+    # Past the border in 36 rows, and within one side of it in the others.
+    border = 0.5 if in_probabilities else 0.0
+    other[:36] = 2 * border - other[:36]
+    other[36:] += 0.25 * (border - other[36:])
+    labels = RNG.integers(0, 2, given.shape)
+    model = keras.Sequential([keras.layers.Input((units,)), keras.layers.Identity()])
+    rows = {x.tobytes(): y for x, y in zip(given, other, strict=True)}
+    found = prove(
+        model,
+        lambda inputs: np.stack([rows[x.tobytes()] for x in inputs]),
+        (given, labels[:, 0] if units == 1 else labels),
+        Output(task=task, in_probabilities=in_probabilities),
+    )
+    assert found.agreement == pytest.approx(1 - 36 / 1200)
+    assert (found.task, found.answers) == (task, 1200 * units)
+    odds = np.log(given / (1 - given)) if in_probabilities else given
+    flipped = np.where(np.arange(1200)[:, None] < 36, -odds, odds)
+    assert found.keras_accuracy == pytest.approx(np.mean((odds > 0) == labels))
+    assert found.file_accuracy == pytest.approx(np.mean((flipped > 0) == labels))
+    assert found.rmse is None and found.keras_rmse is None
 
 
-@pytest.mark.parametrize("with_labels", [True, False])
-@pytest.mark.parametrize("form", FORMS)
-def test_forms_of_examples(form, with_labels):
-    examples = FORMS[form][not with_labels]
-    inputs, labels = zip(*proof.batches(examples), strict=True)
-    np.testing.assert_array_equal(np.concatenate(inputs), OUTPUTS)
-    if with_labels:
-        np.testing.assert_array_equal(np.concatenate(labels).ravel(), LABELS)
-    else:
-        assert set(labels) == {None}
+@pytest.mark.parametrize("task", ["regression", None])
+def test_values_by_hand(task):
+    def predict(inputs):
+        # Another unit is the largest in every row, which says nothing.
+        return inputs + np.array([0.25, 0.0, -0.5], "float32")
+
+    targets = RNG.normal(size=(1200, 3))
+    found = prove(echo(), predict, (OUTPUTS, targets), Output(task=task))
+    assert found.agreement is None and found.file_accuracy is None
+    assert found.largest_difference == pytest.approx(0.5, abs=1e-6)
+    assert found.rmse == pytest.approx(np.sqrt((0.0625 + 0.25) / 3), abs=1e-6)
+    errors = OUTPUTS.astype("float64") - targets
+    assert found.keras_rmse == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-6)
+    errors = predict(OUTPUTS).astype("float64") - targets
+    assert found.file_rmse == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-6)
+    # No least agreement is asked of it.
+    proof.check(found, "m.onnx", tolerance=1.0, min_agreement=None)
+    with pytest.raises(ValueError, match="tolerance=0.01"):
+        proof.check(found, "m.onnx", tolerance=0.01, min_agreement=None)
+    shown = "\n".join(found.lines())
+    assert "largest output" not in shown and f"{found.rmse:.3g}" in shown
 
 
-@pytest.mark.parametrize(
-    "examples, received",
-    [
-        ({"a": OUTPUTS, "b": OUTPUTS}, "a dict of 'a', 'b'"),
-        (
-            ({"a": OUTPUTS, "b": OUTPUTS}, LABELS),
-            r"a tuple of 2 \(a dict of .*, ndarray\)",
-        ),
-        ((OUTPUTS, {"a": LABELS, "b": LABELS}), "a tuple of 2"),
-        ((OUTPUTS, LABELS, WEIGHTS, WEIGHTS), "a tuple of 4"),
-        ([(OUTPUTS, LABELS, WEIGHTS, WEIGHTS)], "a tuple of 4"),
-        ("images", "str"),
-        ((), "a tuple of 0"),
-        ((None, LABELS), "NoneType"),
-    ],
-)
-def test_other_forms_are_refused(examples, received):
-    with pytest.raises(ValueError, match=f"`calibration` must be inputs.*: .*{received}"):
-        list(proof.batches(examples, "calibration"))
+def test_an_ignored_class_counts_for_no_accuracy():
+    labels = LABELS.copy()
+    labels[:300] = 255
+    found = prove(echo(), off_by(lambda x: x), (OUTPUTS, labels), Output(ignore_class=255))
+    right = OUTPUTS[300:].argmax(axis=1) == LABELS[300:]
+    assert found.keras_accuracy == found.file_accuracy == pytest.approx(right.mean())
 
 
-def test_the_first_batch_is_not_lost():
-    first, batches = proof.first_and_all(iter([OUTPUTS[:5], OUTPUTS[5:8]]))
-    assert len(first) == 5
-    assert [len(x) for x, _ in batches] == [5, 3]
+@pytest.mark.parametrize("positions", [1, 30])
+def test_positions_are_answers_too(positions):
+    """40 pictures with 30 answers each are enough, and 40 answers are not."""
+    given = OUTPUTS.reshape(40, 30, 3)[:, :positions]
+    model = keras.Sequential([keras.layers.Input((positions, 3)), keras.layers.Identity()])
+    if positions == 1:
+        with pytest.raises(ValueError, match="at least 1,000.* Received: 40"):
+            prove(model, off_by(lambda x: x), given)
+        return
+    found = prove(model, off_by(lambda x: x), given)
+    assert (found.examples, found.answers) == (40, 1200)
 
 
-def test_are_probabilities():
-    assert proof.are_probabilities([[0.2, 0.8], [1.0, 0.0]])
-    assert not proof.are_probabilities([[0.2, 0.8], [1.0, 0.1]])
-    assert not proof.are_probabilities([[1.2, -0.2]])
+def test_what_a_mask_leaves_out_counts_nowhere():
+    """Padded steps have outputs and labels of no meaning."""
+    words = RNG.integers(1, 9, (400, 6))
+    words[:, 4:] = 0
+    x = keras.Input((6,), dtype="int32")
+    model = keras.Model(x, keras.layers.Embedding(9, 3, mask_zero=True)(x))
+    (table,) = model.get_weights()
+    labels = RNG.integers(0, 3, (400, 6))
+    labels[:, 4:] = -1
+
+    def predict(inputs):
+        outputs = table[inputs]
+        outputs[:, 4:] = 100.0
+        return outputs
+
+    found = prove(model, predict, (words, labels))
+    assert (found.largest_difference, found.agreement, found.answers) == (0, 1.0, 1600)
+    right = table[words[:, :4]].argmax(axis=-1) == labels[:, :4]
+    assert found.keras_accuracy == pytest.approx(right.mean())
+    assert found.output_range == pytest.approx(np.ptp(table[1:]))
 
 
-@pytest.mark.parametrize(
-    "labels",
-    [np.arange(6) % 3, np.arange(6)[:, None] % 3, np.eye(3)[np.arange(6) % 3]],
-)
-def test_labels_of_any_form(labels):
-    np.testing.assert_array_equal(proof.check_labels(labels, (6, 3)), np.arange(6) % 3)
-    assert proof.check_labels(None, (6, 3)) is None
+def several():
+    x = keras.Input((3,))
+    kept = keras.layers.Identity()(x)
+    return keras.Model(x, {"b": kept, "a": -kept})
 
 
-@pytest.mark.parametrize("labels", [np.zeros((6, 4)), np.zeros(5), np.ones((6, 3))])
-def test_labels_that_do_not_fit(labels):
-    with pytest.raises(ValueError, match="`examples` must have one label for each answer"):
-        proof.check_labels(labels, (6, 3))
+def test_each_output_has_a_line_of_its_own():
+    def predict(inputs):
+        other = -inputs
+        other[np.isin(inputs[:, 0], OUTPUTS[:60, 0])] *= -1
+        return {"a": other, "b": inputs}
+
+    outputs = Output("b", task="regression"), Output("a")
+    labels = {"a": LABELS, "b": None}
+    found = prove(several(), predict, (OUTPUTS, labels), *outputs)
+    assert list(found.outputs) == ["b", "a"]
+    a, b = found.outputs["a"], found.outputs["b"]
+    assert b.rmse == 0 and b.agreement is None and b.file_rmse is None
+    same = OUTPUTS[:60].argmax(axis=1) == (-OUTPUTS[:60]).argmax(axis=1)
+    assert not same.any() and a.agreement == pytest.approx(1 - 60 / 1200)
+    assert a.keras_accuracy == pytest.approx(np.mean((-OUTPUTS).argmax(axis=1) == LABELS))
+    # Of the whole, the worst.
+    assert found.largest_difference == a.largest_difference
+    assert found.agreement == a.agreement and found.file_accuracy is None
+    message = "its output 'a' .*difference.* and both have the same largest output on 95.00"
+    with pytest.raises(ValueError, match=message) as error:
+        proof.check(found, "m.onnx", tolerance=0.01, min_agreement=0.99)
+    assert "'b'" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "given, dtype, good",
-    [
-        (np.array([0, 255], "int64"), "uint8", True),
-        (np.array([0.0, 7.0]), "int32", True),
-        (np.array([0, 1]), "float32", True),
-        (np.array([0.1]), "float32", True),
-        (np.array([0.5, 1.0]), "uint8", False),
-        (np.array([-1, 0]), "uint8", False),
-        (np.array([256]), "uint8", False),
-        (np.array([np.nan]), "int32", False),
-    ],
-)
-def test_what_an_integer_input_takes(given, dtype, good):
-    """Nothing is cut off or wrapped without a word."""
-    if good:
-        found = proof.as_dtype(given, dtype, "a")
-        np.testing.assert_array_equal(found, given.astype(dtype))
-    else:
-        with pytest.raises(ValueError, match=f"`a` must be what the model takes, {dtype} "):
-            proof.as_dtype(given, dtype, "a")
-
-
-def test_texts_are_no_examples():
-    with pytest.raises(ValueError, match="`examples` must be numbers. .*their lookup"):
-        list(proof.batches(np.array([["a"], ["b"]])))
+def test_a_file_of_other_names():
+    outputs = Output("a"), Output("b")
+    for given in (lambda x: x, lambda x: {"a": x}, lambda x: {"a": x, "c": x}):
+        with pytest.raises(ValueError, match="the Keras model a, b"):
+            prove(several(), given, OUTPUTS, *outputs)
+    with pytest.raises(ValueError, match="The file has the outputs a, b"):
+        prove(echo(), lambda x: {"a": x, "b": x}, OUTPUTS)

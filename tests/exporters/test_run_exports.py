@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from keras_kd import DistillationChain, Stage
 from keras_kd.cli import main
 from keras_kd.exporters import export, run_exports
+from keras_kd.report.devices import device_table
 from keras_kd.runs import reader
 
 pytest.importorskip("ai_edge_litert.interpreter")
@@ -58,6 +59,24 @@ def test_written_once_measured_and_read_back(run):
     with pytest.raises(FileExistsError, match="student.tflite.export.json .* missing"):
         run_exports.export_run(folder, examples, None, **quick)
     assert (folder / "exports.json").read_bytes() == before
+
+
+def test_the_task_reaches_every_file(run):
+    """And what has no meaning for it is empty wherever it is read."""
+    folder, (x, _) = run
+    exports = run_exports.export_run(
+        folder, x, None, task="regression", batch_sizes=(1,), repeats=2, rounds=1
+    )
+    (read,) = reader.read(folder).runs.values()
+    assert read.exports == exports
+    for file in exports.files:
+        proof = file.export.proof
+        assert proof.task == "regression"
+        assert proof.agreement is None and proof.file_accuracy is None
+        assert proof.rmse >= 0 and proof.outputs is None
+    table = device_table(read, exports.files)
+    header, rows = table.header, table.rows
+    assert {row[header.index("Agreement, %")] for row in rows} == {"–"}
 
 
 def test_a_format_that_fails_is_named_and_the_others_are_written(run, monkeypatch):

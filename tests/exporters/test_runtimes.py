@@ -145,3 +145,47 @@ def test_time_file(files, name):
     assert [len(x) for x in timed["seconds"].values()] == [3, 3]
     assert all(s > 0 for x in timed["seconds"].values() for s in x)
     assert timed["peak_memory_bytes"] >= timed["runtime_memory_bytes"] > 0
+
+
+def test_several_outputs_of_a_fixed_batch():
+    def run(inputs):
+        return {"b": 2 * inputs, "a": inputs.sum(axis=-1)}
+
+    x = np.arange(14, dtype="float32").reshape(7, 2)
+    given = runtimes.LoadedFile(run, (3, 2), "float32").predict(x)
+    assert list(given) == ["b", "a"]
+    np.testing.assert_array_equal(given["b"], 2 * x)
+    np.testing.assert_array_equal(given["a"], x.sum(axis=-1))
+
+
+@pytest.mark.parametrize("name", ["m.tflite", "m.onnx", "m"])
+def test_outputs_by_the_names_of_the_model(tmp_path, name):
+    """Those of a LiteRT file come in another order than the model's."""
+    import keras
+
+    x = keras.Input((4,))
+    last, first, more = (keras.layers.Dense(2, name=n) for n in ("last", "first", "more"))
+    model = keras.Model(x, [last(x), first(x), more(x)])
+    path, format = tmp_path / name, {"m.tflite": "litert", "m.onnx": "onnx"}.get(name)
+    kd.export(model, path, format or "saved_model")
+    inputs = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    given = runtimes.open_file(path).predict(inputs)
+    assert set(given) == {"last", "first", "more"}
+    for layer in (last, first, more):
+        expected = inputs @ layer.kernel.numpy()
+        np.testing.assert_allclose(given[layer.name], expected, atol=1e-5)
+    threads = None if name == "m" else 1
+    timed = runtimes.time_file(path, [2], threads=threads, warm_up=1, repeats=2)
+    assert len(timed["seconds"][2]) == 2
+
+
+def test_a_litert_file_without_signatures():
+    class Interpreter:
+        def get_signature_list(self):
+            return {}
+
+        def get_output_details(self):
+            return [{"name": "x", "index": 7}, {"name": "y", "index": 5}]
+
+    found = runtimes._litert_outputs(Interpreter())
+    assert {name: details["index"] for name, details in found.items()} == {"x": 7, "y": 5}

@@ -77,6 +77,17 @@ def test_overrides(write_recipe):
         ("", 'losses = "kd"', "losses: Input should be a valid list"),
         (
             "",
+            'task = "multilable"',
+            '  stage 1 ("first") > task: no such task: \'multilable\'. Known: multiclass, '
+            "binary, multilabel, regression; did you mean 'multilabel'?",
+        ),
+        ("", "task = 1", "task: Input should be a valid string"),
+        *(
+            ("", f'task = "{x}"', f"stage 'first' has task = '{x}', and the labels of mni")
+            for x in ("binary", "multilabel", "regression")
+        ),
+        (
+            "",
             'losses = [{ name = "fitnet", taps = ["conv1"] }]',
             "losses 1: `taps` must be a pair of layer names",
         ),

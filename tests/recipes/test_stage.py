@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_kd.recipes import recipe, zoo
+from keras_kd.report.recipe import as_toml
 from tests.conftest import MINIMAL
 from tests.recipes.test_recipe import GIVEN_ALONE
 
@@ -88,3 +89,16 @@ def test_the_dtype_policy_of_a_file(write_recipe, tmp_path, of_recipe, of_file):
     message = str(error.value)
     assert "Stage 'given': `dtype_policy` has no effect on the layers of a file" in message
     assert f"dtype_policy={of_recipe!r}" in message and f"with {of_file}. " in message
+
+
+def test_task(write_recipe):
+    """It reaches the Stage, which says where it would have no effect."""
+    text = MINIMAL.format(extra="", stage='task = "multiclass"')
+    taught = '\nlosses = [{ name = "kd" }]\ntaught_by = "teacher"\n'
+    loaded = recipe.load(write_recipe(text=text + taught))
+    assert loaded.stage[0].make(seed=0).task == "multiclass"
+    table = loaded.model_dump(**recipe.AS_JSON)
+    again = recipe.load(write_recipe(text=as_toml(table)))
+    assert again == loaded
+    with pytest.raises(ValueError, match="'first' has no distillation losses.*`task` wou"):
+        recipe.load(write_recipe(text=text)).stage[0].make(seed=0)

@@ -81,6 +81,12 @@ def test_values_of_a_trial(load):
     assert "temperature" not in other.stage[1].losses[0].model_extra
 
 
+def test_a_trial_has_the_task_of_its_stage(load):
+    tuned = load('taught_by = "ta"', 'taught_by = "ta"\ntask = "multiclass"')
+    made = tuned.with_values({"temperature": 2.0, "loss": {"name": "kd"}})
+    assert [x.task for x in made.stage] == [None, "multiclass"]
+
+
 def test_labels(load):
     dimensions = {x.name: x for x in load().dimensions}
     for name, dimension in dimensions.items():
