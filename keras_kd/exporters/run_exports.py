@@ -37,7 +37,7 @@ def export_run(
         run_dir: The folder of a run; of one over several seeds, the first seed is taken.
         examples, calibration: As `export` takes them, inputs of the models; not an
             iterator, as each file needs them again.
-        task: As `export` takes it, of all models.
+        task: As `export` takes it, of all models; by default what each was measured as.
         overwrite: Whether all files are made anew.
         **measuring: `threads` and others of
         `keras_kd.exporters.file_profile.profile_files`.
@@ -61,7 +61,8 @@ def export_run(
     files, refused = [], []
     with run_dirs.locked(run.path):
         for model in models:
-            given = {"examples": examples, "task": task, "overwrite": overwrite}
+            given = {"examples": examples, "overwrite": overwrite}
+            given["task"] = task or model.metrics.evaluation.task
             _export_model(model, given, calibration, files, refused)
         if not files:
             reasons = "\n".join(f"{x.model}/{x.file}: {x.reason}" for x in refused)

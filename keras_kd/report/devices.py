@@ -19,6 +19,7 @@ def device_table(run, files):
     Returns:
         A `Table`.
     """
+    are_values = any(x.export.proof.rmse is not None for x in files)
     header = [
         "Model",
         "Format",
@@ -30,6 +31,7 @@ def device_table(run, files):
         "Accuracy, %",
         "Lost, points",
         "Agreement, %",
+        *["RMSE", "RMSE to model"] * are_values,
         *(f"Speed-up, batch {size}" for size in BATCH_SIZES),
         "Shrink factor",
     ]
@@ -38,7 +40,7 @@ def device_table(run, files):
         for x in files
         if x.model == baseline(run) and x.export.quantization is None
     }
-    rows = [_row(run, x, beside.get(x.export.format)) for x in files]
+    rows = [_row(run, x, beside.get(x.export.format), are_values) for x in files]
     return Table(header, rows, 2)
 
 
@@ -58,7 +60,8 @@ def conditions(run, exports, seed=None):
     Returns:
         A list of sentences.
     """
-    examples = sorted({x.export.proof.examples for x in exports.files})
+    proofs = [x.export for x in exports.files]
+    examples = sorted({x.proof.examples for x in proofs})
     profiles = [x.profile for x in exports.files if x.profile]
     threads = sorted({x.threads for x in profiles})
     runs = sorted({time.runs for x in profiles for time in x.latencies})
@@ -74,7 +77,8 @@ def conditions(run, exports, seed=None):
         "Memory is the most that the process held, in brackets what of it came with the "
         "file, beyond the runtime.",
         "Accuracy, and agreement with the Keras model, are of "
-        f"{_range(examples)} examples; lost is what the Keras model's accuracy is above.",
+        f"{_range(examples)} examples; lost is what the Keras model's accuracy is above."
+        + " RMSE is that to the labels." * any(x.proof.rmse is not None for x in proofs),
         f"Speed-up and shrink factor are over “{baseline(run)}” in float32 in the same "
         "format.",
     ]
@@ -91,7 +95,7 @@ def kind(export):
     return f"{_FORMATS[export.format]}, {export.quantization or 'float32'}"
 
 
-def _row(run, file, beside):
+def _row(run, file, beside, are_values):
     export, proof = file.export, file.export.proof
     times, others = _times(file), _times(beside)
     return [
@@ -105,6 +109,7 @@ def _row(run, file, beside):
         _percent(proof.file_accuracy),
         _lost(proof),
         _percent(proof.agreement),
+        *map(_number, [proof.file_rmse, proof.rmse] * are_values),
         *(_factor(others, times, size) for size in BATCH_SIZES),
         f"{beside.export.file_bytes / export.file_bytes:.1f}×" if beside else "–",
     ]
@@ -141,6 +146,10 @@ def _memory(profile):
 
 def _percent(fraction):
     return "–" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _number(value):
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _lost(proof):

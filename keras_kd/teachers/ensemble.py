@@ -152,7 +152,7 @@ class MeanOfProbabilities(keras.layers.Layer):
         return self.temperature * (yes - no)
 
     def _answers(self, model, inputs, kind):
-        """Values; or logarithms of softened probabilities, of a yes and a no two of them."""
+        """Values; or log-probabilities, softened; of a yes or no two of them."""
         inputs = inputs_for(model, self.models[0], inputs)
         outputs = alone(model(inputs, training=False))
         activation = ACTIVATIONS[self.task]

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from keras_kd.report import devices
+from keras_kd.report.devices import conditions, device_table
 from keras_kd.report.write import write_report
 from keras_kd.runs import reader
-from tests.runs.sample_run import make_run
+from tests.runs.sample_run import make_run, make_task_run, write_json
 
 
 def device_file(model, quantization, file_bytes, milliseconds, keras_accuracy=0.9):
@@ -139,3 +140,19 @@ def test_a_damaged_exports_json_is_refused(tmp_path, damage, message):
     (run,) = reader.read(folder).runs.values()
     with pytest.raises(ValueError, match=f"(?s)exports.json.*{message}"):
         run.exports
+
+
+def test_files_of_values(tmp_path):
+    """What is right, and agreement, have no meaning; how far they are apart has."""
+    path = make_task_run(tmp_path / "run", "regression")
+    file = device_file("student", None, 4000, 1.0)
+    proof = {"agreement": None, "keras_accuracy": None, "file_accuracy": None}
+    proof |= {"rmse": 0.0125, "file_rmse": 3.5, "task": "regression"}
+    file["export"]["proof"] |= proof
+    write_json(path / "exports.json", exports(file))
+    run = reader.read(path).runs[None]
+    table = device_table(run, run.exports.files)
+    row = dict(zip(table.header, table.rows[0], strict=True))
+    assert (row["RMSE"], row["RMSE to model"]) == ("3.5", "0.0125")
+    assert row["Accuracy, %"] == row["Agreement, %"] == row["Lost, points"] == "–"
+    assert "RMSE is that to the labels." in " ".join(conditions(run, run.exports))

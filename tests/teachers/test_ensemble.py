@@ -408,10 +408,11 @@ def sigmoid64(z):
 def test_each_a_yes_or_no_of_its_own(units, task, activation):
     """The mean of the softened sigmoids; a softmax of one would be 1 whatever it is."""
     last = activation and keras.layers.Activation(activation)
-    models = [saying([2.0, -1.0, 0.5][:units], last), saying([-3.0, 1.5, 0.1][:units], last)]
+    both = [2.0, -1.0, 0.5][:units], [-3.0, 1.5, 0.1][:units]
+    models = [saying(x, last) for x in both]
     ensemble = teachers.Ensemble(models, [2, 1], 4.0, "probabilities" if last else "logits",
                                  task=None if last else task)  # fmt: skip
-    softened = [sigmoid64(np.array(x[:units]) / 4) for x in ([2, -1, 0.5], [-3, 1.5, 0.1])]
+    softened = [sigmoid64(np.array(x) / 4) for x in both]
     expected = np.average(softened, axis=0, weights=[2, 1])
     np.testing.assert_allclose(sigmoid64(answer(ensemble) / 4), expected, rtol=1e-5)
 
