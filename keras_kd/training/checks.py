@@ -14,6 +14,7 @@ from keras_kd.losses import arguments
 from keras_kd.losses.schedules import check_schedule, is_schedule, plain, shown
 from keras_kd.losses.shapes import check_batch
 from keras_kd.models.symbolic import output_names, symbolic_outputs
+from keras_kd.tasks.heads import ignored_class
 from keras_kd.training.teacher_and_student import check_taught, states_of
 
 
@@ -267,10 +268,13 @@ def check_labels(y, loss, num_classes):
     is_sparse = name in ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
     if not is_sparse or not isinstance(y, np.ndarray) or y.size == 0 or not num_classes:
         return
-    if y.min() < 0 or y.max() >= num_classes:
+    ignored = ignored_class(loss)
+    y = y if ignored is None else y[y != ignored]
+    if y.size and (y.min() < 0 or y.max() >= num_classes):
+        ignores = "" if ignored is None else f", or {ignored}, which the loss ignores"
         raise ValueError(
             f"`y` must hold labels in 0..{num_classes - 1}, one for each output of the "
-            f"student. Received: labels from {y.min()} to {y.max()}."
+            f"student{ignores}. Received: labels from {y.min()} to {y.max()}."
         )
 
 

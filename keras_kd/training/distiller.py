@@ -197,6 +197,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
 
     def _settle_task(self, loss):
         """Has losses compare what the outputs mean, now that the labels' loss is known."""
+        self._terms = tuple(term.beside(loss) for term in self._terms)
         found = find_task(self.student, loss, self.teacher, self.task)
         kinds = self.teacher_kinds, self.student_kinds
         self._activation, self._terms = settled(

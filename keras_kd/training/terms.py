@@ -18,7 +18,7 @@ from keras_kd.losses.schedules import value_at
 from keras_kd.losses.shapes import check_batch
 from keras_kd.models.taps import find_tap, layer_outputs
 from keras_kd.tasks.find import ACTIVATIONS, check_meaning, last_activation
-from keras_kd.tasks.heads import Head, alone, head_of, masked_weight
+from keras_kd.tasks.heads import Head, alone, head_of
 from keras_kd.tasks.kinds import OutputKinds
 
 
@@ -84,6 +84,10 @@ class Term:
             return self
         return dataclasses.replace(self, activation=activation)
 
+    def beside(self, label_loss):
+        """The same, leaving out what the student's loss on the labels does."""
+        return dataclasses.replace(self, head=self.head._replace(label_loss=label_loss))
+
     def compute(
         self,
         teacher_outputs,
@@ -110,9 +114,11 @@ class Term:
             # {"logits": ...} is one output; another library's loss has it as it is.
             sides, y, sample_weight = map(alone, sides), alone(y), alone(sample_weight)
         taught_by, picked = _in_one_precision(*sides, self.loss.layers)
-        if self.loss.on_logits and not isinstance(self.loss, AdoptedLoss):
-            raw = self.student.find(student_outputs)
-            sample_weight = masked_weight(alone(raw[0]), sample_weight)
+        compared = list(map(alone, self.student.find(student_outputs)))
+        if not any(map(tree.is_nested, compared)):
+            sample_weight = self.head.left_out(
+                student_outputs, alone(y), sample_weight, compared
+            )
         dtype = keras.backend.result_type(
             *(x.dtype for x in tree.flatten(picked)), "float32"
         )
