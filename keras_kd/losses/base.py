@@ -265,8 +265,7 @@ class PerExampleLoss(OneOutputLoss):
             raise ValueError(f"{name} needs labels. Received: y_true=None.")
         outputs = without_left_out(sample_weight, teacher_outputs, student_outputs)
         if self.needs_labels:
-            shape = outputs[1].shape
-            y_true = labels_without_left_out(sample_weight, y_true, shape)
+            y_true = labels_without_left_out(sample_weight, y_true, outputs[1])
         now, mode = self.at_step(0), self.mode(training)
         values = now.call(*outputs, y_true, **mode)
         return weighted_mean(values, sample_weight)
@@ -319,6 +318,7 @@ class AdoptedLoss(DistillationLoss):
         if self.on_logits:
             # Whatever its inner loss is, it is given softmaxes.
             self.activations = ("softmax",)
+            self.shift_invariant = isinstance(loss.loss, keras.losses.KLDivergence)
         self._takes = set(inspect.signature(loss.compute_loss).parameters)
         self.takes_training = "training" in self._takes
 

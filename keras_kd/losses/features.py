@@ -9,7 +9,7 @@ from keras import ops
 from keras_kd.losses.base import DistillationLoss
 from keras_kd.losses.layer_pairs import as_layer_pairs
 from keras_kd.losses.ops import at_least_float32, fits_shape, of_one_shape
-from keras_kd.losses.weights import kept_positions, weighted_mean
+from keras_kd.losses.weights import kept_positions, weighted_mean, without_left_out
 
 
 class FeatureLoss(DistillationLoss):
@@ -168,31 +168,29 @@ class FeatureLoss(DistillationLoss):
 
     def _left(self, teacher, student, sample_weight):
         """Features without those of weight 0, and the argument that tells `call` so."""
-        if sample_weight is None:
+        kept = [kept_positions(sample_weight, y) for y in student]
+        of_places = [k is not None and set(k.shape[1:]) != {1} for k in kept]
+        if any(of_places) and not self.leaves_out:
+            raise ValueError(
+                f"{type(self).__name__} compares each place of the features together with "
+                "those around it, so none can be left out by a mask, by ignore_class or by "
+                "a weight of its own. Tap layers of another height and width than the "
+                "outputs', or take 'fitnet'. (A loss of your own that can: see "
+                "`leaves_out`.) Received: weights for features of shape "
+                f"{tuple(student[of_places.index(True)].shape)}."
+            )
+        if not self.leaves_out or all(k is None for k in kept):
             return teacher, student, {}
-        given = list(zip(teacher, student, strict=True))
+        pairs = list(zip(teacher, student, strict=True))
+        for i, ((x, y), has_places) in enumerate(zip(pairs, of_places, strict=True)):
+            if has_places and not fits_shape(x.shape[1:3], y.shape[1:3]):
+                # Of a teacher of fewer places none is the outputs'.
+                pooled_teacher, pooled_student = same_size(x, y)
+                kept[i] = kept_positions(sample_weight, pooled_student)
+                pairs[i] = (x, y) if kept[i] is None else (pooled_teacher, y)
         pairs = [
-            (x, y) if fits_shape(x.shape[1:-1], y.shape[1:-1]) else same_size(x, y)
-            for x, y in given
-        ]
-        kept = [kept_positions(sample_weight, y.shape) for _, y in pairs]
-        if all(k is None for k in kept):
-            return teacher, student, {}
-        if not self.leaves_out:
-            if any(k is not None and set(k.shape[1:]) != {1} for k in kept):
-                raise ValueError(
-                    f"{type(self).__name__} compares each place of the features together "
-                    "with those around it, so none can be left out by a mask, by "
-                    "ignore_class or by a weight of its own. Tap layers of another height "
-                    "and width than the outputs', or take 'fitnet'. (A loss of your own "
-                    "that can: see `leaves_out`.) Received: weights for features of shape "
-                    f"{tuple(student[0].shape)}."
-                )
-            return teacher, student, {}
-        # Where nothing is left out by itself, features are as they came.
-        pairs = [
-            pair if k is None else [ops.where(k, x, 0.0) for x in same]
-            for pair, same, k in zip(given, pairs, kept, strict=True)
+            pair if k is None else without_left_out(sample_weight, *pair)
+            for pair, k in zip(pairs, kept, strict=True)
         ]
         teacher, student = map(list, zip(*pairs, strict=True))
         return teacher, student, {"kept": [k if k is None else k[..., 0] for k in kept]}

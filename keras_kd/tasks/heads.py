@@ -8,7 +8,7 @@ from keras.src.backend import get_keras_mask
 
 from keras_kd.losses.ops import fits_shape
 from keras_kd.losses.weights import weights_of, weights_of_examples
-from keras_kd.models.symbolic import output_names
+from keras_kd.models.symbolic import output_names, output_structure
 from keras_kd.models.taps import outputs_made_of
 
 
@@ -26,13 +26,25 @@ class Head(NamedTuple):
         outputs: Their numbers among the flattened outputs; None where the model's graph is
             not known before it runs.
         names: Of all the model's outputs.
+        paths: Of all the model's outputs in their structure; () where it is not known.
         label_loss: The student's loss on the labels, as `compile` takes it; or None.
     """
 
     taps: tuple
     outputs: tuple | None
     names: tuple
+    paths: tuple = ()
     label_loss: Any = None
+
+    def loss_of_output(self):
+        """The loss on the labels of the one output that is compared; None if unknown."""
+        loss, number = self.label_loss, (self.outputs or (0,))[0]
+        if not isinstance(loss, (list, tuple, dict)):
+            return loss
+        if len(self.names) < 2:
+            return alone(loss)
+        is_known = self.outputs is not None and len(self.outputs) == 1 and self.paths
+        return self._part("loss", loss, number, self.paths) if is_known else None
 
     def left_out(self, outputs, y, sample_weight, compared):
         """`sample_weight` as `masked_weight` has it, of what is compared.
@@ -189,7 +201,9 @@ def head_of(student, taps):
     known = [outputs_made_of(student, name) for name in taps]
     if None in known:
         return Head(taps, None, names)
-    return Head(taps, tuple(sorted({k for numbers in known for k in numbers})), names)
+    outputs = tuple(sorted({k for numbers in known for k in numbers}))
+    paths = [path for path, _ in tree.flatten_with_path(output_structure(student))]
+    return Head(taps, outputs, names, tuple(paths))
 
 
 def _found(own, tapped):

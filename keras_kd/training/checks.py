@@ -254,6 +254,14 @@ def check_top_k(holds_top_k, terms):
                 "`x` carries the largest classes of a softmax, as cache_teacher keeps them "
                 f"with top_k, and {term.loss!r} compares other outputs. Leave `top_k` out."
             )
+        # Logits of which a constant was taken off.
+        is_of_logits = term.loss.on_logits and not term.loss.shift_invariant
+        if term.is_of_outputs and is_of_logits and term.teacher_gives_logits:
+            raise ValueError(
+                "`x` carries the logarithms of the largest classes' probabilities, as "
+                f"cache_teacher keeps them with top_k, and {term.loss!r} compares the "
+                "logits themselves. Leave `top_k` out, or take 'kd'."
+            )
 
 
 def check_labels(y, loss, num_classes):

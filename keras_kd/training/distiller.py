@@ -197,11 +197,10 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
 
     def _settle_task(self, loss):
         """Has losses compare what the outputs mean, now that the labels' loss is known."""
-        self._terms = tuple(term.beside(loss) for term in self._terms)
         found = find_task(self.student, loss, self.teacher, self.task)
         kinds = self.teacher_kinds, self.student_kinds
         self._activation, self._terms = settled(
-            found, self._activation, self._terms, kinds, is_said=self.task is not None
+            found, self._activation, self._terms, kinds, loss, self.task is not None
         )
 
     def fit(self, x=None, y=None, *args, **kwargs):

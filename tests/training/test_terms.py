@@ -3,13 +3,24 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_kd
-from keras_kd import Distiller
+from keras_kd import Distiller, cache_teacher
 from keras_kd import losses as losses_module
 from keras_kd.losses import PerExampleLoss, SoftTargets
+from keras_kd.tasks.find import last_activation
 from keras_kd.tasks.kinds import OutputKinds, check_said
 from keras_kd.training.terms import Outputs, make_term
+from tests.tasks.test_find import (
+    BINARY,
+    TEMPERATURE,
+    X,
+    dense,
+    divergence64,
+    fitted,
+    odds64,
+)
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 LOGITS = np.array([[3.0, 0.0, -2.0], [1.0, 1.0, 400.0]], "float32")
@@ -246,3 +257,76 @@ def test_a_tap_of_a_quantised_teacher(make_model, vectors):
     expected = np.mean(np.square(np.float64(hidden[0]) - np.float64(hidden[1])))
     logs = distiller.fit(*vectors, batch_size=64, verbose=0).history
     assert logs["distillation_loss"] == pytest.approx([expected], rel=1e-5)
+
+
+SPARSE = keras.losses.SparseCategoricalCrossentropy
+YES = np.arange(64) % 2
+
+
+def logits64(model):
+    """A model's logits, in NumPy: of two classes up to a constant."""
+    outputs = np.float64(model.predict(X, verbose=0))
+    activation = last_activation(model)
+    of_probabilities = {"sigmoid": odds64, "softmax": np.log}
+    return of_probabilities.get(activation, np.array)(outputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*ends in a softmax", "ignore:`task` is taken")
+@pytest.mark.parametrize("activations", [(None, None), ("sigmoid", "softmax")])
+@pytest.mark.parametrize("name", ["kd", "dkd", "nkd", "dist", "wsl", "ttm", "logit_mse"])
+def test_one_unit_teaches_two_classes(name, activations):
+    teacher, student = dense(1, activations[0]), dense(2, activations[1])
+    loss = SPARSE(from_logits=activations[1] is None)
+    value, distiller = fitted(teacher, student, loss, YES, name)
+    z, mine = logits64(teacher), logits64(student)
+    two = np.concatenate([np.zeros_like(z), z], axis=1)
+    if activations[1]:
+        # Both are logarithms of probabilities.
+        two -= np.logaddexp(0, z)
+    expected = losses_module.get(name).compute_loss(two, mine, YES)
+    assert value == pytest.approx(float(expected), rel=1e-4)
+    if name == "kd":
+        # Of two classes the divergence is that of yes and no.
+        assert value == pytest.approx(divergence64(z, mine[:, 1:] - mine[:, :1]), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*ends in a softmax", "ignore:`task` is taken")
+@pytest.mark.parametrize("is_cached", [False, True])
+@pytest.mark.parametrize("ends", [(None, None), ("softmax", "sigmoid"), ("softmax", None)])
+@pytest.mark.parametrize("name", ["kd", "logit_mse"])
+def test_two_classes_teach_one_unit(name, ends, is_cached, tmp_path):
+    teacher, student = dense(2, ends[0]), dense(1, ends[1])
+    distiller = Distiller(teacher, student, name)
+    distiller.compile(keras.optimizers.SGD(0.0), BINARY(from_logits=ends[1] is None))
+    x = tf.data.Dataset.from_tensor_slices((X, YES[:, None]))
+    if is_cached:
+        x = cache_teacher(teacher, (X, YES[:, None]), tmp_path, dtype="float32", verbose=0)
+    logs = distiller.fit(x.batch(64), shuffle=False, verbose=0).history
+    z = np.diff(logits64(teacher), axis=1)
+    mine = logits64(student)
+    expected = divergence64(z, mine) if name == "kd" else np.mean((z - mine) ** 2)
+    assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*ends in a softmax", "ignore:`task` is taken")
+def test_keras_own_softmax_loss_of_one_unit_and_two_classes():
+    teacher, student = dense(1, "sigmoid"), dense(2)
+    own = keras.distillation.LogitsDistillation(temperature=TEMPERATURE)
+    value, _ = fitted(teacher, student, SPARSE(from_logits=True), YES, own)
+    z = logits64(teacher)
+    two = np.concatenate([np.zeros_like(z), z], axis=1).astype("float32")
+    expected = own.compute_loss(two, logits64(student).astype("float32"))
+    assert value == pytest.approx(float(expected), rel=1e-4)
+    distiller = Distiller(dense(2), dense(1), own)
+    with pytest.raises(ValueError, match="LogitsDistillation has no .*'kd', 'logit_mse'"):
+        distiller.compile("sgd", BINARY(from_logits=True))
+
+
+@pytest.mark.filterwarnings("ignore:`task` is taken")
+@pytest.mark.parametrize("units", [(1, 2), (2, 1)])
+def test_numbers_and_labels_of_other_counts_do_not_teach(units):
+    teacher, student = dense(units[0]), dense(units[1])
+    loss = "mse" if units[1] == 1 else BINARY(from_logits=True)
+    distiller = Distiller(teacher, student, "logit_mse")
+    with pytest.raises(ValueError, match="must have the same shape"):
+        distiller.compile("sgd", loss)
