@@ -358,8 +358,8 @@ class AdoptedLoss(DistillationLoss):
     ):
         if sample_weight is not None and "sample_weight" not in self._takes:
             warnings.warn(
-                f"{self.name} ignores sample_weight and class_weight. The losses of "
-                "keras_kd.losses honour them.",
+                f"{self.name} ignores sample_weight, class_weight, masks and ignore_class. "
+                "The losses of keras_kd.losses honour them.",
                 stacklevel=2,
             )
         if not any(map(_elements, (teacher_outputs, student_outputs))):

@@ -246,7 +246,8 @@ def check_top_k(holds_top_k, terms):
         terms: The `Term`s of a Distiller.
 
     Raises:
-        ValueError: A loss does not compare a softmax of the classes.
+        ValueError: A loss does not compare a softmax of the classes, or compares logits
+            of which a constant counts.
     """
     for term in terms if holds_top_k else ():
         if term.is_of_outputs and term.activation in ("sigmoid", None):
@@ -256,7 +257,7 @@ def check_top_k(holds_top_k, terms):
             )
         # Logits of which a constant was taken off.
         is_of_logits = term.loss.on_logits and not term.loss.shift_invariant
-        if term.is_of_outputs and is_of_logits and term.teacher_gives_logits:
+        if term.is_of_outputs and is_of_logits:
             raise ValueError(
                 "`x` carries the logarithms of the largest classes' probabilities, as "
                 f"cache_teacher keeps them with top_k, and {term.loss!r} compares the "

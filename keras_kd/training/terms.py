@@ -125,11 +125,6 @@ class Term:
         return term
 
     @property
-    def teacher_gives_logits(self):
-        """Whether the teacher's own outputs are no probabilities."""
-        return self.teacher.kinds.found.get(None) == "logits"
-
-    @property
     def crosses_units(self):
         """Whether one unit teaches two classes, or two classes one unit."""
         return _crosses(

@@ -330,3 +330,87 @@ def test_numbers_and_labels_of_other_counts_do_not_teach(units):
     distiller = Distiller(teacher, student, "logit_mse")
     with pytest.raises(ValueError, match="must have the same shape"):
         distiller.compile("sgd", loss)
+
+
+def two_heads(units=8):
+    """One class of three, and yes or no for each of five or of one; all logits."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(units, activation="relu")(inputs)
+    outputs = [keras.layers.Dense(n, name=f"of_{n}")(x) for n in (3, 5, 1)]
+    return keras.Model(inputs, outputs)
+
+
+HEADS = [SPARSE(from_logits=True), BINARY(from_logits=True), "mse"]
+
+
+def tapped_fit(name, number, loss="kd", heads=HEADS):
+    rng = np.random.default_rng(0)
+    teacher, student = two_heads(16), two_heads()
+    distiller = Distiller(teacher, student, losses_module.get(loss, taps=(name, name)))
+    distiller.compile(keras.optimizers.SGD(0.0), heads)
+    y = [YES, rng.integers(2, size=(64, 5)), rng.normal(size=(64, 1))]
+    logs = distiller.train_on_batch(X, y, return_dict=True)
+    both = (np.float64(m.predict(X, verbose=0)[number]) for m in (teacher, student))
+    return logs["distillation_loss"], both
+
+
+@pytest.mark.parametrize("structure", [list, dict])
+def test_tapped_logits_are_what_their_outputs_loss_says(structure):
+    heads = HEADS
+    if structure is dict:
+        heads = {f"of_{n}": x for n, x in zip((3, 5, 1), HEADS, strict=True)}
+    found, both = tapped_fit("of_5", 1, heads=heads)
+    assert found == pytest.approx(divergence64(*both), rel=1e-4)
+    found, both = tapped_fit("of_3", 0, heads=heads)
+    expected = losses_module.SoftTargets().compute_loss(*both)
+    assert found == pytest.approx(float(expected), rel=1e-4)
+    # One unit of yes and no, and one number.
+    found, both = tapped_fit("of_1", 2, heads=[*HEADS[:2], BINARY(from_logits=True)])
+    assert found == pytest.approx(divergence64(*both), rel=1e-4)
+    with pytest.raises(ValueError, match="SoftTargets.* task 'regression' .*'of_1'"):
+        tapped_fit("of_1", 2)
+    with pytest.raises(ValueError, match="DKD.* has no meaning .*'of_5'"):
+        tapped_fit("of_5", 1, "dkd")
+
+
+def test_logit_mse_of_the_largest_classes():
+    teacher = dense(5)
+    cached = cache_teacher(teacher, (X, YES), top_k=2, verbose=0).batch(32)
+    distiller = Distiller(teacher, dense(5), "logit_mse")
+    distiller.compile("sgd", SPARSE(from_logits=True))
+    with pytest.raises(ValueError, match="LogitMSE.* compares the logits.*`top_k` out"):
+        distiller.fit(cached, shuffle=False, verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore:`task` is taken")
+@pytest.mark.parametrize("name", losses_module.names())
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_unit_is_taught_or_its_loss_is_refused(name, activation):
+    parameters = {"num_examples": 64} if name == "crd" else {}
+    changed = []
+    # A layer of a loss may start where a ReLU has no gradient.
+    for seed in range(5):
+        keras.utils.set_random_seed(seed)
+        models = [dense(1, activation), dense(1, activation)]
+        before = models[1].get_weights()
+        try:
+            loss = losses_module.get(name, **parameters)
+            distiller = Distiller(*models, loss, student_loss_weight=0.0, task="binary")
+            distiller.compile(keras.optimizers.SGD(1.0), BINARY(not activation))
+            distiller.train_on_batch(X, YES[:, None])
+        except ValueError as error:
+            assert "Received" in str(error) or "Those that have" in str(error)
+            return
+        pairs = zip(before, models[1].get_weights(), strict=True)
+        changed.append(any(np.any(x != y) for x, y in pairs))
+        if changed[-1]:
+            return
+    assert any(changed)
+
+
+@pytest.mark.parametrize("inner", [None, "categorical_crossentropy", "mse"])
+def test_keras_own_losses_of_one_unit(inner):
+    loss = keras.distillation.LogitsDistillation(**({"loss": inner} if inner else {}))
+    with pytest.raises(ValueError, match="LogitsDistillation .*('kd', )?'logit_mse'"):
+        distiller = Distiller(dense(1), dense(1), loss)
+        distiller.compile("sgd", BINARY(from_logits=True))
