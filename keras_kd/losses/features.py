@@ -32,7 +32,8 @@ class FeatureLoss(DistillationLoss):
             to be the same whatever the student answers.
         leaves_out: Whether `call` has an argument `kept` more, where features are left out
             by their weights: for each pair bool (batch, height, width), with axes of 1 for
-            all of an example, or None. Features are zero there.
+            all of an example, or None. Features are zero there. "examples" where these
+            alone can be left out.
 
     Args:
         taps: A pair of layer names, the teacher's first, or a list of pairs, whose outputs
@@ -170,7 +171,7 @@ class FeatureLoss(DistillationLoss):
         """Features without those of weight 0, and the argument that tells `call` so."""
         kept = [kept_positions(sample_weight, y) for y in student]
         of_places = [k is not None and set(k.shape[1:]) != {1} for k in kept]
-        if any(of_places) and not self.leaves_out:
+        if any(of_places) and self.leaves_out is not True:
             raise ValueError(
                 f"{type(self).__name__} compares each place of the features together with "
                 "those around it, so none can be left out by a mask, by ignore_class or by "

@@ -435,3 +435,32 @@ def test_a_loss_that_cannot_leave_out_a_place_says_so():
     distiller.compile("sgd", ignoring)
     with pytest.raises(ValueError, match="ReviewKD .* none can be left out by a mask"):
         distiller.train_on_batch(np.ones((6, *PLACES)), np.ones((6, *PLACES), int))
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
+@pytest.mark.parametrize("name", ["kd", "fitnet", "ab", "ofd", "simkd", "reviewkd", "rkd"])
+def test_an_ignored_example_is_not_seen(name):
+    found = []
+    y = np.where(np.arange(8) < 3, -1, np.arange(8) % 4)
+    for content in (0.5, 7.0):
+        models = []
+        for seed, units in enumerate((5, 3)):
+            keras.utils.set_random_seed(seed)
+            inputs = keras.Input((4, 4, 2))
+            x = keras.layers.Conv2D(units, 1, name="features")(inputs)
+            x = keras.layers.GlobalAveragePooling2D()(x)
+            models.append(keras.Model(inputs, keras.layers.Dense(4)(x)))
+        x = np.random.default_rng(0).normal(size=(8, 4, 4, 2)).astype("float32")
+        x[:3] = content
+        pairs = 2 if name == "reviewkd" else 1
+        taps = [("features", "features")] * pairs if name != "kd" else None
+        distiller = Distiller(*models, losses.get(name, taps=taps))
+        ignoring = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=-1)
+        distiller.compile(keras.optimizers.SGD(0.1), ignoring, run_eagerly=True)
+        logs = distiller.train_on_batch(x, y, return_dict=True)
+        layers = [*distiller.student.layers, *distiller.loss_layers]
+        weights = [w for layer in layers for w in layer.get_weights()]
+        found.append([float(logs["distillation_loss"]), *weights])
+    assert found[0][0] > 0
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
