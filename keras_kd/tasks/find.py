@@ -150,9 +150,9 @@ def check_ending(role, model, activation, task):
     others = {"softmax": ("sigmoid", "hard_sigmoid"), "sigmoid": ("softmax",)}
     if ends_in in others.get(activation, ()):
         raise ValueError(
-            f"`{role}` {model.name!r} ends in a {ends_in}, and the outputs of the task "
-            f"{task!r} are those of a {activation}. Give a model that ends in logits or a "
-            f"{activation}, or say the other `task`."
+            f"`{role}` {model.name!r} ends in a {ends_in}, and for the task {task!r} its "
+            f"outputs are taken as those of a {activation}. Give a model that ends in "
+            f"logits or a {activation}, or say the other `task`."
         )
 
 

@@ -414,3 +414,11 @@ def test_keras_own_losses_of_one_unit(inner):
     with pytest.raises(ValueError, match="LogitsDistillation .*('kd', )?'logit_mse'"):
         distiller = Distiller(dense(1), dense(1), loss)
         distiller.compile("sgd", BINARY(from_logits=True))
+
+
+def test_two_yes_or_no_are_no_two_classes():
+    with pytest.raises(ValueError, match="SoftTargets .* must have the same shape"):
+        Distiller(dense(1, "sigmoid"), dense(2, "sigmoid"), "kd")
+    distiller = Distiller(dense(2, "sigmoid"), dense(1), "kd")
+    with pytest.raises(ValueError, match="ends in a sigmoid, .*'binary' .* of a softmax"):
+        distiller.compile("sgd", BINARY(from_logits=True))
