@@ -13,6 +13,7 @@ from keras_kd.losses.arguments import check_positive
 from keras_kd.losses.features import (
     FeatureLoss,
     batch_to_normalise,
+    left,
     make_projection,
     of_one_size,
 )
@@ -83,6 +84,7 @@ class ActivationBoundaries(FeatureLoss):
     """
 
     makes_layers = True
+    leaves_out = True
     takes_training = True
     # A neuron on the teacher's side of zero may still be within the margin.
     zero_at_agreement = False
@@ -102,14 +104,18 @@ class ActivationBoundaries(FeatureLoss):
         connectors = [_make_connector(y, width) for width, y in widths if width != y[-1]]
         return [layer for connector in connectors for layer in connector]
 
-    def call(self, teacher_features, student_features, training=True):
+    def call(self, teacher_features, student_features, training=True, kept=None):
         layers = iter(self.layers)
         total, weight = 0.0, self.scale * 0.5 ** (len(teacher_features) - 1)
-        pairs = zip(teacher_features, student_features, self._is_connected, strict=True)
-        for teacher, student, is_connected in pairs:
+        kept = kept or [None] * len(teacher_features)
+        for teacher, student, is_connected, k in zip(
+            teacher_features, student_features, self._is_connected, kept, strict=True
+        ):
             if is_connected:
                 student = next(layers)(student)
-                student = next(layers)(student, training=training)
+                student = next(layers)(student, training=training, mask=k)
+            # As far below zero as the teacher's zero asks.
+            student = left(student, k, -self.margin)
             total += weight * activation_boundaries(teacher, student, margin=self.margin)
             weight *= 2.0
         return total

@@ -7,7 +7,12 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_at_least_one
-from keras_kd.losses.features import FeatureLoss, mean_per_example, same_size
+from keras_kd.losses.features import (
+    FeatureLoss,
+    mean_of_left,
+    mean_per_example,
+    same_size,
+)
 from keras_kd.losses.ops import at_least_float32, flat, of_one_shape, unit_vectors
 
 
@@ -79,12 +84,16 @@ class AttentionTransfer(FeatureLoss):
     """
 
     on_maps = True
+    leaves_out = True
     least_places = 2
 
     def __init__(self, p=2.0, taps=None):
         super().__init__(taps)
         self.p = check_at_least_one("p", p)
 
-    def call(self, teacher_features, student_features):
-        pairs = zip(teacher_features, student_features, strict=True)
-        return sum(attention_transfer(x, y, p=self.p) for x, y in pairs)
+    def call(self, teacher_features, student_features, kept=None):
+        kept = kept or [None] * len(teacher_features)
+        return sum(
+            mean_of_left(attention_transfer(x, y, p=self.p), k)
+            for x, y, k in zip(teacher_features, student_features, kept, strict=True)
+        )

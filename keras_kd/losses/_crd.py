@@ -13,9 +13,10 @@ from keras_kd.losses.arguments import check_fraction, check_integer, check_posit
 from keras_kd.losses.base import PerExampleLoss
 from keras_kd.losses.features import make_projection
 from keras_kd.losses.ops import fits_shape, flat, of_one_shape, unit_vectors
+from keras_kd.losses.relations import partner_weights
 from keras_kd.losses.schedules import is_schedule
 from keras_kd.losses.shapes import check_size
-from keras_kd.losses.weights import weighted_mean
+from keras_kd.losses.weights import weighted_mean, without_left_out
 
 EPSILON = 1e-7  # The authors', in the denominators.
 
@@ -94,12 +95,13 @@ class ContrastMemory(keras.layers.Layer):
         self.draws = seeds.state
         self.built = True
 
-    def call(self, teacher_embedding, student_embedding, index):
+    def call(self, teacher_embedding, student_embedding, index, counts=None):
         """Scores of both, as `contrastive_representation` takes them; remembers both.
 
         Args:
             teacher_embedding, student_embedding: (batch, feat_dim), of length 1.
             index: (batch,), which of the examples these are.
+            counts: (batch,), bool, which of them are remembered; None for all.
         """
         is_first = ops.equal(self.draws[1], 0)
         # Of examples too: the same step over an example gives it the same negatives,
@@ -112,12 +114,12 @@ class ContrastMemory(keras.layers.Layer):
             self._logits(teacher_embedding, self.student_memory, others),
             self._logits(student_embedding, self.teacher_memory, others),
         ]
-        first_log_z = ops.stack([self._log_z(x) for x in logits])
+        first_log_z = ops.stack([self._log_z(x, counts) for x in logits])
         log_z = ops.convert_to_tensor(self.log_z)
         log_z = ops.where(is_first, ops.stop_gradient(first_log_z), log_z)
         self.log_z.assign(log_z)
-        self._remember(self.teacher_memory, own, teacher_embedding)
-        self._remember(self.student_memory, own, student_embedding)
+        self._remember(self.teacher_memory, own, teacher_embedding, counts)
+        self._remember(self.student_memory, own, student_embedding, counts)
         return logits[0] - log_z[0], logits[1] - log_z[1]
 
     def _logits(self, embedding, memory, others):
@@ -127,14 +129,23 @@ class ContrastMemory(keras.layers.Layer):
         cosines = ops.matmul(embedding, ops.transpose(ops.copy(memory)))
         return _take(cosines, others) / self.temperature
 
-    def _log_z(self, logits):
+    def _log_z(self, logits, counts):
         count = ops.cast(ops.size(logits), "float32")
+        if counts is not None:
+            logits = ops.where(ops.expand_dims(counts, axis=1), logits, -1e30)
+            # Of none at all it is as if all cosines were 0.
+            logits = ops.where(ops.any(counts), logits, 0.0)
+            share = ops.mean(ops.cast(counts, "float32"))
+            count *= ops.where(share > 0, share, 1.0)
         return ops.logsumexp(logits) - ops.log(count) + math.log(self.num_examples)
 
-    def _remember(self, memory, own, embedding):
+    def _remember(self, memory, own, embedding, counts):
         old = ops.take(memory, own[:, 0], axis=0)
         new = self.momentum * old + (1 - self.momentum) * ops.stop_gradient(embedding)
-        memory.assign(ops.scatter_update(memory, own, unit_vectors(new)))
+        new = unit_vectors(new)
+        if counts is not None:
+            new = ops.where(ops.expand_dims(counts, axis=1), new, old)
+        memory.assign(ops.scatter_update(memory, own, new))
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -162,7 +173,7 @@ class ContrastiveRepresentation(PerExampleLoss):
     `keras_kd.cache_teacher` returns. A number outside 0 ... num_examples - 1 gives NaN.
     Memory, z, seed and the count of draws are weights of a layer in `layers`: saved with
     the Distiller, whose training goes on as if not interrupted. `sample_weight` weighs
-    values alone; what has no weight is remembered too, and counts in z.
+    values alone; what has no weight is not remembered, and is no part of z.
 
     Args:
         num_examples: Of the data set that the Distiller is fitted to, an integer >= 1.
@@ -282,10 +293,14 @@ class ContrastiveRepresentation(PerExampleLoss):
         teacher_outputs, student_outputs = self.checked(teacher_outputs, student_outputs)
         index = _checked_index(type(self).__name__, index, teacher_outputs.shape[0])
         self.build(tuple(teacher_outputs.shape), tuple(student_outputs.shape))
-        values = self.call(teacher_outputs, student_outputs, index)
+        outputs = without_left_out(sample_weight, teacher_outputs, student_outputs)
+        counts = None
+        if sample_weight is not None:
+            counts = partner_weights(sample_weight, outputs[0]) > 0
+        values = self.call(*outputs, index, counts)
         return weighted_mean(values, sample_weight)
 
-    def call(self, teacher_outputs, student_outputs, index):
+    def call(self, teacher_outputs, student_outputs, index, counts=None):
         """One value per example, (batch,); also remembers the examples."""
         *maps, memory = self.layers
         # In float32, as the layers' weights are.
@@ -295,7 +310,7 @@ class ContrastiveRepresentation(PerExampleLoss):
         ]
         is_known = ops.logical_and(index >= 0, index < self.num_examples)
         embeddings = of_one_shape(*embeddings)
-        scores = memory(*embeddings, ops.where(is_known, index, 0))
+        scores = memory(*embeddings, ops.where(is_known, index, 0), counts)
         values = contrastive_representation(*scores, num_examples=self.num_examples)
         return ops.where(is_known, values, float("nan"))
 

@@ -13,7 +13,7 @@ from keras_kd.losses.arguments import (
 )
 from keras_kd.losses.base import OneOutputLoss
 from keras_kd.losses.ops import log_softmax, norm
-from keras_kd.losses.weights import weighted_mean, weights_of
+from keras_kd.losses.weights import weighted_mean, weights_of, without_left_out
 
 # Of the authors' code: added to the product of two norms.
 EPSILON = 1e-8
@@ -145,8 +145,9 @@ class DIST(OneOutputLoss):
         self, teacher_outputs, student_outputs, y_true=None, sample_weight=None
     ):
         now = self.at_step(0)
+        outputs = self.checked(teacher_outputs, student_outputs)
         return dist(
-            *self.checked(teacher_outputs, student_outputs),
+            *without_left_out(sample_weight, *outputs),
             beta=now.beta,
             gamma=now.gamma,
             temperature=now.temperature,

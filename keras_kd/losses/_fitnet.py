@@ -8,7 +8,9 @@ from keras import ops
 
 from keras_kd.losses.features import (
     FeatureLoss,
+    left,
     make_projection,
+    mean_of_left,
     mean_per_example,
     of_one_size,
 )
@@ -64,6 +66,7 @@ class FitNet(FeatureLoss):
     """
 
     makes_layers = True
+    leaves_out = True
 
     def make_layers(self, teacher_shapes, student_shapes):
         widths = [(x[-1], y) for x, y in zip(teacher_shapes, student_shapes, strict=True)]
@@ -71,7 +74,12 @@ class FitNet(FeatureLoss):
         self.zero_at_agreement = self.smallest_at_agreement = not any(self._is_projected)
         return [make_projection(y, width) for width, y in widths if width != y[-1]]
 
-    def call(self, teacher_features, student_features):
-        layers = iter(self.layers)
-        pairs = zip(teacher_features, student_features, self._is_projected, strict=True)
-        return sum(fitnet(x, next(layers)(y) if has else y) for x, y, has in pairs)
+    def call(self, teacher_features, student_features, kept=None):
+        layers, loss = iter(self.layers), 0.0
+        kept = kept or [None] * len(teacher_features)
+        for teacher, student, is_projected, k in zip(
+            teacher_features, student_features, self._is_projected, kept, strict=True
+        ):
+            student = next(layers)(student) if is_projected else student
+            loss += mean_of_left(fitnet(teacher, left(student, k)), k)
+        return loss

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_choice
-from keras_kd.losses.features import FeatureLoss, channel_vectors, same_size
+from keras_kd.losses.features import FeatureLoss, channel_vectors, same_size, share_left
 from keras_kd.losses.ops import of_one_shape
 
 POOLING = {"average": ops.mean, "max": ops.max}
@@ -88,6 +88,7 @@ Yim_A_Gift_From_CVPR_2017_paper.html)
 
     least_pairs = 2
     on_maps = True
+    leaves_out = True
     widths_may_differ = False
 
     def __init__(self, form="mean", pooling="average", taps=None):
@@ -95,10 +96,20 @@ Yim_A_Gift_From_CVPR_2017_paper.html)
         self.form = check_choice("form", form, ("mean", "sum"))
         self.pooling = check_choice("pooling", pooling, tuple(POOLING))
 
-    def call(self, teacher_features, student_features):
+    def call(self, teacher_features, student_features, kept=None):
+        if kept is not None and None not in kept:
+            # Flows are means over the places that are left.
+            sides = teacher_features, student_features
+            teacher_features, student_features = ([*map(_of_left, x, kept)] for x in sides)
         # Each layer with the next.
         flows = [zip(x, x[1:], strict=False) for x in (teacher_features, student_features)]
         return sum(
             flow_of_solution(x, y, form=self.form, pooling=self.pooling)
             for x, y in zip(*flows, strict=True)
         )
+
+
+def _of_left(features, kept):
+    """Features whose products' mean over all places is that over the places left."""
+    places = ops.cast(ops.maximum(share_left(kept), 1e-30), features.dtype)
+    return features / ops.reshape(ops.sqrt(places), (-1, 1, 1, 1))

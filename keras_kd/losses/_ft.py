@@ -8,7 +8,12 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_choice
-from keras_kd.losses.features import FeatureLoss, mean_per_example, same_size
+from keras_kd.losses.features import (
+    FeatureLoss,
+    mean_of_left,
+    mean_per_example,
+    same_size,
+)
 from keras_kd.losses.ops import at_least_float32, flat, of_one_shape, unit_vectors
 from keras_kd.losses.shapes import check_size
 
@@ -85,6 +90,7 @@ class FactorTransfer(FeatureLoss):
     """
 
     on_maps = True
+    leaves_out = True
 
     def __init__(self, p1=2, p2=1, taps=None):
         super().__init__(taps)
@@ -99,6 +105,9 @@ class FactorTransfer(FeatureLoss):
             for shape in student_shapes:
                 check_size("FactorTransfer(p1=None)", shape, 2)
 
-    def call(self, teacher_features, student_features):
-        pairs = zip(teacher_features, student_features, strict=True)
-        return sum(factor_transfer(x, y, p1=self.p1, p2=self.p2) for x, y in pairs)
+    def call(self, teacher_features, student_features, kept=None):
+        kept = kept or [None] * len(teacher_features)
+        return sum(
+            mean_of_left(factor_transfer(x, y, p1=self.p1, p2=self.p2), k)
+            for x, y, k in zip(teacher_features, student_features, kept, strict=True)
+        )

@@ -86,8 +86,11 @@ class NeuronSelectivity(FeatureLoss):
     """
 
     on_maps = True
+    leaves_out = True
     least_places = 2
 
-    def call(self, teacher_features, student_features):
+    def call(self, teacher_features, student_features, kept=None):
+        # Channels of length 1, in which zeros count for nothing.
+        del kept
         pairs = zip(teacher_features, student_features, strict=True)
         return sum(neuron_selectivity(x, y) for x, y in pairs)

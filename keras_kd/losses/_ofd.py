@@ -12,6 +12,7 @@ from keras_kd.losses.arguments import check_choice, check_not_positive
 from keras_kd.losses.features import (
     FeatureLoss,
     batch_to_normalise,
+    left,
     make_batch_norm,
     make_projection,
     of_one_size,
@@ -145,6 +146,7 @@ class FeatureOverhaul(FeatureLoss):
     """
 
     makes_layers = True
+    leaves_out = True
     takes_training = True
 
     def __init__(self, margin=None, connector="where_needed", taps=None):
@@ -192,19 +194,20 @@ class FeatureOverhaul(FeatureLoss):
             self.least_batch = batch_to_normalise(student_shapes)
         return layers
 
-    def call(self, teacher_features, student_features, training=True):
+    def call(self, teacher_features, student_features, training=True, kept=None):
         layers, loss = iter(self.layers), 0.0
         margins = self.margin
         if not isinstance(margins, list):
             margins = [margins] * len(teacher_features)
-        for teacher, student, margin, is_connected in zip(
-            teacher_features, student_features, margins, self._is_connected, strict=True
-        ):
+        kept = kept or [None] * len(teacher_features)
+        pairs = zip(teacher_features, student_features, kept, strict=True)
+        each = zip(pairs, margins, self._is_connected, strict=True)
+        for (teacher, student, k), margin, is_connected in each:
             teacher, student = same_size(teacher, student)
             if is_connected:
                 projection, batch_norm = next(layers), next(layers)
-                student = batch_norm(projection(student), training=training)
-            loss = loss / 2 + ofd(teacher, student, margin=margin)
+                student = batch_norm(projection(student), training=training, mask=k)
+            loss = loss / 2 + ofd(teacher, left(student, k), margin=margin)
         return loss
 
 

@@ -9,6 +9,7 @@ from keras import ops
 from keras_kd.losses.features import (
     FeatureLoss,
     batch_to_normalise,
+    left,
     mean_per_example,
     pooled,
 )
@@ -107,15 +108,17 @@ class AttentionFusion(keras.layers.Layer):
         if self.has_deeper:
             self.attention.build((*mid_shape[:-1], 2 * self.mid_width))
 
-    def call(self, features, deeper=None, training=None):
+    def call(self, features, deeper=None, training=None, kept=None):
         """`(output, fused)`; fused is `deeper` of the level before."""
-        fused = self.own_norm(self.own(features), training=training)
+        fused = self.own_norm(self.own(features), training=training, mask=kept)
+        fused = left(fused, kept)
         if self.has_deeper:
             deeper = _nearest(deeper, fused.shape[1:3])
             attention = self.attention(ops.concatenate([fused, deeper], axis=-1))
             fused = fused * attention[..., :1] + deeper * attention[..., 1:]
         fused = _nearest(fused, self.size)
-        return self.output_norm(self.output_map(fused), training=training), fused
+        output = self.output_norm(self.output_map(fused), training=training, mask=kept)
+        return left(output, kept), fused
 
     def get_config(self):
         own = {
@@ -178,6 +181,7 @@ class ReviewKD(FeatureLoss):
 
     makes_layers = True
     takes_training = True
+    leaves_out = "examples"
     uses_batch_statistics = True
     zero_at_agreement = False
     smallest_at_agreement = False
@@ -206,12 +210,16 @@ class ReviewKD(FeatureLoss):
             layers.append(layer)
         return layers
 
-    def call(self, teacher_features, student_features, training=True):
+    def call(self, teacher_features, student_features, training=True, kept=None):
         outputs, fused = [], None
+        (kept, *_) = kept or [None]
+        if kept is not None:
+            # Of examples, whose features are maps of any size.
+            kept = ops.reshape(kept, (-1, 1, 1))
         for layer, features in zip(
             reversed(self.layers), reversed(student_features), strict=True
         ):
-            output, fused = layer(_as_map(features), fused, training=training)
+            output, fused = layer(_as_map(features), fused, training=training, kept=kept)
             outputs.insert(0, output)
         return hcl(map(_as_map, teacher_features), outputs)
 

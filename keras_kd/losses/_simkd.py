@@ -12,8 +12,10 @@ from keras_kd.losses.arguments import check_integer
 from keras_kd.losses.features import (
     FeatureLoss,
     batch_to_normalise,
+    left,
     make_batch_norm,
     make_projection,
+    mean_of_left,
     mean_per_example,
     of_one_size,
     same_size,
@@ -91,6 +93,7 @@ class SimKD(FeatureLoss):
 
     most_pairs = 1
     makes_layers = True
+    leaves_out = True
     takes_training = True
     zero_at_agreement = False
     smallest_at_agreement = False
@@ -117,12 +120,15 @@ class SimKD(FeatureLoss):
             layers += [layer, make_batch_norm(shape), keras.layers.ReLU(dtype="float32")]
         return layers
 
-    def call(self, teacher_features, student_features, training=True):
+    def call(self, teacher_features, student_features, training=True, kept=None):
         teacher, student = same_size(teacher_features[0], student_features[0])
+        (kept,) = kept or [None]
         for layer in self.layers:
             is_norm = isinstance(layer, keras.layers.BatchNormalization)
-            student = layer(student, training=training) if is_norm else layer(student)
-        return simkd(teacher, student)
+            more = {"training": training, "mask": kept} if is_norm else {}
+            # Beside what is left there is nothing, as beside the map.
+            student = left(layer(student, **more), kept)
+        return mean_of_left(simkd(teacher, student), kept)
 
     def reuse_classifier(self, teacher, student, name="student"):
         """The student that answers through the teacher's classifier.

@@ -10,7 +10,14 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_positive
-from keras_kd.losses.features import FeatureLoss, mean_per_example, same_size
+from keras_kd.losses.features import (
+    FeatureLoss,
+    left,
+    mean_of_left,
+    mean_per_example,
+    same_size,
+    share_left,
+)
 from keras_kd.losses.ops import of_one_shape
 
 
@@ -118,6 +125,7 @@ class VariationalInformation(FeatureLoss):
     """
 
     makes_layers = True
+    leaves_out = True
     zero_at_agreement = False
     smallest_at_agreement = False
 
@@ -144,12 +152,16 @@ class VariationalInformation(FeatureLoss):
             layers.append(layer)
         return layers
 
-    def call(self, teacher_features, student_features):
+    def call(self, teacher_features, student_features, kept=None):
         loss = 0.0
-        for layer, *pair in zip(
-            self.layers, teacher_features, student_features, strict=True
+        kept = kept or [None] * len(teacher_features)
+        for layer, k, *pair in zip(
+            self.layers, kept, teacher_features, student_features, strict=True
         ):
             teacher, student = same_size(*pair)
             mean, variance = layer(student)
-            loss += variational_information(teacher, mean, variance=variance)
+            value = variational_information(teacher, left(mean, k), variance=variance)
+            # What is left out has a variance, too.
+            others = 0.5 * ops.mean(ops.log(variance)) * (1.0 - share_left(k))
+            loss += mean_of_left(value - others, k)
         return loss

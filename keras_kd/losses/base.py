@@ -12,7 +12,11 @@ from keras_kd.losses.layer_pairs import LayerPair, as_one_pair, taps_config
 from keras_kd.losses.ops import at_least_float32, fits_shape, of_one_shape
 from keras_kd.losses.schedules import is_schedule, shown, value_at
 from keras_kd.losses.shapes import check_classes, check_same_shape
-from keras_kd.losses.weights import weighted_mean
+from keras_kd.losses.weights import (
+    labels_without_left_out,
+    weighted_mean,
+    without_left_out,
+)
 
 
 class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
@@ -97,7 +101,8 @@ class DistillationLoss(keras.distillation.DistillationLoss, abc.ABC):
             student_outputs: The same of the student.
             y_true: Integer labels (batch,) or None; required if `needs_labels`.
             sample_weight: (batch,), each >= 0, or None for all ones; of outputs with
-                positions, (batch, height, width, size) say, it may hold one for each.
+                positions, (batch, height, width, size) say, it may hold one for each. What
+                has the weight 0 is nothing, be there labels of no class or NaN.
 
         What is scheduled stands at step 0 (`self.at_step(0)`); a Distiller sets the step.
 
@@ -258,8 +263,11 @@ class PerExampleLoss(OneOutputLoss):
         if self.needs_labels and y_true is None:
             name = type(self).__name__
             raise ValueError(f"{name} needs labels. Received: y_true=None.")
+        outputs = without_left_out(sample_weight, teacher_outputs, student_outputs)
+        if self.needs_labels:
+            y_true = labels_without_left_out(sample_weight, y_true, outputs[1])
         now, mode = self.at_step(0), self.mode(training)
-        values = now.call(teacher_outputs, student_outputs, y_true, **mode)
+        values = now.call(*outputs, y_true, **mode)
         return weighted_mean(values, sample_weight)
 
 
@@ -310,6 +318,7 @@ class AdoptedLoss(DistillationLoss):
         if self.on_logits:
             # Whatever its inner loss is, it is given softmaxes.
             self.activations = ("softmax",)
+            self.shift_invariant = isinstance(loss.loss, keras.losses.KLDivergence)
         self._takes = set(inspect.signature(loss.compute_loss).parameters)
         self.takes_training = "training" in self._takes
 
@@ -349,8 +358,8 @@ class AdoptedLoss(DistillationLoss):
     ):
         if sample_weight is not None and "sample_weight" not in self._takes:
             warnings.warn(
-                f"{self.name} ignores sample_weight and class_weight. The losses of "
-                "keras_kd.losses honour them.",
+                f"{self.name} ignores sample_weight, class_weight, masks and ignore_class. "
+                "The losses of keras_kd.losses honour them.",
                 stacklevel=2,
             )
         if not any(map(_elements, (teacher_outputs, student_outputs))):

@@ -9,7 +9,7 @@ from keras import ops
 from keras_kd.losses.base import DistillationLoss
 from keras_kd.losses.layer_pairs import as_layer_pairs
 from keras_kd.losses.ops import at_least_float32, fits_shape, of_one_shape
-from keras_kd.losses.weights import weighted_mean
+from keras_kd.losses.weights import kept_positions, weighted_mean, without_left_out
 
 
 class FeatureLoss(DistillationLoss):
@@ -30,6 +30,10 @@ class FeatureLoss(DistillationLoss):
         on_maps: Whether features must be (batch, height, width, channels).
         least_places: How many places the smaller of two maps must have, for the value not
             to be the same whatever the student answers.
+        leaves_out: Whether `call` has an argument `kept` more, where features are left out
+            by their weights: for each pair bool (batch, height, width), with axes of 1 for
+            all of an example, or None. Features are zero there. "examples" where these
+            alone can be left out.
 
     Args:
         taps: A pair of layer names, the teacher's first, or a list of pairs, whose outputs
@@ -44,6 +48,7 @@ class FeatureLoss(DistillationLoss):
     on_maps = False
     least_places = 1
     widths_may_differ = True
+    leaves_out = False
 
     def __init__(self, taps=None):
         self.taps = as_layer_pairs(taps)
@@ -157,8 +162,39 @@ class FeatureLoss(DistillationLoss):
             teacher, student = (
                 [ops.cast(x, "float32") for x in y] for y in (teacher, student)
             )
-        values = self.at_step(0).call(teacher, student, **self.mode(training))
+        teacher, student, mode = self._left(teacher, student, sample_weight)
+        mode |= self.mode(training)
+        values = self.at_step(0).call(teacher, student, **mode)
         return weighted_mean(values, sample_weight)
+
+    def _left(self, teacher, student, sample_weight):
+        """Features without those of weight 0, and the argument that tells `call` so."""
+        kept = [kept_positions(sample_weight, y) for y in student]
+        of_places = [k is not None and set(k.shape[1:]) != {1} for k in kept]
+        if any(of_places) and self.leaves_out is not True:
+            raise ValueError(
+                f"{type(self).__name__} compares each place of the features together with "
+                "those around it, so none can be left out by a mask, by ignore_class or by "
+                "a weight of its own. Tap layers of another height and width than the "
+                "outputs', or take 'fitnet'. (A loss of your own that can: see "
+                "`leaves_out`.) Received: weights for features of shape "
+                f"{tuple(student[of_places.index(True)].shape)}."
+            )
+        if not self.leaves_out or all(k is None for k in kept):
+            return teacher, student, {}
+        pairs = list(zip(teacher, student, strict=True))
+        for i, ((x, y), has_places) in enumerate(zip(pairs, of_places, strict=True)):
+            if has_places and not fits_shape(x.shape[1:3], y.shape[1:3]):
+                # Of a teacher of fewer places none is the outputs'.
+                pooled_teacher, pooled_student = same_size(x, y)
+                kept[i] = kept_positions(sample_weight, pooled_student)
+                pairs[i] = (x, y) if kept[i] is None else (pooled_teacher, y)
+        pairs = [
+            pair if k is None else without_left_out(sample_weight, *pair)
+            for pair, k in zip(pairs, kept, strict=True)
+        ]
+        teacher, student = map(list, zip(*pairs, strict=True))
+        return teacher, student, {"kept": [k if k is None else k[..., 0] for k in kept]}
 
     def _check_count(self, count, received, argument=""):
         least, most = self.least_pairs, self.most_pairs
@@ -196,6 +232,30 @@ def _received(teacher_shape, student_shape):
 def mean_per_example(values):
     """Mean over all axes but the first: (batch, ...) to (batch,)."""
     return ops.mean(values, axis=tuple(range(1, len(values.shape))))
+
+
+def share_left(kept):
+    """The part of an example's places that is left, (batch,); 1 where `kept` is None."""
+    return 1.0 if kept is None else mean_per_example(ops.cast(kept, "float32"))
+
+
+def mean_of_left(values, kept):
+    """Means per example over all places, as those over the places that are left.
+
+    Args:
+        values: (batch,), of what is zero where nothing is left.
+        kept: As `FeatureLoss.call` has it of one pair.
+    """
+    if kept is None:
+        return values
+    return ops.divide_no_nan(values, ops.cast(share_left(kept), values.dtype))
+
+
+def left(features, kept, otherwise=0.0):
+    """Features with another value where they are left out."""
+    if kept is None:
+        return features
+    return ops.where(ops.expand_dims(kept, axis=-1), features, otherwise)
 
 
 def same_size(teacher_features, student_features, reduce=ops.mean):

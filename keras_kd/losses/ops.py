@@ -83,6 +83,18 @@ def log_odds(probabilities):
     return ops.log(ops.maximum(p, _SMALLEST)) - ops.log1p(-ops.minimum(p, 1 - epsilon))
 
 
+def of_units(logits, units):
+    """Logits of one unit as those of two classes, and the other way round.
+
+    Args:
+        logits: (..., 1), each a z, or (..., 2), each (a, b).
+        units: 2 makes (0, z) of z; 1 makes b - a of (a, b). The second class is the yes.
+    """
+    if units == 2:
+        return ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
+    return logits[..., 1:] - logits[..., :1]
+
+
 def kl_divergence(teacher_log_probs, student_log_probs):
     """`sum_c p_c * (log p_c - log q_c)` over the last axis, p the teacher's.
 

@@ -7,7 +7,7 @@ from keras import ops
 from keras_kd.losses.base import OneOutputLoss
 from keras_kd.losses.ops import at_least_float32, fits_shape
 from keras_kd.losses.shapes import check_size
-from keras_kd.losses.weights import weighted_mean, weights_of
+from keras_kd.losses.weights import weighted_mean, weights_of, without_left_out
 
 
 class RelationLoss(OneOutputLoss):
@@ -20,6 +20,8 @@ class RelationLoss(OneOutputLoss):
     `sample_weight` weighs an example twice: its own value, as everywhere, and its part in
     the means of the others, relative to the mean weight. All ones are no weights, weights
     that are all doubled double the loss, and what an example of weight 0 holds is nothing.
+    Of features with positions it may hold one for each: an example then counts by their
+    mean, and features of weight 0 are zeros, which are in no distance and no product.
     A batch of one has no relations, and the loss 0.
 
     Teacher and student may have features of another size: each is related to its own.
@@ -64,7 +66,8 @@ class RelationLoss(OneOutputLoss):
     ):
         teacher_outputs, student_outputs = self.checked(teacher_outputs, student_outputs)
         now, mode = self.at_step(0), self.mode(training)
-        values = now.call(teacher_outputs, student_outputs, sample_weight, **mode)
+        outputs = without_left_out(sample_weight, teacher_outputs, student_outputs)
+        values = now.call(*outputs, sample_weight, **mode)
         return weighted_mean(values, sample_weight)
 
 

@@ -59,3 +59,69 @@ def weights_of_examples(sample_weight):
     """One weight for each example, (batch,): the mean of those of its positions."""
     rows = ops.reshape(sample_weight, (ops.shape(sample_weight)[0], -1))
     return ops.mean(rows, axis=1)
+
+
+def kept_positions(sample_weight, outputs):
+    """Where outputs have a weight: bool, with as many axes as the outputs, the last of 1.
+
+    Args:
+        sample_weight: As `weights_of` takes it, or None.
+        outputs: (batch, ..., size).
+
+    Returns:
+        None where nothing can be left out: there are no weights, or they are of other
+        positions than the outputs'.
+    """
+    if sample_weight is None:
+        return None
+    weights = ops.convert_to_tensor(sample_weight)
+    received, positions = tuple(weights.shape), tuple(outputs.shape)[:-1]
+    if len(received) == len(positions) + 1 > 2 and received[-1] == 1:
+        weights, received = weights[..., 0], received[:-1]
+    if not fits_shape(received[:1], positions[:1]):
+        # As is said where the mean is taken.
+        return None
+    if len(received) == 1 or received[1:] == (1,):
+        weights = of_shape(ops.reshape(weights, (-1,)), ops.shape(outputs)[:1])
+        weights = ops.reshape(weights, (-1,) + (1,) * len(positions))
+        return ops.not_equal(weights, 0)
+    sizes = [1 if r == 1 else s for r, s in zip(received, positions)]
+    if len(received) != len(positions) or not fits_shape(received, sizes):
+        return None
+    # Nothing is broadcast where sizes are known only when the model runs.
+    known = zip(sizes, ops.shape(outputs)[:-1], strict=True)
+    weights = of_shape(weights, [1 if s == 1 else size for s, size in known])
+    return ops.expand_dims(ops.not_equal(weights, 0), axis=-1)
+
+
+def without_left_out(sample_weight, *outputs):
+    """Outputs that are zero where they have no weight.
+
+    What is there, be it NaN, then moves neither a loss's value nor a gradient.
+
+    Args:
+        sample_weight: As `weights_of` takes it, or None.
+        *outputs: Tensors (batch, ..., size), of float32 or more.
+    """
+    kept = [kept_positions(sample_weight, x) for x in outputs]
+    return [
+        x if k is None else ops.where(k, x, 0.0)
+        for x, k in zip(outputs, kept, strict=True)
+    ]
+
+
+def labels_without_left_out(sample_weight, y_true, outputs):
+    """Labels that are a class, 0, where the outputs have no weight, whatever was there.
+
+    Args:
+        sample_weight: As `weights_of` takes it, or None.
+        y_true: Integer labels (batch, ...), with or without a last axis of 1, or one-hot.
+        outputs: (batch, ..., num_classes).
+    """
+    kept = kept_positions(sample_weight, outputs)
+    if kept is None:
+        return y_true
+    y_true = ops.convert_to_tensor(y_true)
+    if len(y_true.shape) == len(outputs.shape) - 1:
+        kept = kept[..., 0]
+    return ops.where(kept, y_true, ops.zeros_like(y_true))

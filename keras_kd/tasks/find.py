@@ -56,7 +56,8 @@ def find_task(student, loss=None, teacher=None, said=None):
         return said or shown, f"outputs of unknown size under {name}" if shown else ""
     activation = last_activation(student)
     if activation in ("linear", None) and teacher is not None:
-        activation = last_activation(teacher) or activation
+        theirs = across_units(last_activation(teacher), units, own_units(teacher))
+        activation = theirs or activation
     name, kind = _name_and_kind(loss)
     why = f"{units} {activation or 'unknown'} unit{'s'[: units > 1]}"
     why += f" under {name}" if name else ""
@@ -86,6 +87,30 @@ def activation_before_loss(student, teacher=None, said=None):
         # A softmax of one would be 1 whatever it answers.
         return "sigmoid"
     return ACTIVATIONS[task or "multiclass"]
+
+
+def own_units(model):
+    """Length of the last axis of a model's one output; None where it is not known."""
+    outputs = symbolic_outputs(model)
+    return outputs[0].shape[-1] if len(outputs) == 1 else None
+
+
+def across_units(activation, units, others):
+    """What makes probabilities of a model's units beside other units of `activation`.
+
+    One unit is one of two classes: a logit z is that of the classes (0, z).
+
+    Args:
+        activation: Of the others.
+        units, others: How many there are of both, or None.
+    """
+    crossing = {(1, 2, "softmax"): "sigmoid", (2, 1, "sigmoid"): "softmax"}
+    return crossing.get((units, others, activation), activation)
+
+
+def kind_of_loss(loss):
+    """Which outputs a loss on labels is for, "softmax", "sigmoid" or "values"; or None."""
+    return _name_and_kind(loss)[1]
 
 
 def check_meaning(loss, activation, task, why):
@@ -125,9 +150,9 @@ def check_ending(role, model, activation, task):
     others = {"softmax": ("sigmoid", "hard_sigmoid"), "sigmoid": ("softmax",)}
     if ends_in in others.get(activation, ()):
         raise ValueError(
-            f"`{role}` {model.name!r} ends in a {ends_in}, and the outputs of the task "
-            f"{task!r} are those of a {activation}. Give a model that ends in logits or a "
-            f"{activation}, or say the other `task`."
+            f"`{role}` {model.name!r} ends in a {ends_in}, and for the task {task!r} its "
+            f"outputs are taken as those of a {activation}. Give a model that ends in "
+            f"logits or a {activation}, or say the other `task`."
         )
 
 
@@ -207,7 +232,8 @@ def _name_and_kind(loss):
         return None, None
     name = getattr(loss, "__name__", type(loss).__name__)
     word = name.replace("_", "").lower()
-    for start, kind in (("binary", "sigmoid"), ("categorical", "softmax")):
+    kinds = {"binary": "sigmoid", "categorical": "softmax", "teacherfree": "softmax"}
+    for start, kind in kinds.items():
         if word.removeprefix("sparse").startswith(start):
             return name, kind
     return name, "values" if word in _VALUES else None

@@ -17,7 +17,12 @@ from keras_kd.models.probe import (
     probe_like,
 )
 from keras_kd.models.taps import Taps
-from keras_kd.tasks.find import check_ending, last_activation
+from keras_kd.tasks.find import (
+    across_units,
+    check_ending,
+    last_activation,
+    own_units,
+)
 
 KINDS = ("logits", "probabilities")
 
@@ -68,12 +73,19 @@ class OutputKinds:
         if activation == "sigmoid":
             self._sigmoids |= set(names)
 
-    def change(self, activation):
-        """Has the model's own outputs looked at anew, as those of another activation."""
-        self._sigmoids -= {None}
-        if None not in self._said:
-            self.found.pop(None, None)
-        self.need([None], None in self._compared, activation)
+    def change(self, activation, names=(None,), units=None):
+        """Has outputs looked at anew, as those of another activation.
+
+        Args:
+            activation: Of the student's.
+            names: Of tapped layers; None is the model's own outputs.
+            units: How many units the student's own outputs have, where it is known.
+        """
+        self._sigmoids -= set(names)
+        for name in set(names) - self._said:
+            self.found.pop(name, None)
+        activation = across_units(activation, own_units(self._model), units)
+        self.need(names, bool(self._compared & set(names)), activation)
 
     def is_open(self):
         """Whether something is not known yet."""
@@ -107,8 +119,9 @@ class OutputKinds:
         self._look(probe_like(x, _EXAMPLES), stacklevel=2)
         self._settle()
 
-    def check_ending(self, activation, task):
+    def check_ending(self, activation, task, units=None):
         """As `find.check_ending`, unless the user says what the outputs are."""
+        activation = across_units(activation, own_units(self._model), units)
         if not self.is_said(None):
             check_ending(self._role, self._model, activation, task)
 

@@ -14,6 +14,7 @@ from keras_kd.losses import arguments
 from keras_kd.losses.schedules import check_schedule, is_schedule, plain, shown
 from keras_kd.losses.shapes import check_batch
 from keras_kd.models.symbolic import output_names, symbolic_outputs
+from keras_kd.tasks.heads import ignored_class
 from keras_kd.training.teacher_and_student import check_taught, states_of
 
 
@@ -245,13 +246,22 @@ def check_top_k(holds_top_k, terms):
         terms: The `Term`s of a Distiller.
 
     Raises:
-        ValueError: A loss does not compare a softmax of the classes.
+        ValueError: A loss does not compare a softmax of the classes, or compares logits
+            of which a constant counts.
     """
     for term in terms if holds_top_k else ():
         if term.is_of_outputs and term.activation in ("sigmoid", None):
             raise ValueError(
                 "`x` carries the largest classes of a softmax, as cache_teacher keeps them "
                 f"with top_k, and {term.loss!r} compares other outputs. Leave `top_k` out."
+            )
+        # Logits of which a constant was taken off.
+        is_of_logits = term.loss.on_logits and not term.loss.shift_invariant
+        if term.is_of_outputs and is_of_logits:
+            raise ValueError(
+                "`x` carries the logarithms of the largest classes' probabilities, as "
+                f"cache_teacher keeps them with top_k, and {term.loss!r} compares the "
+                "logits themselves. Leave `top_k` out, or take 'kd'."
             )
 
 
@@ -267,10 +277,13 @@ def check_labels(y, loss, num_classes):
     is_sparse = name in ("sparse_categorical_crossentropy", "SparseCategoricalCrossentropy")
     if not is_sparse or not isinstance(y, np.ndarray) or y.size == 0 or not num_classes:
         return
-    if y.min() < 0 or y.max() >= num_classes:
+    ignored = ignored_class(loss)
+    y = y if ignored is None else y[y != ignored]
+    if y.size and (y.min() < 0 or y.max() >= num_classes):
+        ignores = "" if ignored is None else f", or {ignored}, which the loss ignores"
         raise ValueError(
             f"`y` must hold labels in 0..{num_classes - 1}, one for each output of the "
-            f"student. Received: labels from {y.min()} to {y.max()}."
+            f"student{ignores}. Received: labels from {y.min()} to {y.max()}."
         )
 
 

@@ -173,7 +173,8 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         Args:
             optimizer: Of the student's weights. Defaults to "adam".
             loss: What `keras.Model.compile` takes. May be None only if
-                `student_loss_weight` is 0.
+                `student_loss_weight` is 0. What it leaves out, by Keras's mask or an
+                `ignore_class`, the distillation losses leave out, too.
             metrics: What `keras.Model.compile` takes; they see labels and the
                 student's outputs.
             **kwargs: Passed to `keras.Model.compile`. Without `steps_per_execution`, on
@@ -200,7 +201,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         found = find_task(self.student, loss, self.teacher, self.task)
         kinds = self.teacher_kinds, self.student_kinds
         self._activation, self._terms = settled(
-            found, self._activation, self._terms, kinds, is_said=self.task is not None
+            found, self._activation, self._terms, kinds, loss, self.task is not None
         )
 
     def fit(self, x=None, y=None, *args, **kwargs):

@@ -12,7 +12,8 @@ from keras_kd import losses as losses_module
 from keras_kd.losses import arguments
 from keras_kd.losses.schedules import plain
 from keras_kd.models.sharing import serialize_apart, share_weights, shared_layers
-from keras_kd.models.symbolic import output_structure, symbolic_outputs
+from keras_kd.models.symbolic import output_structure
+from keras_kd.tasks.find import activation_before_loss, find_task
 from keras_kd.tasks.heads import alone
 from keras_kd.tasks.kinds import KINDS, OutputKinds
 from keras_kd.training import checks
@@ -20,8 +21,8 @@ from keras_kd.training.batch import inputs_of
 from keras_kd.training.loading import deserialize
 from keras_kd.training.schedules import ScheduledModel
 from keras_kd.training.several_steps import SeveralSteps
-from keras_kd.training.teacher_and_student import check_order, check_peers
-from keras_kd.training.terms import Outputs, make_term
+from keras_kd.training.teacher_and_student import check_order, check_students
+from keras_kd.training.terms import Outputs, make_term, settled
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -57,6 +58,8 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             each student's name. By default logits, unless a student's answers are seen to
             be probabilities; that is then said in a warning.
         name: Defaults to "mutual_distiller".
+        task: What the students' outputs mean, as `Distiller` takes it; one for all.
+            Defaults to None: as they and the compiled loss show.
 
     None of them can be changed afterwards.
 
@@ -79,12 +82,8 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         [Zhang et al., 2018](https://arxiv.org/abs/1706.00384), equations 4 to 8.
     """
 
-    fixed = (
-        "students",
-        "distillation_losses",
-        "distillation_loss_weights",
-        "student_outputs",
-    )
+    fixed = ("students", "distillation_losses", "distillation_loss_weights")
+    fixed += ("student_outputs", "task")
     # Whether the last loss had the peers in it; JAX builds metrics before any loss.
     _distils = True
 
@@ -96,8 +95,9 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         *,
         student_outputs=None,
         name="mutual_distiller",
+        task=None,
     ):
-        students = _check_students(students)
+        students = check_students(students)
         # Inputs reach each student as they are, and it casts them as its own policy says.
         super().__init__(name=name, dtype=_policy_of_all(students), autocast=False)
         self.students = students
@@ -106,7 +106,10 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             distillation_losses = losses_module.SoftTargets(temperature=1.0)
         weighted = checks.weighted(distillation_losses, distillation_loss_weights)
         self.distillation_losses, self.distillation_loss_weights = weighted
-        self.student_outputs = student_outputs
+        self.student_outputs, self.task = student_outputs, task
+        shown = {activation_before_loss(x, said=task) for x in self._order}
+        # Those that differ are known from the loss, or contradict it.
+        self._activation = shown.pop() if len(shown) == 1 else "softmax"
         said = _check_said(student_outputs, students)
         first = next(iter(students.values()))
         self._kinds = {
@@ -143,7 +146,7 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
     def _term(self, loss, weight, peer, student):
         models = self.students[peer], self.students[student]
         kinds = self._kinds[peer], self._kinds[student]
-        term = make_term(loss, weight, *models, *kinds)
+        term = make_term(loss, weight, *models, *kinds, self._activation)
         if term.loss.taps or term.loss.makes_layers:
             raise ValueError(
                 "`distillation_losses` of a MutualDistiller compare the students' own "
@@ -207,7 +210,30 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             loss=loss, loss_weights=loss_weights, **given
         )
         super().compile(optimizer=optimizer, loss=loss, **of_each, **kwargs)
+        self._settle_task(loss)
         self._check_label_loss()
+
+    def _settle_task(self, loss):
+        """As the Distiller does; all students are for one task.
+
+        Raises:
+            ValueError: They are for several, or contradict the loss.
+        """
+        found = [find_task(model, loss, said=self.task) for model in self._order]
+        if len({task for task, _ in found}) > 1:
+            each = zip(self.students, found, strict=True)
+            each = [f"{name!r} is for {task!r} ({why})" for name, (task, why) in each]
+            raise ValueError(
+                "`students` teach each other what their outputs mean, and these mean "
+                f"several things: {', '.join(each)}. Give students of one task, or say it."
+            )
+        terms = tuple(term for terms in self._terms for _, term in terms)
+        kinds, is_said = self._kinds.values(), self.task is not None
+        self._activation, terms = settled(
+            found[0], self._activation, terms, kinds, loss, is_said
+        )
+        terms = iter(terms)
+        self._terms = [[(k, next(terms)) for k, _ in old] for old in self._terms]
 
     def _metrics_of_each(self, argument, metrics):
         if not isinstance(metrics, (list, tuple, type(None))):
@@ -319,6 +345,7 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
             # With what was found, so that the loaded one need not look again.
             "student_outputs": {k: x.to_config() for k, x in self._kinds.items()},
             "name": self.name,
+            "task": self.task,
         }
 
     @classmethod
@@ -330,38 +357,6 @@ class MutualDistiller(ScheduledModel, SeveralSteps):
         share_weights(objects["students"], config)
         kept = {k: x for k, x in config.items() if k != "shared_layers"}
         return cls(**(kept | objects))
-
-
-def _check_students(students):
-    """`students` as a dict of name to model, if they can learn together."""
-    if isinstance(students, (list, tuple)):
-        names = [getattr(model, "name", None) for model in students]
-        if len(set(names)) < len(names):
-            raise ValueError(
-                "`students` need names that differ; give a dict of name to model. "
-                f"Received: {', '.join(map(repr, names))}."
-            )
-        students = dict(zip(names, students, strict=True))
-    if not isinstance(students, dict) or len(students) < 2:
-        raise ValueError(
-            "`students` must be a list of two or more keras.Models, or a dict of name to "
-            f"model. Received: {students!r}."
-        )
-    models = list(students.values())
-    for i, (name, model) in enumerate(students.items()):
-        if not isinstance(model, keras.Model) or not model.built:
-            raise ValueError(
-                f"`students` must be built keras.Models. Received: {model!r} as {name!r}."
-            )
-        outputs = [tuple(x.shape) for x in symbolic_outputs(model)]
-        if len(outputs) > 1:
-            raise ValueError(
-                "`students` must have one output each. Received: "
-                f"{model.name!r} as {name!r}, with {outputs}."
-            )
-        for other in models[:i]:
-            check_peers(other, model)
-    return dict(students)
 
 
 def _check_said(student_outputs, students):

@@ -4,7 +4,12 @@ import keras
 
 from keras_kd.losses.ops import fits_shape
 from keras_kd.models.probe import probe_inputs
-from keras_kd.models.symbolic import in_another_order, input_names, input_shapes
+from keras_kd.models.symbolic import (
+    in_another_order,
+    input_names,
+    input_shapes,
+    symbolic_outputs,
+)
 
 
 def check_models(teacher, student):
@@ -117,6 +122,38 @@ def states_of(model):
         if not is_frozen and not isinstance(layer, keras.layers.Normalization):
             states |= {id(v) for v in layer._non_trainable_variables}
     return states
+
+
+def check_students(students):
+    """`students` as a dict of name to model, if they can learn together."""
+    if isinstance(students, (list, tuple)):
+        names = [getattr(model, "name", None) for model in students]
+        if len(set(names)) < len(names):
+            raise ValueError(
+                "`students` need names that differ; give a dict of name to model. "
+                f"Received: {', '.join(map(repr, names))}."
+            )
+        students = dict(zip(names, students, strict=True))
+    if not isinstance(students, dict) or len(students) < 2:
+        raise ValueError(
+            "`students` must be a list of two or more keras.Models, or a dict of name to "
+            f"model. Received: {students!r}."
+        )
+    models = list(students.values())
+    for i, (name, model) in enumerate(students.items()):
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ValueError(
+                f"`students` must be built keras.Models. Received: {model!r} as {name!r}."
+            )
+        outputs = [tuple(x.shape) for x in symbolic_outputs(model)]
+        if len(outputs) > 1:
+            raise ValueError(
+                "`students` must have one output each. Received: "
+                f"{model.name!r} as {name!r}, with {outputs}."
+            )
+        for other in models[:i]:
+            check_peers(other, model)
+    return dict(students)
 
 
 def check_peers(first, second):

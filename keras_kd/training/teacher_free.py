@@ -8,8 +8,14 @@ import warnings
 
 import keras
 from keras import ops
+from keras.src.backend import get_keras_mask, set_keras_mask
 
-from keras_kd.losses.arguments import check_choice, check_not_negative, check_positive
+from keras_kd.losses.arguments import (
+    check_choice,
+    check_integer,
+    check_not_negative,
+    check_positive,
+)
 from keras_kd.losses.ops import (
     at_label,
     at_least_float32,
@@ -20,6 +26,7 @@ from keras_kd.losses.ops import (
     where_labelled,
 )
 from keras_kd.losses.shapes import check_two_classes
+from keras_kd.losses.weights import labels_without_left_out, without_left_out
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
@@ -49,6 +56,8 @@ class TeacherFreeLoss(keras.losses.Loss):
         from_logits: Whether the model gives logits, not probabilities, as Keras's own
             cross-entropies ask. Defaults to True.
         reduction, name: As `keras.losses.Loss` takes them.
+        ignore_class: An integer label of which there is no loss, as
+            `keras.losses.SparseCategoricalCrossentropy` takes it. Defaults to None.
 
     Raises:
         ValueError: A number is out of range. In use: there is one class alone, or labels of
@@ -73,6 +82,7 @@ class TeacherFreeLoss(keras.losses.Loss):
         reduction="sum_over_batch_size",
         name="teacher_free_loss",
         from_logits=True,
+        ignore_class=None,
     ):
         super().__init__(name=name, reduction=reduction)
         self.alpha = check_not_negative("alpha", alpha)
@@ -80,6 +90,9 @@ class TeacherFreeLoss(keras.losses.Loss):
         self.correct_prob = check_positive("correct_prob", correct_prob)
         self.multiplier = check_positive("multiplier", multiplier)
         self.from_logits = check_choice("from_logits", from_logits, (True, False))
+        self.ignore_class = ignore_class
+        if ignore_class is not None:
+            self.ignore_class = check_integer("ignore_class", ignore_class)
         if self.alpha > 1 or self.correct_prob >= 1:
             raise ValueError(
                 "`alpha` must be at most 1, and `correct_prob` less than 1. "
@@ -101,7 +114,12 @@ class TeacherFreeLoss(keras.losses.Loss):
                 "it from_logits=False, or leave the softmax out.",
                 stacklevel=2,
             )
+        kept = self._kept(y_true, y_pred)
         logits = at_least_float32(y_pred)
+        if kept is not None:
+            weights = ops.cast(kept, "float32")
+            y_true = labels_without_left_out(weights, y_true, logits)
+            (logits,) = without_left_out(weights, logits)
         logits = logits if self.from_logits else log_probabilities(logits)
         check_two_classes("TeacherFreeLoss", logits.shape)
         num_classes = logits.shape[-1]
@@ -113,7 +131,20 @@ class TeacherFreeLoss(keras.losses.Loss):
         divergence = kl_divergence(teacher, student) / num_classes
         hard = -at_label(mask, student)
         value = (1 - self.alpha) * hard + self.alpha * self.multiplier * divergence
-        return where_labelled(mask, value)
+        value = where_labelled(mask, value)
+        if kept is not None:
+            # From where Keras's reduction takes it.
+            set_keras_mask(value, mask=kept)
+        return value
+
+    def _kept(self, y_true, y_pred):
+        """Which examples or positions have a loss, bool (batch, ...); None for all."""
+        kept, shape = get_keras_mask(y_pred), ops.shape(y_pred)[:-1]
+        if self.ignore_class is None:
+            return kept
+        labels = ops.reshape(ops.convert_to_tensor(y_true), shape)
+        has_label = ops.not_equal(labels, ops.cast(self.ignore_class, labels.dtype))
+        return has_label if kept is None else ops.logical_and(kept, has_label)
 
     def get_config(self):
         return super().get_config() | {
@@ -122,4 +153,5 @@ class TeacherFreeLoss(keras.losses.Loss):
             "correct_prob": self.correct_prob,
             "multiplier": self.multiplier,
             "from_logits": self.from_logits,
+            "ignore_class": self.ignore_class,
         }

@@ -14,11 +14,18 @@ from keras_kd.losses.base import (
     DistillationLoss,
     as_distillation_loss,
 )
+from keras_kd.losses.ops import log_softmax, of_units
 from keras_kd.losses.schedules import value_at
-from keras_kd.losses.shapes import check_batch
+from keras_kd.losses.shapes import check_batch, check_same_shape
 from keras_kd.models.taps import find_tap, layer_outputs
-from keras_kd.tasks.find import ACTIVATIONS, check_meaning, last_activation
-from keras_kd.tasks.heads import Head, alone, head_of, masked_weight
+from keras_kd.tasks.find import (
+    ACTIVATIONS,
+    across_units,
+    check_meaning,
+    kind_of_loss,
+    last_activation,
+)
+from keras_kd.tasks.heads import Head, alone, head_of
 from keras_kd.tasks.kinds import OutputKinds
 
 
@@ -79,10 +86,50 @@ class Term:
         return self.teacher.names == self.student.names == (None,)
 
     def for_activation(self, activation):
-        """The same for outputs of that activation."""
+        """The same for outputs of that activation.
+
+        Raises:
+            ValueError: With that, one unit is not one of two classes.
+        """
         if not self.is_of_outputs:
             return self
-        return dataclasses.replace(self, activation=activation)
+        term = dataclasses.replace(self, activation=activation)
+        if self.crosses_units and not term.crosses_units:
+            shapes = *self.teacher.shapes, *self.student.shapes
+            check_same_shape(type(self.loss).__name__, *shapes)
+        return term
+
+    def beside(self, label_loss):
+        """The same, where the student's loss on the labels is known.
+
+        It leaves out what that does, and is told of tapped logits what makes probabilities
+        of them.
+
+        Raises:
+            ValueError: Its loss has no meaning for these.
+        """
+        term = dataclasses.replace(self, head=self.head._replace(label_loss=label_loss))
+        kind = kind_of_loss(term.head.loss_of_output())
+        if term.is_of_outputs or not term.loss.on_logits or term.loss.activation:
+            return term
+        if kind == "sigmoid" and term.activation is None:
+            term = dataclasses.replace(term, activation="sigmoid")
+            for side in (term.teacher, term.student):
+                side.kinds.change("sigmoid", side.names)
+                side.kinds.look(stacklevel=6)
+        if term.activation == "sigmoid" and kind in ("sigmoid", "values"):
+            activation = None if kind == "values" else "sigmoid"
+            what = f"what it taps, {', '.join(map(repr, self.student.names))}"
+            task = "regression" if kind == "values" else "binary"
+            check_meaning(term.loss, activation, task, what)
+        return term
+
+    @property
+    def crosses_units(self):
+        """Whether one unit teaches two classes, or two classes one unit."""
+        return _crosses(
+            self.loss, self.activation, self.teacher.shapes[0], self.student.shapes[0]
+        )
 
     def compute(
         self,
@@ -110,9 +157,16 @@ class Term:
             # {"logits": ...} is one output; another library's loss has it as it is.
             sides, y, sample_weight = map(alone, sides), alone(y), alone(sample_weight)
         taught_by, picked = _in_one_precision(*sides, self.loss.layers)
-        if self.loss.on_logits and not isinstance(self.loss, AdoptedLoss):
-            raw = self.student.find(student_outputs)
-            sample_weight = masked_weight(alone(raw[0]), sample_weight)
+        if self.crosses_units:
+            taught_by = of_units(taught_by, picked.shape[-1])
+            if self.student.kinds.found[self.student.names[0]] == "probabilities":
+                # As those of the student are.
+                taught_by = log_softmax(taught_by) if picked.shape[-1] == 2 else taught_by
+        compared = list(map(alone, self.student.find(student_outputs)))
+        if not any(map(tree.is_nested, compared)):
+            sample_weight = self.head.left_out(
+                student_outputs, alone(y), sample_weight, compared
+            )
         dtype = keras.backend.result_type(
             *(x.dtype for x in tree.flatten(picked)), "float32"
         )
@@ -168,24 +222,28 @@ def make_term(
     """
     loss = as_distillation_loss(loss)
     pairs, models = loss.taps or ((None, None),), (teacher, student)
-    if loss.taps:
-        # Of layers nobody knows a task; the loss may say it, or what they end in.
-        sides = ((model, pair[i]) for pair in pairs for i, model in enumerate(models))
-        ends = {last_activation(*side) for side in sides} if loss.on_logits else ()
-        activation = loss.activation or ("sigmoid" if "sigmoid" in ends else None)
-    compared = loss if activation is None else loss.for_activation(activation)
     teacher_names, student_names = (tuple(names) for names in zip(*pairs, strict=True))
     if not isinstance(loss, AdoptedLoss):
         _check_one_output(loss, teacher, teacher_names)
         _check_one_output(loss, student, student_names)
     teacher_shapes = [known_shape(teacher, name) for name in teacher_names]
     student_shapes = [known_shape(student, name) for name in student_names]
+    units = [_units(shapes[0]) for shapes in (teacher_shapes, student_shapes)]
+    if loss.taps:
+        # Of layers nobody knows a task; the loss may say it, or what they end in.
+        ends = [last_activation(*x) for x in zip(models, pairs[0], strict=True)]
+        ends[0] = across_units(ends[0], *units[::-1])
+        activation = loss.activation or ("sigmoid" if "sigmoid" in ends else None)
+        # A softmax of one would be 1 whatever it answers.
+        unknown = {1: "sigmoid", 2: "softmax" if units[0] == 1 else None}
+        activation = activation or unknown.get(units[1])
+    compared = loss if activation is None else loss.for_activation(activation)
     if None not in teacher_shapes + student_shapes:
         one = len(pairs) == 1
-        compared.build(
-            teacher_shapes[0] if one else teacher_shapes,
-            student_shapes[0] if one else student_shapes,
-        )
+        taught_by = teacher_shapes[0] if one else teacher_shapes
+        if _crosses(loss, activation, teacher_shapes[0], student_shapes[0]):
+            taught_by = (*taught_by[:-1], units[1])
+        compared.build(taught_by, student_shapes[0] if one else student_shapes)
         check_batch(loss, tree.flatten(student_shapes)[0])
     elif loss.makes_layers and not loss.layers:
         raise ValueError(
@@ -195,7 +253,8 @@ def make_term(
             f"Received: shapes {teacher_shapes} (teacher) and {student_shapes} (student)."
         )
     if loss.on_logits:
-        teacher_kinds.need(teacher_names, activation=activation)
+        theirs = across_units(activation, *units)
+        teacher_kinds.need(teacher_names, activation=theirs)
         student_kinds.need(student_names, activation=activation)
     return Term(
         loss,
@@ -219,6 +278,16 @@ def _check_one_output(loss, model, names):
             )
 
 
+def _units(shape):
+    return shape[-1] if shape and not isinstance(shape, list) else None
+
+
+def _crosses(loss, activation, teacher_shape, student_shape):
+    """Whether one unit teaches two classes, or the other way round."""
+    units = _units(teacher_shape), _units(student_shape)
+    return loss.on_logits and across_units(activation, *units) != activation
+
+
 def known_shape(model, name):
     """Shape of a layer's or a model's output, a list of them where it has several.
 
@@ -234,7 +303,7 @@ def known_shape(model, name):
     return shapes[0] if len(shapes) == 1 else shapes
 
 
-def settled(found, activation, terms, kinds, is_said):
+def settled(found, activation, terms, kinds, loss, is_said):
     """Terms as they are for a task.
 
     Args:
@@ -242,6 +311,7 @@ def settled(found, activation, terms, kinds, is_said):
         activation: What the terms were made for.
         terms: A tuple of `Term`.
         kinds: The `OutputKinds` of teacher and student.
+        loss: The student's loss on the labels, as `compile` takes it.
         is_said: Whether the user says the task.
 
     Returns:
@@ -250,7 +320,9 @@ def settled(found, activation, terms, kinds, is_said):
     Raises:
         ValueError: A loss has no meaning for the task, or needs to know which it is.
     """
+    terms = tuple(term.beside(loss) for term in terms)
     (task, why), own = found, [term for term in terms if term.is_of_outputs]
+    units = _units(own[0].student.shapes[0]) if own else None
     if task is None:
         unknown = [x.loss for x in own if x.loss.activations and activation == "sigmoid"]
         if unknown:
@@ -262,7 +334,7 @@ def settled(found, activation, terms, kinds, is_said):
     for term in own:
         check_meaning(term.loss, ACTIVATIONS[task], task, why)
     for each in kinds if own else ():
-        each.check_ending(ACTIVATIONS[task], task)
+        each.check_ending(ACTIVATIONS[task], task, units)
     if task != "multiclass" and own and not is_said:
         warnings.warn(
             f"`task` is taken as {task!r}: {why}. Say task={task!r} to silence this.",
@@ -272,6 +344,6 @@ def settled(found, activation, terms, kinds, is_said):
         return activation, terms
     activation = ACTIVATIONS[task]
     for each in kinds:
-        each.change(activation)
+        each.change(activation, units=units)
         each.look(stacklevel=4)
     return activation, tuple(x.for_activation(activation) for x in terms)

@@ -318,3 +318,29 @@ def test_a_config_is_what_the_loss_is_now():
     loss = Powers(3.0)
     loss.power = 4.0
     assert loss.get_config() == {"power": 4.0}
+
+
+def test_what_has_no_weight_comes_as_zeros_and_a_class():
+    class Keeps(PerExampleLoss):
+        needs_labels = True
+
+        def call(self, teacher_outputs, student_outputs, y_true):
+            self.given = teacher_outputs, student_outputs, y_true
+            return ops.sum(teacher_outputs * student_outputs, axis=-1)
+
+    teacher, student = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
+    weight = np.ones((3, 4))
+    weight[0], weight[1, 2] = 0.0, 0.0
+    is_left = weight > 0
+    expected = np.sum((teacher * student)[is_left]) / 12
+    teacher[~is_left] = np.nan
+    labels = np.where(is_left, 3, 255)
+    for y_true in (labels, labels[..., None]):
+        for given in (weight, weight[..., None]):
+            loss = Keeps()
+            found = loss.compute_loss(teacher, student, y_true, given)
+            assert float(found) == pytest.approx(expected, rel=1e-6)
+            for x in loss.given[:2]:
+                assert not np.any(np.asarray(x)[~is_left])
+            kept = np.asarray(loss.given[2]).reshape(3, 4)
+            np.testing.assert_array_equal(kept, np.where(is_left, 3, 0))

@@ -211,16 +211,27 @@ def test_small_batches(count):
     np.testing.assert_allclose(found, value, rtol=1e-5)
 
 
-def test_sample_weight_weighs_values_alone():
+def test_sample_weight_weighs_values():
     teacher, student = random_features((4, 6), (4, 3))
-    weight = np.array([0.5, 0.0, 2.0, 1.0])
-    values, memories = [], []
+    weight, values = np.array([0.5, 0.0, 2.0, 1.0]), []
     for weights in [*np.eye(4), weight]:
         loss = built(ContrastiveRepresentation(**SMALL), (4, 6), (4, 3))
+        # z is that of the first batch.
+        loss.compute_loss(teacher, student, None, None, range(4))
         values.append(loss.compute_loss(teacher, student, None, weights, range(4)))
-        memories.append(np.asarray(loss.layers[-1].student_memory))
     np.testing.assert_allclose(values[-1], weight @ values[:-1], rtol=1e-5)
-    assert all(np.array_equal(x, memories[0]) for x in memories)
+
+
+def test_what_has_no_weight_is_neither_remembered_nor_in_z():
+    teacher, student = random_features((4, 6), (4, 3))
+    found = []
+    for count, weight in ((4, [1.0, 2.0, 0.0, 0.0]), (2, None)):
+        loss = built(ContrastiveRepresentation(**SMALL), (4, 6), (4, 3))
+        rows = teacher[:count], student[:count]
+        loss.compute_loss(*rows, None, weight, range(count))
+        found.append([np.asarray(w) for w in loss.layers[-1].get_weights()])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 class Indexed:

@@ -1,11 +1,18 @@
 """Labels and weights of the output that a loss compares."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
-from keras_kd import Distiller, losses
+from keras_kd import Distiller, cache_teacher, losses
 from keras_kd.models.taps import outputs_made_of
+from keras_kd.training import batch
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 RNG = np.random.default_rng(0)
@@ -211,3 +218,249 @@ def test_masked_steps_teach_nothing(name, taps, weights):
         weight = weight[:, :4]
     expected = losses.get(name).compute_loss(*sides, y[:, :4], weight)
     assert logs["distillation_loss"][0] == pytest.approx(float(expected), rel=1e-4)
+
+
+# What is hidden from the student's loss is this token.
+HIDDEN, PLACES = 0, (2, 4)
+TAPPED = {
+    name
+    for name, loss in losses.LOSSES.items()
+    if not loss.on_logits and name not in ("reviewkd", "crd")
+}
+LEAVING_OUT = ["mask", "ignored", "weights", "together"]
+
+
+def pixels(units, seed, has_mask=False, places=PLACES):
+    """Four classes for each place of maps of tokens, none of which sees another place."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input(places, dtype="int32")
+    x = keras.layers.Embedding(11, units, mask_zero=has_mask, name="embedding")(inputs)
+    x = keras.layers.Dense(units, name="features")(x)
+    return keras.Model(inputs, keras.layers.Dense(4, name="logits")(x))
+
+
+def set_hidden(model, value):
+    (table,) = model.get_layer("embedding").get_weights()
+    table[HIDDEN] = value
+    model.get_layer("embedding").set_weights([table])
+
+
+def one_step(name, way, content, cut=False, **how):
+    """Both losses of one step, and the weights after it.
+
+    Args:
+        content: What teacher and student answer, and the label, where something is hidden.
+        cut: Whether the columns are cut off that are hidden as a whole.
+    """
+    rng, units = np.random.default_rng(0), (3, 3) if name == "fsp" else (5, 3)
+    x, y = rng.integers(1, 11, (6, *PLACES)), rng.integers(4, size=(6, *PLACES))
+    weight = rng.uniform(0.5, 2, size=x.shape) if way in ("weights", "together") else None
+    is_hidden = np.zeros(x.shape, bool)
+    is_hidden[..., 2:] = True
+    if not cut:
+        # As of sequences of several lengths; and of an example nothing is left.
+        if how.pop("is_ragged", True):
+            is_hidden[:3, 1, 1] = is_hidden[5] = True
+    of_teacher, of_student, label = content
+    x[is_hidden], y[is_hidden] = HIDDEN, label
+    ignored = None
+    if way in ("ignored", "together"):
+        ignored, y[is_hidden] = -1, -1
+    if way in ("weights", "together"):
+        weight[is_hidden] = 0
+    if cut:
+        x, y = x[..., :2], y[..., :2]
+        weight = weight if weight is None else weight[..., :2]
+    places = x.shape[1:]
+    teacher = pixels(units[0], 1, places=places)
+    student = pixels(units[1], 2, way in ("mask", "together"), places)
+    set_hidden(teacher, of_teacher), set_hidden(student, of_student)
+    taps = {"taps": ("features", "features")} if name in TAPPED else {}
+    if name == "fsp":
+        taps = {"taps": [("embedding", "embedding"), ("features", "features")]}
+    more = {"num_examples": 6, "feat_dim": 3, "negatives": 4} if name == "crd" else {}
+    distiller = Distiller(teacher, student, losses.get(name, **taps, **more))
+    loss = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=ignored)
+    distiller.compile(keras.optimizers.SGD(0.1), loss, **how)
+    if name == "crd":
+        x = batch.pack(x, index=np.arange(6))
+    logs = distiller.train_on_batch(x, y, weight, return_dict=True)
+    layers = [*student.layers, *distiller.loss_layers]
+    weights = [w for layer in layers for w in layer.get_weights()]
+    return [float(logs["student_loss"]), float(logs["distillation_loss"])], weights
+
+
+def check_nothing_is_seen(name, way, **how):
+    # The teacher's answers are hidden, NaN or not, and the student's.
+    first, weights = one_step(name, way, (0.5, -1.0, 1), **how)
+    second, others = one_step(name, way, (np.nan, 3.0, 2), **how)
+    assert first == second and np.isfinite(first).all() and 0 != first[1]
+    # No gradient goes there.
+    assert (weights[0][HIDDEN] == -1.0).all() and (others[0][HIDDEN] == 3.0).all()
+    weights[0][HIDDEN] = others[0][HIDDEN] = 0
+    for one, other in zip(weights, others, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+LEAVE_OUT = [name for name in losses.names() if name != "reviewkd"]
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [(name, "together") for name in LEAVE_OUT]
+    + [(name, way) for name in ("kd", "wsl", "ab", "sp") for way in LEAVING_OUT[:3]],
+)
+def test_what_the_labels_loss_leaves_out_is_not_seen(name, way):
+    check_nothing_is_seen(name, way, run_eagerly=True)
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "fitnet", "rkd"])
+def test_what_is_left_out_is_not_seen_compiled(name, jit_compile):
+    check_nothing_is_seen(name, "together", jit_compile=jit_compile)
+
+
+def test_what_is_left_out_is_not_seen_on_jax():
+    pytest.importorskip("jax")
+    script = "from tests.tasks import test_heads\nfor name in ('kd', 'dkd', 'ofd', 'sp'):\n"
+    script += "    test_heads.check_nothing_is_seen(name, 'together')\n"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [(name, "mask") for name in LEAVE_OUT if name != "crd"]
+    + [(name, "ignored") for name in ("kd", "dkd", "simkd", "cc")],
+)
+def test_padded_is_as_cut(name, way):
+    content = 0.5, -1.0, 1
+    padded, weights = one_step(name, way, content, is_ragged=False, run_eagerly=True)
+    cut, others = one_step(name, way, content, cut=True, run_eagerly=True)
+    np.testing.assert_allclose(padded, cut, rtol=2e-6)
+    for one, other in zip(weights, others, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_value_is_the_mean_of_what_is_left():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 11, size=(8, 6)), rng.integers(-1, 3, size=(8, 6))
+    weight = rng.uniform(0, 2, size=(8, 6))
+    models = sequences(6), sequences(4)
+    teacher, student = (
+        np.float64(m(x)) - logsumexp(np.float64(m(x)), -1, keepdims=True) for m in models
+    )
+    kl = np.sum(np.exp(teacher) * (teacher - student), axis=-1)
+    is_left = (x != 0) & (y != -1)
+    expected = np.sum((kl * weight)[is_left]) / np.sum(is_left)
+    distiller = Distiller(*models, losses.SoftTargets(temperature=1.0))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    distiller.compile(keras.optimizers.SGD(0.0), loss)
+    logs = distiller.train_on_batch(x, y, weight, return_dict=True)
+    assert logs["distillation_loss"] == pytest.approx(expected, rel=1e-5)
+    own = np.take_along_axis(student, np.maximum(y, 0)[..., None], -1)[..., 0]
+    expected = np.sum((-own * weight)[is_left]) / np.sum(is_left)
+    assert logs["student_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("structure", [dict, list])
+def test_one_of_several_losses_ignores_a_class(structure):
+    kind = np.where(np.arange(12) < 5, 255, KIND)
+    models = heads(structure, 16), heads(structure)
+    ignoring = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=255)
+    pair, y, both = losses.DKD(taps=("kind", "kind")), [kind, SIZE], [ignoring, LOSS]
+    if structure is dict:
+        y, both = ({"kind": a, "size": b} for a, b in (y, both))
+    distiller = Distiller(*models, [pair, losses.SoftTargets(taps=("size", "size"))])
+    distiller.compile(keras.optimizers.SGD(0.0), both)
+    found = distiller.train_on_batch(X, y, return_dict=True)["distillation_loss"]
+    outputs = [keras.tree.flatten(m(X)) for m in models]
+    (teacher, others), (student, mine) = outputs
+    expected = losses.DKD().compute_loss(teacher[5:], student[5:], KIND[5:])
+    expected += losses.SoftTargets().compute_loss(others, mine)
+    assert found == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("taps", [("features", "features"), None])
+def test_a_cached_teacher_leaves_out_what_a_live_one_does(tmp_path, taps):
+    x = RNG.integers(1, 11, (6, *PLACES))
+    y = np.where(x < 4, 255, x % 4)
+    teacher, found = pixels(5, 1), []
+    cached = cache_teacher(
+        teacher, (x, y), tmp_path, outputs=[taps and taps[0]], dtype="float32", verbose=0
+    )
+    for data in ((x, y), (cached.batch(6),)):
+        loss = losses.get("fitnet" if taps else "kd", taps=taps)
+        keras.utils.set_random_seed(3)
+        distiller = Distiller(teacher, pixels(3, 2), loss)
+        ignoring = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=255)
+        distiller.compile(keras.optimizers.SGD(0.1), ignoring)
+        logs = distiller.fit(*data, shuffle=False, verbose=0)
+        found.append(logs.history["distillation_loss"][0])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_features_of_other_positions_count_fully():
+    models = []
+    for seed in (1, 2):
+        keras.utils.set_random_seed(seed)
+        inputs = keras.Input((4, 4, 3))
+        half = keras.layers.Conv2D(3, 2, strides=2, name="half")(inputs)
+        x = keras.layers.UpSampling2D(2)(half)
+        models.append(keras.Model(inputs, keras.layers.Conv2D(4, 1)(x)))
+    x = RNG.normal(size=(6, 4, 4, 3)).astype("float32")
+    y = RNG.integers(4, size=(6, 4, 4))
+    distiller = Distiller(*models, losses.FitNet(taps=("half", "half")))
+    ignoring = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=2)
+    distiller.compile(keras.optimizers.SGD(0.0), ignoring)
+    found = distiller.train_on_batch(x, y, return_dict=True)["distillation_loss"]
+    sides = [keras.Model(m.input, m.get_layer("half").output)(x) for m in models]
+    assert found == pytest.approx(float(losses.FitNet().compute_loss(*sides)), rel=1e-5)
+
+
+def test_a_loss_that_cannot_leave_out_a_place_says_so():
+    models = pixels(5, 1), pixels(3, 2)
+    distiller = Distiller(*models, losses.ReviewKD(taps=[("features", "features")] * 2))
+    ignoring = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=2)
+    distiller.compile("sgd", ignoring)
+    with pytest.raises(ValueError, match="ReviewKD .* none can be left out by a mask"):
+        distiller.train_on_batch(np.ones((6, *PLACES)), np.ones((6, *PLACES), int))
+
+
+@pytest.mark.filterwarnings("ignore:Gradients do not exist:UserWarning")
+@pytest.mark.parametrize("name", ["kd", "fitnet", "ab", "ofd", "simkd", "reviewkd", "rkd"])
+def test_an_ignored_example_is_not_seen(name):
+    found = []
+    y = np.where(np.arange(8) < 3, -1, np.arange(8) % 4)
+    for content in (0.5, 7.0):
+        models = []
+        for seed, units in enumerate((5, 3)):
+            keras.utils.set_random_seed(seed)
+            inputs = keras.Input((4, 4, 2))
+            x = keras.layers.Conv2D(units, 1, name="features")(inputs)
+            x = keras.layers.GlobalAveragePooling2D()(x)
+            models.append(keras.Model(inputs, keras.layers.Dense(4)(x)))
+        x = np.random.default_rng(0).normal(size=(8, 4, 4, 2)).astype("float32")
+        x[:3] = content
+        pairs = 2 if name == "reviewkd" else 1
+        taps = [("features", "features")] * pairs if name != "kd" else None
+        distiller = Distiller(*models, losses.get(name, taps=taps))
+        ignoring = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=-1)
+        distiller.compile(keras.optimizers.SGD(0.1), ignoring, run_eagerly=True)
+        logs = distiller.train_on_batch(x, y, return_dict=True)
+        layers = [*distiller.student.layers, *distiller.loss_layers]
+        weights = [w for layer in layers for w in layer.get_weights()]
+        found.append([float(logs["distillation_loss"]), *weights])
+    assert found[0][0] > 0
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)

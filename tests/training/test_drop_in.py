@@ -118,6 +118,23 @@ def class_weight_in_both_losses(library, make_model, vectors):
     )
 
 
+def what_a_mask_hides_is_not_taught(library, make_model, vectors):
+    values, x = [], np.array([[1, 2, 0, 0], [3, 4, 0, 0]])
+    for tokens in (x, x[:, :2]):
+        keras.utils.set_random_seed(0)
+        models = []
+        for units in (6, 4):
+            inputs = keras.Input((None,), dtype="int32")
+            hidden = keras.layers.Embedding(5, units, "normal", mask_zero=True)(inputs)
+            models.append(keras.Model(inputs, keras.layers.Dense(3)(hidden)))
+        models[0].layers[1].set_weights([np.arange(30.0).reshape(5, 6) ** 2])
+        distiller = library.Distiller(*models, library.soft_targets())
+        distiller.compile(keras.optimizers.SGD(0.0), LOSS)
+        history = distiller.fit(tokens, tokens % 3, verbose=0).history
+        values.append(history["distillation_loss"][0])
+    return values[0] == pytest.approx(values[1], rel=1e-5)
+
+
 class CountsRuns(keras.layers.Layer):
     """Counts the calls in training mode of an eagerly run model."""
 
@@ -275,6 +292,7 @@ POINTS = [
     sample_weight_in_the_distillation_loss,
     sample_weight_in_the_student_loss,
     class_weight_in_both_losses,
+    what_a_mask_hides_is_not_taught,
     the_student_runs_once_with_taps,
     dtype_policies_may_differ,
     dict_outputs_of_other_names,

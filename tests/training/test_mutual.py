@@ -396,3 +396,76 @@ def test_what_cannot_be_compared_is_named(students):
     students["two"] = keras.Model(inputs, heads)
     with pytest.raises(ValueError, match="`students` must have one output each.* 'two'"):
         MutualDistiller(students)
+
+
+X = np.random.default_rng(3).normal(size=(32, 4)).astype("float32")
+BINARY = keras.losses.BinaryCrossentropy
+
+
+def ending(units, activation=None):
+    last = keras.layers.Dense(units, activation=activation)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(6), last])
+
+
+def taught(pair, loss, y, sample_weight=None, x=X, **arguments):
+    """The peers' loss of one step that changes nothing."""
+    mutual = MutualDistiller(pair, **arguments)
+    mutual.compile(keras.optimizers.SGD(0.0), loss)
+    logs = mutual.train_on_batch(x, y, sample_weight, return_dict=True)
+    return logs["distillation_loss"], mutual
+
+
+@pytest.mark.parametrize("units", [1, 5])
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_students_of_yes_and_no(units, activation, tmp_path):
+    pair = {"a": ending(units, activation), "b": ending(units, activation)}
+    y = np.random.default_rng(0).integers(2, size=(32, units))
+    loss, task = BINARY(from_logits=activation is None), {1: "binary", 5: "multilabel"}
+    with pytest.warns(UserWarning, match=f"`task` is taken as '{task[units]}'"):
+        found, mutual = taught(pair, loss, y)
+    p, q = (np.float64(x.predict(X, verbose=0)) for x in pair.values())
+    if activation is None:
+        p, q = (1 / (1 + np.exp(-x)) for x in (p, q))
+    # Of both directions.
+    both = (p - q) * (np.log(p / (1 - p)) - np.log(q / (1 - q)))
+    assert found == pytest.approx(np.mean(both), rel=1e-4)
+    mutual.save(tmp_path / "m.keras")
+    with pytest.warns(UserWarning, match="taken as"):
+        again = keras.saving.load_model(tmp_path / "m.keras")
+    logs = again.train_on_batch(X, y, return_dict=True)
+    assert logs["distillation_loss"] == pytest.approx(found, rel=1e-5)
+
+
+def test_students_of_numbers():
+    pair, y = {"a": ending(2), "b": ending(2)}, np.zeros((32, 2))
+    with pytest.raises(ValueError, match="SoftTargets.* 'regression'.*'logit_mse'"):
+        taught(pair, "mse", y)
+    losses = kd.losses.LogitMSE()
+    found, mutual = taught(pair, "mse", y, distillation_losses=losses, task="regression")
+    p, q = (x.predict(X, verbose=0) for x in pair.values())
+    assert found == pytest.approx(2 * np.mean((p - q) ** 2), rel=1e-4)
+    assert mutual.get_config()["task"] == "regression"
+
+
+@pytest.mark.filterwarnings("ignore:`task` is taken")
+def test_students_of_several_tasks():
+    pair = {"a": ending(3), "b": ending(3, "softmax")}
+    with pytest.raises(ValueError, match="'a' is for 'regression' .*'b' is for 'multicl"):
+        MutualDistiller(pair, student_outputs="logits").compile("sgd", "mae")
+    with pytest.raises(ValueError, match="`task` 'binary' takes outputs of one unit"):
+        MutualDistiller({"a": ending(3), "b": ending(3)}, task="binary")
+
+
+def test_what_the_labels_loss_leaves_out_peers_leave_out():
+    pair, rng = {"a": ending(4), "b": ending(4)}, np.random.default_rng(0)
+    y = rng.integers(4, size=32)
+    y[20:] = 255
+    ignoring = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=255)
+    dkd = kd.losses.DKD()
+    found, _ = taught(pair, ignoring, y, distillation_losses=dkd)
+    p, q = (x.predict(X[:20], verbose=0) for x in pair.values())
+    expected = dkd.compute_loss(p, q, y[:20]) + dkd.compute_loss(q, p, y[:20])
+    assert found == pytest.approx(float(expected), rel=1e-4)
+    # What is there is nothing.
+    other = np.where(np.arange(32)[:, None] < 20, X, 7.0).astype("float32")
+    assert taught(pair, ignoring, y, x=other, distillation_losses=dkd)[0] == found

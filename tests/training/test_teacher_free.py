@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd import TeacherFreeLoss
+from keras_kd import Distiller, TeacherFreeLoss
 from keras_kd.training import teacher_free
 
 DEFAULTS = {
@@ -135,3 +135,40 @@ def test_docstring_example_runs():
     (example,) = finder.find(TeacherFreeLoss, globs=dict(vars(teacher_free)))
     result = doctest.DocTestRunner().run(example)
     assert result.attempted > 0 and result.failed == 0
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum"])
+@pytest.mark.parametrize("ignored", [-1, 255])
+def test_an_ignored_class_has_no_loss(ignored, reduction):
+    y_true, logits = inputs(7, 10)
+    each = teacher_free64(y_true, logits, **DEFAULTS)
+    is_left = np.arange(7) > 2
+    y_true = np.where(is_left, y_true, ignored)
+    logits[:3] = np.nan
+    loss = TeacherFreeLoss(ignore_class=ignored, reduction=reduction)
+    expected = each[is_left].mean() if reduction != "sum" else each[is_left].sum()
+    np.testing.assert_allclose(loss(y_true, logits), expected, rtol=1e-5)
+    again = TeacherFreeLoss.from_config(json.loads(json.dumps(loss.get_config())))
+    assert float(again(y_true[:, None], logits)) == float(loss(y_true, logits))
+    with pytest.raises(ValueError, match="`ignore_class` must be an integer"):
+        TeacherFreeLoss(ignore_class="void")
+
+
+def test_what_a_mask_hides_has_no_loss():
+    inputs = keras.Input((4,), dtype="int32")
+    x = keras.layers.Embedding(5, 3, mask_zero=True)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(6)(x))
+    x = np.array([[1, 2, 0, 0], [3, 0, 0, 0], [4, 4, 4, 2]])
+    y = np.where(x == 0, 99, x)
+    model.compile(keras.optimizers.SGD(0.0), TeacherFreeLoss(ignore_class=4))
+    is_left = (x != 0) & (y != 4)
+    expected = teacher_free64(y[is_left], model.predict(x, verbose=0)[is_left], **DEFAULTS)
+    assert model.train_on_batch(x, y) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_of_sigmoids_it_contradicts():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "sigmoid")])
+    with pytest.raises(ValueError, match="3 sigmoid units under TeacherFreeLoss"):
+        Distiller(keras.models.clone_model(model), model, "kd").compile(
+            "sgd", TeacherFreeLoss(from_logits=False)
+        )

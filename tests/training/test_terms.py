@@ -3,13 +3,24 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_kd
-from keras_kd import Distiller
+from keras_kd import Distiller, cache_teacher
 from keras_kd import losses as losses_module
 from keras_kd.losses import PerExampleLoss, SoftTargets
+from keras_kd.tasks.find import last_activation
 from keras_kd.tasks.kinds import OutputKinds, check_said
 from keras_kd.training.terms import Outputs, make_term
+from tests.tasks.test_find import (
+    BINARY,
+    TEMPERATURE,
+    X,
+    dense,
+    divergence64,
+    fitted,
+    odds64,
+)
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 LOGITS = np.array([[3.0, 0.0, -2.0], [1.0, 1.0, 400.0]], "float32")
@@ -246,3 +257,168 @@ def test_a_tap_of_a_quantised_teacher(make_model, vectors):
     expected = np.mean(np.square(np.float64(hidden[0]) - np.float64(hidden[1])))
     logs = distiller.fit(*vectors, batch_size=64, verbose=0).history
     assert logs["distillation_loss"] == pytest.approx([expected], rel=1e-5)
+
+
+SPARSE = keras.losses.SparseCategoricalCrossentropy
+YES = np.arange(64) % 2
+
+
+def logits64(model):
+    """A model's logits, in NumPy: of two classes up to a constant."""
+    outputs = np.float64(model.predict(X, verbose=0))
+    activation = last_activation(model)
+    of_probabilities = {"sigmoid": odds64, "softmax": np.log}
+    return of_probabilities.get(activation, np.array)(outputs)
+
+
+@pytest.mark.filterwarnings("ignore:.*ends in a softmax", "ignore:`task` is taken")
+@pytest.mark.parametrize("activations", [(None, None), ("sigmoid", "softmax")])
+@pytest.mark.parametrize("name", ["kd", "dkd", "nkd", "dist", "wsl", "ttm", "logit_mse"])
+def test_one_unit_teaches_two_classes(name, activations):
+    teacher, student = dense(1, activations[0]), dense(2, activations[1])
+    loss = SPARSE(from_logits=activations[1] is None)
+    value, distiller = fitted(teacher, student, loss, YES, name)
+    z, mine = logits64(teacher), logits64(student)
+    two = np.concatenate([np.zeros_like(z), z], axis=1)
+    if activations[1]:
+        # Both are logarithms of probabilities.
+        two -= np.logaddexp(0, z)
+    expected = losses_module.get(name).compute_loss(two, mine, YES)
+    assert value == pytest.approx(float(expected), rel=1e-4)
+    if name == "kd":
+        # Of two classes the divergence is that of yes and no.
+        assert value == pytest.approx(divergence64(z, mine[:, 1:] - mine[:, :1]), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*ends in a softmax", "ignore:`task` is taken")
+@pytest.mark.parametrize("is_cached", [False, True])
+@pytest.mark.parametrize("ends", [(None, None), ("softmax", "sigmoid"), ("softmax", None)])
+@pytest.mark.parametrize("name", ["kd", "logit_mse"])
+def test_two_classes_teach_one_unit(name, ends, is_cached, tmp_path):
+    teacher, student = dense(2, ends[0]), dense(1, ends[1])
+    distiller = Distiller(teacher, student, name)
+    distiller.compile(keras.optimizers.SGD(0.0), BINARY(from_logits=ends[1] is None))
+    x = tf.data.Dataset.from_tensor_slices((X, YES[:, None]))
+    if is_cached:
+        x = cache_teacher(teacher, (X, YES[:, None]), tmp_path, dtype="float32", verbose=0)
+    logs = distiller.fit(x.batch(64), shuffle=False, verbose=0).history
+    z = np.diff(logits64(teacher), axis=1)
+    mine = logits64(student)
+    expected = divergence64(z, mine) if name == "kd" else np.mean((z - mine) ** 2)
+    assert logs["distillation_loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*ends in a softmax", "ignore:`task` is taken")
+def test_keras_own_softmax_loss_of_one_unit_and_two_classes():
+    teacher, student = dense(1, "sigmoid"), dense(2)
+    own = keras.distillation.LogitsDistillation(temperature=TEMPERATURE)
+    value, _ = fitted(teacher, student, SPARSE(from_logits=True), YES, own)
+    z = logits64(teacher)
+    two = np.concatenate([np.zeros_like(z), z], axis=1).astype("float32")
+    expected = own.compute_loss(two, logits64(student).astype("float32"))
+    assert value == pytest.approx(float(expected), rel=1e-4)
+    distiller = Distiller(dense(2), dense(1), own)
+    with pytest.raises(ValueError, match="LogitsDistillation has no .*'kd', 'logit_mse'"):
+        distiller.compile("sgd", BINARY(from_logits=True))
+
+
+@pytest.mark.filterwarnings("ignore:`task` is taken")
+@pytest.mark.parametrize("units", [(1, 2), (2, 1)])
+def test_numbers_and_labels_of_other_counts_do_not_teach(units):
+    teacher, student = dense(units[0]), dense(units[1])
+    loss = "mse" if units[1] == 1 else BINARY(from_logits=True)
+    distiller = Distiller(teacher, student, "logit_mse")
+    with pytest.raises(ValueError, match="must have the same shape"):
+        distiller.compile("sgd", loss)
+
+
+def two_heads(units=8):
+    """One class of three, and yes or no for each of five or of one; all logits."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(units, activation="relu")(inputs)
+    outputs = [keras.layers.Dense(n, name=f"of_{n}")(x) for n in (3, 5, 1)]
+    return keras.Model(inputs, outputs)
+
+
+HEADS = [SPARSE(from_logits=True), BINARY(from_logits=True), "mse"]
+
+
+def tapped_fit(name, number, loss="kd", heads=HEADS):
+    rng = np.random.default_rng(0)
+    teacher, student = two_heads(16), two_heads()
+    distiller = Distiller(teacher, student, losses_module.get(loss, taps=(name, name)))
+    distiller.compile(keras.optimizers.SGD(0.0), heads)
+    y = [YES, rng.integers(2, size=(64, 5)), rng.normal(size=(64, 1))]
+    logs = distiller.train_on_batch(X, y, return_dict=True)
+    both = (np.float64(m.predict(X, verbose=0)[number]) for m in (teacher, student))
+    return logs["distillation_loss"], both
+
+
+@pytest.mark.parametrize("structure", [list, dict])
+def test_tapped_logits_are_what_their_outputs_loss_says(structure):
+    heads = HEADS
+    if structure is dict:
+        heads = {f"of_{n}": x for n, x in zip((3, 5, 1), HEADS, strict=True)}
+    found, both = tapped_fit("of_5", 1, heads=heads)
+    assert found == pytest.approx(divergence64(*both), rel=1e-4)
+    found, both = tapped_fit("of_3", 0, heads=heads)
+    expected = losses_module.SoftTargets().compute_loss(*both)
+    assert found == pytest.approx(float(expected), rel=1e-4)
+    # One unit of yes and no, and one number.
+    found, both = tapped_fit("of_1", 2, heads=[*HEADS[:2], BINARY(from_logits=True)])
+    assert found == pytest.approx(divergence64(*both), rel=1e-4)
+    with pytest.raises(ValueError, match="SoftTargets.* task 'regression' .*'of_1'"):
+        tapped_fit("of_1", 2)
+    with pytest.raises(ValueError, match="DKD.* has no meaning .*'of_5'"):
+        tapped_fit("of_5", 1, "dkd")
+
+
+def test_logit_mse_of_the_largest_classes():
+    teacher = dense(5)
+    cached = cache_teacher(teacher, (X, YES), top_k=2, verbose=0).batch(32)
+    distiller = Distiller(teacher, dense(5), "logit_mse")
+    distiller.compile("sgd", SPARSE(from_logits=True))
+    with pytest.raises(ValueError, match="LogitMSE.* compares the logits.*`top_k` out"):
+        distiller.fit(cached, shuffle=False, verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore:`task` is taken")
+@pytest.mark.parametrize("name", losses_module.names())
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_unit_is_taught_or_its_loss_is_refused(name, activation):
+    parameters = {"num_examples": 64} if name == "crd" else {}
+    changed = []
+    # A layer of a loss may start where a ReLU has no gradient.
+    for seed in range(5):
+        keras.utils.set_random_seed(seed)
+        models = [dense(1, activation), dense(1, activation)]
+        before = models[1].get_weights()
+        try:
+            loss = losses_module.get(name, **parameters)
+            distiller = Distiller(*models, loss, student_loss_weight=0.0, task="binary")
+            distiller.compile(keras.optimizers.SGD(1.0), BINARY(not activation))
+            distiller.train_on_batch(X, YES[:, None])
+        except ValueError as error:
+            assert "Received" in str(error) or "Those that have" in str(error)
+            return
+        pairs = zip(before, models[1].get_weights(), strict=True)
+        changed.append(any(np.any(x != y) for x, y in pairs))
+        if changed[-1]:
+            return
+    assert any(changed)
+
+
+@pytest.mark.parametrize("inner", [None, "categorical_crossentropy", "mse"])
+def test_keras_own_losses_of_one_unit(inner):
+    loss = keras.distillation.LogitsDistillation(**({"loss": inner} if inner else {}))
+    with pytest.raises(ValueError, match="LogitsDistillation .*('kd', )?'logit_mse'"):
+        distiller = Distiller(dense(1), dense(1), loss)
+        distiller.compile("sgd", BINARY(from_logits=True))
+
+
+def test_two_yes_or_no_are_no_two_classes():
+    with pytest.raises(ValueError, match="SoftTargets .* must have the same shape"):
+        Distiller(dense(1, "sigmoid"), dense(2, "sigmoid"), "kd")
+    distiller = Distiller(dense(2, "sigmoid"), dense(1), "kd")
+    with pytest.raises(ValueError, match="ends in a sigmoid, .*'binary' .* of a softmax"):
+        distiller.compile("sgd", BINARY(from_logits=True))
