@@ -89,7 +89,13 @@ def _names_of(model, x, y):
     batch = tree.map_structure(keras.ops.convert_to_tensor, (x, y))
     try:
         return list(model.test_step(batch))
-    except ValueError:
+    except ValueError as error:
+        if _are_one_hot(model.loss, batch[1]):
+            raise ValueError(
+                f"`loss` {type(model.loss).__name__} takes class numbers, and the labels "
+                f"are of shape {tuple(batch[1].shape)}. Of one-hot labels give "
+                "loss=keras.losses.CategoricalCrossentropy(from_logits=True)."
+            ) from error
         raise
     except Exception as error:  # A backend's own kinds.
         kind = type(error).__name__
@@ -99,6 +105,12 @@ def _names_of(model, x, y):
         ) from error
     finally:
         model.reset_metrics()
+
+
+def _are_one_hot(loss, labels):
+    is_sparse = isinstance(loss, keras.losses.SparseCategoricalCrossentropy)
+    shape = getattr(labels, "shape", ())
+    return is_sparse and len(shape) > 1 and shape[-1] != 1
 
 
 def _batch_like(data):

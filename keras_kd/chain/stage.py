@@ -6,12 +6,14 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 
 from keras_kd.files import check_folder_name
 from keras_kd.losses.arguments import check_choice, check_integer
 from keras_kd.models.fingerprints import model_fingerprint
 from keras_kd.runs.descriptions import described
 from keras_kd.tasks.find import ACTIVATIONS, find_task, last_activation
+from keras_kd.tasks.heads import alone, ignored_class
 from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.training import checks
 from keras_kd.training.batch import inputs_of
@@ -171,8 +173,8 @@ class Stage:
         except ValueError:
             # On labels alone Keras takes what a task contradicts.
             task, _ = find_task(self.student, None, None, self.task)
-        ignored = getattr(self.loss, "ignore_class", None)
-        return {"task": task, "ignore_class": ignored}
+        loss = alone(self.loss) if tree.is_nested(self.loss) else self.loss
+        return {"task": task, "ignore_class": ignored_class(loss)}
 
     @property
     def chooses_epoch(self):

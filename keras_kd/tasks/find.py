@@ -5,14 +5,10 @@ import keras
 from keras_kd.models.symbolic import symbolic_outputs
 from keras_kd.models.taps import find_tap
 from keras_kd.tasks.heads import alone
+from keras_kd.tasks.known import TASKS
 
 # What turns logits into probabilities; None: the outputs are values, and no logits.
-ACTIVATIONS = {
-    "multiclass": "softmax",
-    "binary": "sigmoid",
-    "multilabel": "sigmoid",
-    "regression": None,
-}
+ACTIVATIONS = {name: task.activation for name, task in TASKS.items()}
 _VALUES = (
     "meansquarederror",
     "meanabsoluteerror",

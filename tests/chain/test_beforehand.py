@@ -205,3 +205,11 @@ def test_what_is_not_known_is_not_tried(vectors):
     data = tf.data.Dataset.from_generator(batches, output_signature=signature)
     result = DistillationChain(None, [Stage("a", free, 1)]).fit(data, images, verbose=0)
     assert result.models[0].examples == 8
+
+
+def test_one_hot_labels_under_the_default_loss(make_model, vectors):
+    x, y = vectors
+    data = (x, np.eye(3, dtype="float32")[y])
+    chain = DistillationChain(None, [Stage("s", make_model(), 1)])
+    with pytest.raises(ValueError, match="Stage .s.: `loss` Sp.* Of one-hot labels give"):
+        chain.fit(data, data, verbose=0)

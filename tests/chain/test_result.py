@@ -175,3 +175,27 @@ def test_a_label_that_is_none_is_told_before_training(tmp_path):
         chain.fit(data, data, run_dir=tmp_path, verbose=0)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["stages"][0]["state"] == "waiting"
+
+
+@pytest.mark.parametrize("units", [(1, 2), (2, 1)])
+def test_one_unit_against_two(tmp_path, units):
+    """They say the same, are measured alike and compared."""
+    (x, y), *_ = CASES["binary"]
+    teacher, student = (vectors(8, k) for k in units)
+    stage = Stage("s", student, 1, "kd", task={1: "binary"}.get(units[1]))
+    chain = DistillationChain(teacher, [stage])
+    result = chain.fit((x, y), (x, y), run_dir=tmp_path / "run", verbose=0)
+    probabilities = []
+    for model in (teacher, student):
+        z = np.array(model(x)).astype("float64")
+        z = z[:, 1] - z[:, 0] if z.shape[1] == 2 else z[:, 0]
+        probabilities.append(1 / (1 + np.exp(-z)))
+    p, q = probabilities
+    for row, yes in zip(result.models, probabilities, strict=True):
+        assert row.accuracy == pytest.approx(np.mean((yes > 0.5) == y))
+    kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    fidelity = result.models[1].evaluation.fidelity
+    assert fidelity.kl == pytest.approx(kl.mean(), rel=1e-4)
+    assert fidelity.agreement == pytest.approx(np.mean((p > 0.5) == (q > 0.5)))
+    loss = result.histories["s"]["distillation_loss"][0]
+    assert loss > 0
