@@ -108,6 +108,7 @@ def named(tmp_path, monkeypatch, mnist_sample):
         "teacher_of_labels": keras.Sequential(several),
         "student_of_labels": keras.models.clone_model(keras.Sequential(several)),
         "segmenter": _segmenter(2),
+        "three_classes": keras.Sequential([zoo.build("mnist_fc_4"), keras.layers.Dense(3)]),
         "big_segmenter": _segmenter(4),
         "pixels_ds": _pixels(),
         "keras": keras,

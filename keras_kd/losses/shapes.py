@@ -25,7 +25,8 @@ def check_same_shape(loss_name, teacher_shape, student_shape):
         raise ValueError(
             f"{loss_name} compares teacher and student element by element, so their "
             "outputs must have the same shape: give the student's layer as many units as "
-            f"the teacher's. {received}"
+            "the teacher's; or, of classes, kd.teachers.GroupClasses makes a teacher of "
+            f"some of its classes, or of merged ones. {received}"
         )
 
 
