@@ -26,6 +26,7 @@ _PUBLIC = {
     "teachers": "teachers",
     "testing": "testing",
     "with_index": "cache.index",
+    "with_teacher_outputs": "cache.given",
 }
 __all__ = list(_PUBLIC)
 # TensorFlow is loaded for these alone, so that a Distiller on another backend needs none.
@@ -36,6 +37,7 @@ _LATER = {
     "export",
     "planner",
     "with_index",
+    "with_teacher_outputs",
 }
 
 

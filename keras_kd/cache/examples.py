@@ -144,6 +144,29 @@ class StreamedExamples:
 
         return self._dataset.enumerate().map(add, num_parallel_calls=tf.data.AUTOTUNE)
 
+    def beside(self, outputs, count):
+        """The examples with given outputs and their numbers, a tf.data.Dataset.
+
+        Args:
+            outputs: As `keras_kd.training.batch.encode` gives them, arrays (count, ...).
+            count: How many there are. Another number of examples stops the reading.
+        """
+        if self.count not in (None, count):
+            raise ValueError(
+                "`outputs` must have one row for each example. Received: "
+                f"{count} rows for {self.count} examples."
+            )
+        with tf.device("CPU:0"):
+            outputs = nest.map_structure(tf.constant, outputs)
+
+        def add(index, example):
+            x, *labels = _split(example)
+            packed = batches.pack(x, _rows(outputs, index), index)
+            return _element(packed, labels, self._given)
+
+        counted = self._dataset.apply(tf.data.experimental.assert_cardinality(count))
+        return counted.enumerate().map(add, num_parallel_calls=tf.data.AUTOTUNE)
+
     def join(self, read_view, views, augment, seed, count):
         """The examples with the teacher's outputs and their numbers, a tf.data.Dataset.
 

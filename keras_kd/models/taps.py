@@ -6,6 +6,7 @@ import difflib
 import keras
 from keras import tree
 
+from keras_kd.models.given_outputs import GivenOutputs
 from keras_kd.models.symbolic import symbolic_outputs
 
 
@@ -112,6 +113,9 @@ def find_tap(model, name):
     Raises:
         ValueError: There is no such layer; or it is known to have fewer outputs.
     """
+    if isinstance(model, GivenOutputs):
+        # Its layers are known by what the data carry of them.
+        return model, None
     layer_name, colon, number = str(name).rpartition(":")
     # Who has a colon in a layer's name means that layer.
     is_numbered = colon and number.isascii() and number.isdigit()

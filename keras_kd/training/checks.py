@@ -232,8 +232,8 @@ def check_kept(outputs, needed):
         raise ValueError(
             "`x` carries cached teacher outputs, and the losses need more: "
             f"{', '.join(names.get(x, repr(x)) for x in missing)}. Received: "
-            f"{', '.join(names.get(x, repr(x)) for x in kept)}. Give cache_teacher all of "
-            "them as `outputs`."
+            f"{', '.join(names.get(x, repr(x)) for x in kept)}. Give cache_teacher, or "
+            "with_teacher_outputs, all of them as `outputs`."
         )
     return outputs
 

@@ -4,6 +4,7 @@ import keras
 from keras import ops, tree
 
 from keras_kd.distribution.replicas import scaled, unscaled, zero_if_empty
+from keras_kd.models.given_outputs import GivenOutputs
 from keras_kd.models.taps import Taps
 from keras_kd.tasks.find import activation_before_loss, find_task
 from keras_kd.tasks.kinds import OutputKinds, check_said
@@ -38,7 +39,8 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
     loss on the labels plus its regularisation losses.
 
     Args:
-        teacher: A built `keras.Model`.
+        teacher: A built `keras.Model`; or None, where the data carry what a teacher said
+            (`keras_kd.with_teacher_outputs`).
         student: A `keras.Model` that takes the same inputs.
         distillation_losses: A distillation loss, an identifier ("kd"), or a list of
             them. See `keras_kd.losses`; Keras's own loss objects, and any object with
@@ -81,7 +83,6 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
     distiller = Distiller(teacher, student, SoftTargets(temperature=4.0))
     distiller.compile("adam", SparseCategoricalCrossentropy(from_logits=True))
     distiller.fit(train_ds, validation_data=val_ds, epochs=12)
-    distiller.student.save("student.keras")
     ```
     """
 
@@ -104,6 +105,8 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         task=None,
         **kwargs,
     ):
+        if teacher is None:
+            teacher, teacher_outputs = GivenOutputs(), teacher_outputs or "logits"
         check_models(teacher, student)
         # The student's policy decides whether `compile` adds loss scaling; inputs reach
         # each model as they are, and it casts them as its own policy says.
@@ -171,7 +174,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         """As `keras.Model.compile`; `loss` is the student's loss on the labels.
 
         Args:
-            optimizer: Of the student's weights. Defaults to "adam".
+            optimizer: Of the student's weights.
             loss: What `keras.Model.compile` takes. May be None only if
                 `student_loss_weight` is 0. What it leaves out, by Keras's mask or an
                 `ignore_class`, the distillation losses leave out, too.
@@ -191,8 +194,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
                 f"student_loss_weight={self.student_loss_weight}. Received: loss=None."
             )
         # Of no metrics Keras makes an object, too, that wants labels.
-        metrics = metrics or None
-        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics or None, **kwargs)
         self._settle_task(loss)
         checks.check_label_loss(loss, self.student, self.student_kinds)
 
@@ -273,8 +275,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         """The weighted sum of the distillation losses, a float32 scalar.
 
         Losses whose weight is zero are not computed. `teacher` and `student` are
-        `Outputs`; schedules are read at `step`; `index` holds the examples' numbers, where
-        a loss needs them.
+        `Outputs`; schedules are read at `step`; `index` holds the examples' numbers.
         """
         values = [
             term.compute(teacher, student, y, sample_weight, step, index, training)

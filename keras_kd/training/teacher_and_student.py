@@ -3,6 +3,7 @@
 import keras
 
 from keras_kd.losses.ops import fits_shape
+from keras_kd.models.given_outputs import GivenOutputs
 from keras_kd.models.probe import probe_inputs
 from keras_kd.models.symbolic import (
     in_another_order,
@@ -35,7 +36,8 @@ def check_models(teacher, student):
             "`teacher` has no weights yet: call it on a batch or load its weights "
             f"first. Received: the unbuilt model {teacher.name!r}."
         )
-    if not teacher.weights and not _holds_saved_model(teacher):
+    is_given = isinstance(teacher, GivenOutputs)
+    if not teacher.weights and not is_given and not _holds_saved_model(teacher):
         raise ValueError(
             f"`teacher` {teacher.name!r} has no weights, so it was never trained."
         )

@@ -6,6 +6,7 @@ import keras
 from keras import tree
 
 from keras_kd.models.fingerprints import teacher_id
+from keras_kd.models.given_outputs import MISSING, GivenOutputs
 from keras_kd.training import batch
 from keras_kd.training.teacher_and_student import check_order
 
@@ -118,16 +119,23 @@ class KnowsItsTeacher(keras.Model):
         """As `keras_kd.training.batch.unpack`, of the answers of the model's own teacher.
 
         Raises:
-            ValueError: They are another's, or it is not known whose; or the inputs are in
-                a list, and the two models' orders differ.
+            ValueError: They are another's, or it is not known whose; there are none, and
+                no teacher model; or the inputs are in a list, and the two models' orders
+                differ.
         """
-        self._check_whose(batch.teacher_of(x))
+        of = batch.teacher_of(x)
+        if of is None and isinstance(self.teacher, GivenOutputs):
+            raise ValueError(MISSING)
+        self._check_whose(of)
         check_order(batch.inputs_of(x), self.teacher, self.student)
         return batch.unpack(x)
 
     def _check_whose(self, of, argument="x"):
         """Refuses answers of another teacher, in a traced step, too; None is no answers."""
-        if of is None or of == self._id_of_teacher():
+        # Where there is no teacher model, whoever's they are, they are what is taught.
+        if of is None or isinstance(self.teacher, GivenOutputs):
+            return
+        if of == self._id_of_teacher():
             return
         if not self._known.is_fitting:
             # It may have been changed since somebody looked.

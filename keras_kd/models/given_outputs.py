@@ -1,0 +1,27 @@
+"""The teacher that is not there: what it said comes along with the data."""
+
+import keras
+
+MISSING = (
+    "`x` carries no teacher outputs, and there is no teacher model (teacher=None). Give "
+    "data that keras_kd.with_teacher_outputs or keras_kd.cache_teacher made."
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_kd")
+class GivenOutputs(keras.Model):
+    """What a Distiller without a teacher model has in its place.
+
+    It has no weights and no layers, and does not run: data carry what a teacher said, under
+    the names of its layers.
+    """
+
+    def __init__(self, name="given_outputs", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.built = True
+
+    def call(self, inputs, training=None):
+        raise ValueError(MISSING)
+
+    def get_config(self):
+        return {"name": self.name}
