@@ -113,6 +113,7 @@ def named(tmp_path, monkeypatch, mnist_sample):
         "three_classes": keras.Sequential([zoo.build("mnist_fc_4"), keras.layers.Dense(3)]),
         "big_segmenter": _segmenter(4),
         "pixels_ds": _pixels(),
+        "predict_proba": lambda x: np.full((len(x), 10), 0.1),
         "keras": keras,
         "kd": kd,
         "make_teacher": lambda: zoo.build("mnist_fc_8_4"),

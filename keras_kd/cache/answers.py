@@ -9,6 +9,7 @@ from keras import tree
 
 from keras_kd.models.fingerprints import teacher_id
 from keras_kd.models.taps import Taps
+from keras_kd.teachers.function import FunctionTeacher
 from keras_kd.training.batch import TopK, encode
 
 # Log-probability of a dropped class: no mass in float32 at temperatures up to 100, and
@@ -56,7 +57,9 @@ class TeacherAnswers:
             parts = {"own": own, "taps": tapped}
             return {part: parts[part] for part in wanted}
 
-        self._answer = tf.function(answer, reduce_retracing=True)
+        # What a function raises is its own where no graph is around it.
+        is_function = isinstance(teacher, FunctionTeacher)
+        self._answer = answer if is_function else tf.function(answer, reduce_retracing=True)
         self._structure = self._run(first_batch, first=0, view=0)
         self._kept = []
         for path, values in tree.flatten_with_path(self._structure):

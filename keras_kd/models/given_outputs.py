@@ -1,4 +1,4 @@
-"""The teacher that is not there: what it said comes along with the data."""
+"""Teachers without weights: a function, or none at all, whose outputs data carry."""
 
 import keras
 
@@ -8,8 +8,16 @@ MISSING = (
 )
 
 
+class WithoutWeights(keras.Model):
+    """A teacher that has no weights and teaches all the same; its outputs are logits."""
+
+    def __init__(self, name, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.built = True
+
+
 @keras.saving.register_keras_serializable(package="keras_kd")
-class GivenOutputs(keras.Model):
+class GivenOutputs(WithoutWeights):
     """What a Distiller without a teacher model has in its place.
 
     It has no weights and no layers, and does not run: data carry what a teacher said, under
@@ -18,7 +26,6 @@ class GivenOutputs(keras.Model):
 
     def __init__(self, name="given_outputs", **kwargs):
         super().__init__(name=name, **kwargs)
-        self.built = True
 
     def call(self, inputs, training=None):
         raise ValueError(MISSING)

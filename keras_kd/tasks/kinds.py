@@ -9,6 +9,7 @@ from keras import ops, tree
 
 from keras_kd.losses.ops import log_odds, log_probabilities
 from keras_kd.losses.schedules import plain
+from keras_kd.models.given_outputs import WithoutWeights
 from keras_kd.models.probe import (
     any_weights,
     low_biases,
@@ -276,6 +277,9 @@ def _answers(model, names, inputs, sigmoids=()):
     None where it cannot run on such inputs, or answers with NaN. `sigmoids` are the names
     of outputs of which each is a yes or no of its own.
     """
+    if any(isinstance(x, WithoutWeights) for x in model._flatten_layers()):
+        # A function is not asked about what has no meaning.
+        return None
     for are_made_up in (False, True):
         # In a graph that makes the model's variables they have no values yet.
         weights = any_weights(model) if are_made_up else ()

@@ -4,7 +4,6 @@ import keras
 from keras import ops, tree
 
 from keras_kd.distribution.replicas import scaled, unscaled, zero_if_empty
-from keras_kd.models.given_outputs import GivenOutputs
 from keras_kd.models.taps import Taps
 from keras_kd.tasks.find import activation_before_loss, find_task
 from keras_kd.tasks.kinds import OutputKinds, check_said
@@ -12,7 +11,7 @@ from keras_kd.training import batch, checks
 from keras_kd.training.loading import distiller_arguments, distiller_config
 from keras_kd.training.schedules import ScheduledModel
 from keras_kd.training.several_steps import SeveralSteps
-from keras_kd.training.teacher_and_student import check_models
+from keras_kd.training.teacher_and_student import check_models, with_weights_or_not
 from keras_kd.training.terms import Outputs, make_term, settled
 from keras_kd.training.train_step import (
     OneStep,
@@ -105,8 +104,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         task=None,
         **kwargs,
     ):
-        if teacher is None:
-            teacher, teacher_outputs = GivenOutputs(), teacher_outputs or "logits"
+        teacher, teacher_outputs = with_weights_or_not(teacher, teacher_outputs)
         check_models(teacher, student)
         # The student's policy decides whether `compile` adds loss scaling; inputs reach
         # each model as they are, and it casts them as its own policy says.

@@ -3,7 +3,7 @@
 import keras
 
 from keras_kd.losses.ops import fits_shape
-from keras_kd.models.given_outputs import GivenOutputs
+from keras_kd.models.given_outputs import GivenOutputs, WithoutWeights
 from keras_kd.models.probe import probe_inputs
 from keras_kd.models.symbolic import (
     in_another_order,
@@ -36,8 +36,7 @@ def check_models(teacher, student):
             "`teacher` has no weights yet: call it on a batch or load its weights "
             f"first. Received: the unbuilt model {teacher.name!r}."
         )
-    is_given = isinstance(teacher, GivenOutputs)
-    if not teacher.weights and not is_given and not _holds_saved_model(teacher):
+    if not teacher.weights and not _teaches_without_weights(teacher):
         raise ValueError(
             f"`teacher` {teacher.name!r} has no weights, so it was never trained."
         )
@@ -192,10 +191,31 @@ def check_peers(first, second):
         )
 
 
-def _holds_saved_model(model):
-    """Whether it runs a SavedModel, whose weights may be constants of its graph."""
-    layers = model._flatten_layers()
-    return any(isinstance(layer, keras.layers.TFSMLayer) for layer in layers)
+def _teaches_without_weights(model):
+    """Whether it runs a function, or a SavedModel, whose weights may be constants."""
+    kinds = keras.layers.TFSMLayer, WithoutWeights
+    return any(isinstance(layer, kinds) for layer in model._flatten_layers())
+
+
+def with_weights_or_not(teacher, teacher_outputs):
+    """The teacher, and what is said of its outputs; those without weights give logits.
+
+    Args:
+        teacher, teacher_outputs: As a `Distiller` takes them.
+
+    Raises:
+        ValueError: Another thing is said of one without weights.
+    """
+    teacher = GivenOutputs() if teacher is None else teacher
+    if not isinstance(teacher, WithoutWeights):
+        return teacher, teacher_outputs
+    if teacher_outputs not in (None, "logits"):
+        raise ValueError(
+            "`teacher_outputs` is said where they come from: `outputs` of "
+            "kd.teachers.from_function, or `kind` of kd.with_teacher_outputs. Received: "
+            f"teacher_outputs={teacher_outputs!r}."
+        )
+    return teacher, "logits"
 
 
 def _fit(shapes, others):
