@@ -92,6 +92,9 @@ class DistillationChain:
             for teacher in found[stage.name].values():
                 with named(stage):
                     check_models(teacher, stage.student)
+            stage.take_defaults(next(iter(found[stage.name].values()), None))
+            with named(stage):
+                stage.check_loss()
             models[stage.name] = stage.student
             if taught or stage.epochs == 0:
                 before = by_default if self.dense else {}

@@ -113,7 +113,7 @@ class ChainResult:
                 **({f"errors in {examples:,}": _errors(x)} if counted else {}),
                 "parameters": f"{x.parameters:,}",
                 "MACs": shown_count(x.macs),
-                "file (kB)": "-" if x.file_bytes is None else f"{x.file_bytes // 1000:,}",
+                "file (kB)": "-" if x.file_bytes is None else f"{x.file_bytes / 1000:,.0f}",
                 "seconds": "-" if x.seconds is None else f"{x.seconds:.0f}",
             }
             for x in self.models
@@ -158,7 +158,7 @@ class Measuring:
     ):
         self._test_data, self._folder, self._writes = test_data, folder, writes
         self._argument, self._tasks = argument, tasks or {}
-        self._predictions = {}
+        self._predictions, self._counted = {}, (None, None)
 
     def measure(self, model, name, taught_by, teachers=None, **details):
         """A `ModelResult`; in a run folder, also the model's file, answers and metrics.
@@ -188,9 +188,9 @@ class Measuring:
                 answers.write_csv(folder / "answers.csv")
             if differing is not None:
                 self._keep_images(folder, differing, predictions, self._predict(*last))
-        result = ModelResult(
-            name, taught_by, Evaluation.of(answers, fidelity), **costs, **details
-        )
+        evaluation = Evaluation.of(answers, fidelity)
+        self._say_if_others_count(name, evaluation)
+        result = ModelResult(name, taught_by, evaluation, **costs, **details)
         if folder:
             run_dirs.write_json(folder / "metrics.json", result.to_dict())
         return result
@@ -224,6 +224,22 @@ class Measuring:
             answers = Answers.read_csv(folder / "answers.csv")
         fields["evaluation"] = Evaluation.of(answers, fidelity and Fidelity(**fidelity))
         return ModelResult(**fields)
+
+    def _say_if_others_count(self, name, evaluation):
+        """Says where Keras's mask of one model leaves out others than another's."""
+        first, counted = self._counted
+        if evaluation.places and counted not in (None, evaluation.answers):
+            logger.warning(
+                "%s was measured on %d answers and %s on %d: one has a mask of Keras's "
+                "that the other lacks, so their scores do not compare. Leave the same "
+                "positions out of both by sample weights of 0, or by `ignore_class`.",
+                name,
+                evaluation.answers,
+                first,
+                counted,
+            )
+        if counted is None and evaluation.places:
+            self._counted = name, evaluation.answers
 
     def _beside(self, predictions, teacher):
         """(fidelity, which examples differ), the most different first; (None, None) where

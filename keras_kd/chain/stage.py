@@ -10,9 +10,10 @@ from keras import tree
 
 from keras_kd.files import check_folder_name
 from keras_kd.losses.arguments import check_choice, check_integer
+from keras_kd.losses.weights import weights_of
 from keras_kd.models.fingerprints import model_fingerprint
 from keras_kd.runs.descriptions import described
-from keras_kd.tasks.find import ACTIVATIONS, find_task, last_activation
+from keras_kd.tasks.find import ACTIVATIONS, find_task, last_activation, own_units
 from keras_kd.tasks.heads import alone, ignored_class
 from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.training import checks
@@ -106,8 +107,7 @@ class Stage:
                 self.patience = check_integer("patience", self.patience, 1)
             checks.check_one_of("task", self.task, tuple(ACTIVATIONS))
         self._check_effect()
-        if self.loss is None:
-            self._take_defaults()
+        self.take_defaults()
 
     def _check_effect(self):
         """Refuses arguments that would have no effect, or are of the wrong kind."""
@@ -144,23 +144,54 @@ class Stage:
                     "Leave that out, or change the other."
                 )
 
-    def _take_defaults(self):
-        """The loss, and the metric unless another is given, of the student's task."""
-        with named(self):
-            task = find_task(self.student, None, None, self.task)[0]
-        gives_logits = last_activation(self.student) != "sigmoid"
-        by_default = self.metrics == ("accuracy",)
+    def take_defaults(self, teacher=None):
+        """Finds the loss and the metric, where none is given, of the student's task.
+
+        What one linear unit means its teacher may show, when that is known.
+
+        Args:
+            teacher: The model that teaches it first, or None.
+        """
+        try:
+            task, _ = find_task(self.student, self.loss, teacher, self.task)
+        except ValueError:
+            # On labels alone Keras takes what a task contradicts; a Distiller says it.
+            return
+        ends_in = last_activation(self.student)
+        if self.loss is None:
+            if task is None and own_units(self.student) == 1:
+                return
+            losses, activation = keras.losses, ACTIVATIONS[task or "multiclass"]
+            is_logits = {"from_logits": ends_in != activation}
+            self.loss = {
+                "softmax": losses.SparseCategoricalCrossentropy(**is_logits),
+                "sigmoid": losses.BinaryCrossentropy(**is_logits),
+                None: losses.MeanSquaredError(),
+            }[activation]
+        if self.metrics == ("accuracy",):
+            self.metrics = self._default_metrics(task, ends_in == "sigmoid")
+
+    def check_loss(self):
+        """Refuses a student of which nothing shows what it is to be trained on."""
+        if self.loss is None and self.epochs:
+            raise ValueError(
+                "what the one output of `student` means cannot be told (1 linear unit). "
+                "Say task='binary' or task='regression', or give the `loss`."
+            )
+
+    def _default_metrics(self, task, is_sigmoid):
+        if task == "regression":
+            return ("mean_absolute_error",)
+        ignored = ignored_class(self._label_loss())
         if task in ("binary", "multilabel"):
-            self.loss = keras.losses.BinaryCrossentropy(from_logits=gives_logits)
-            if by_default:
-                # Keras takes several labels for one class, and logits for probabilities.
-                threshold = 0.0 if gives_logits else 0.5
-                self.metrics = (keras.metrics.BinaryAccuracy("accuracy", None, threshold),)
-        elif task == "regression":
-            self.loss = keras.losses.MeanSquaredError()
-            self.metrics = ("mean_absolute_error",) if by_default else self.metrics
-        else:
-            self.loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            # Keras takes several labels for one class, and logits for probabilities.
+            gives_logits = getattr(self._label_loss(), "from_logits", False)
+            threshold = 0.0 if gives_logits and not is_sigmoid else 0.5
+            return (keras.metrics.BinaryAccuracy("accuracy", None, threshold),)
+        return ("accuracy",) if ignored is None else (LabelledAccuracy(ignored),)
+
+    def _label_loss(self):
+        return alone(self.loss) if tree.is_nested(self.loss) else self.loss
 
     def measured_as(self, teacher=None):
         """How its student is measured: arguments of `evaluation.predictions.predict`.
@@ -173,8 +204,7 @@ class Stage:
         except ValueError:
             # On labels alone Keras takes what a task contradicts.
             task, _ = find_task(self.student, None, None, self.task)
-        loss = alone(self.loss) if tree.is_nested(self.loss) else self.loss
-        return {"task": task, "ignore_class": ignored_class(loss)}
+        return {"task": task, "ignore_class": ignored_class(self._label_loss())}
 
     @property
     def chooses_epoch(self):
@@ -183,6 +213,8 @@ class Stage:
 
     def model_to_fit(self, teacher):
         """The compiled model whose `fit` trains the student."""
+        self.take_defaults(teacher)
+        self.check_loss()
         if self.distillation_losses is None:
             model = _LabelsAlone(self.student)
         else:
@@ -241,6 +273,33 @@ class Stage:
         }
 
 
+@keras.saving.register_keras_serializable(package="keras_kd")
+class LabelledAccuracy(keras.metrics.SparseCategoricalAccuracy):
+    """Accuracy of what has a label: the class that a loss ignores counts in nothing.
+
+    Args:
+        ignore_class: The class, as the loss has it.
+        name: Defaults to "accuracy".
+    """
+
+    def __init__(self, ignore_class, name="accuracy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.ignore_class = ignore_class
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        y_true = keras.ops.convert_to_tensor(y_true)
+        if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] == 1:
+            y_true = keras.ops.squeeze(y_true, axis=-1)
+        counts = keras.ops.cast(y_true != self.ignore_class, "float32")
+        if sample_weight is not None:
+            sample_weight = keras.ops.cast(sample_weight, "float32")
+            counts = counts * weights_of(counts, sample_weight)
+        return super().update_state(y_true, y_pred, counts)
+
+    def get_config(self):
+        return {"ignore_class": self.ignore_class, "name": self.name, "dtype": self.dtype}
+
+
 class _LabelsAlone(SeveralSteps):
     """Holds the student's optimizer, so that the student stays a plain model."""
 
@@ -281,9 +340,13 @@ def measured_as(chain):
         x.name: x.measured_as(next(iter(teachers[x.name].values()), None))
         for x in chain.stages
     }
-    # A given teacher's outputs are what it teaches.
-    taught = [x.name for x in chain.stages if "teacher" in teachers[x.name]]
-    return {"teacher": found[[*taught, chain.stages[0].name][0]], **found}
+    given = [x.name for x in chain.stages if x.epochs == 0 and x.task is None]
+    # A given model's outputs are what it teaches.
+    for name in [*reversed(given), "teacher"]:
+        taught = [x.name for x in chain.stages if name in teachers[x.name]]
+        first = taught[0] if taught else name
+        found[name] = found.get(first, found[chain.stages[0].name])
+    return found
 
 
 @contextlib.contextmanager

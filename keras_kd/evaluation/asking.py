@@ -10,6 +10,7 @@ from keras_kd.losses.arguments import check_integer
 from keras_kd.models.symbolic import symbolic_outputs
 from keras_kd.tasks.find import ACTIVATIONS, find_task, last_activation
 from keras_kd.tasks.heads import alone
+from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.tasks.known import TASKS, task_of_units
 from keras_kd.training.batch import inputs_of
 from keras_kd.training.checks import check_one_of
@@ -42,7 +43,7 @@ class Asking:
         self._ignored = ignore_class
         self.name = model.name if name is None else name
         self.task = self.places = self.positions = None
-        self._like_probabilities = True
+        self._kind, self._like_probabilities = None, True
 
     def answers(self, dataset):
         """Yields (labels, answers, keep) of each batch: what the task's `sums` takes.
@@ -59,7 +60,7 @@ class Asking:
             first += len(keep)
         if first == 0:
             raise ValueError(f"`{self._argument}` is empty; nothing to evaluate on.")
-        if self._said is None and self._like_probabilities and self._kind() == "logits":
+        if self._said is None and self._like_probabilities and self._kind == "logits":
             warnings.warn(
                 f"The outputs of {self.name!r} are taken as logits but look like "
                 f"probabilities. Say outputs='probabilities' or 'logits' {_SAY}.",
@@ -81,13 +82,23 @@ class Asking:
                 keep &= labels != self._ignored
         self._check_labels(labels, good | ~keep, size, first)
         self._check_outputs(values, keep, first)
-        return labels, self.task.link(values, self._kind()), keep
+        return labels, self.task.link(values, self._kind), keep
 
-    def _kind(self):
-        if self.task.activation is None:
-            return "values"
-        is_last = last_activation(self._model) == self.task.activation
-        return self._said or ("probabilities" if is_last else "logits")
+    def _find_kind(self, inputs):
+        """What the outputs are, as is said, or as the model ends, or as it answers."""
+        if self._said or self.task.activation is None:
+            return self._said or "values"
+        activation = last_activation(self._model)
+        if activation is not None or not isinstance(self._model, keras.Model):
+            is_it = activation == self.task.activation
+            return "probabilities" if is_it else "logits"
+        kinds = OutputKinds("model", self._model)
+        kinds.need([None], compared=False, activation=self.task.activation)
+        kinds.look()
+        if kinds.is_open():
+            kinds.look_in_step(_as_tensors(inputs))
+        kind = kinds.found[None]
+        return kind if isinstance(kind, str) else kind[0]
 
     def _ask(self, inputs):
         """Outputs as float32 (batch, ..., size), and Keras's mask of them, or None."""
@@ -107,6 +118,7 @@ class Asking:
         if len(shape) > 1 and self.places is None:
             self.places = len(shape) - 2
             self._settle(shape[-1])
+            self._kind = self._find_kind(inputs)
             if self.places:
                 return self._ask(inputs)
         if len(shape) < 2 or shape[-1] < 1:
@@ -187,7 +199,7 @@ class Asking:
             return
         good = self._are_probabilities(values) | ~keep
         self._like_probabilities &= bool(good.all())
-        if self._kind() == "probabilities" and not good.all():
+        if self._kind == "probabilities" and not good.all():
             row, place = np.argwhere(~good)[0]
             found = values[row, place]
             raise ValueError(

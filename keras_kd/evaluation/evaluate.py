@@ -18,7 +18,8 @@ class ClassEvaluation:
 
     Attributes:
         examples: How many have this label; of pixels and tokens, how many of these.
-        errors: On how many of them another class was predicted.
+        errors: On how many of them another class was predicted; of labels of their own, and
+            of the yes alone, which are missed.
         label: The class.
         precision: Fraction, of all examples of which this class was predicted, that have
             this label; None if it was never predicted.
@@ -212,18 +213,23 @@ class Evaluation:
     def table(self):
         """The classes side by side, as a Markdown table; of values "", which have none."""
         of_pixels = any(x.iou is not None for x in self.per_class)
-        rows = [
-            {
+        missed, found = "errors", "right (%)"
+        if self.task == "multilabel" or (self.task == "binary" and self.places):
+            missed, found = "missed", "recall (%)"
+        rows = []
+        for x in self.per_class:
+            row = {
                 "label": str(x.label),
                 "examples": f"{x.examples:,}",
-                "errors": f"{x.errors:,}",
-                "right (%)": _percent(x.accuracy),
+                missed: f"{x.errors:,}",
+                found: _percent(x.accuracy),
                 "95 % interval": " to ".join(map(_percent, x.accuracy_interval or [None])),
                 "precision (%)": _percent(x.precision),
             }
-            | ({"IoU (%)": _percent(x.iou)} if of_pixels else {})
-            for x in self.per_class
-        ]
+            if self.places:
+                # Neighbouring pixels are no independent examples, of which it would tell.
+                del row["95 % interval"]
+            rows.append(row | ({"IoU (%)": _percent(x.iou)} if of_pixels else {}))
         return markdown_table(rows, numbers_from=0) if rows else ""
 
 

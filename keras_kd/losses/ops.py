@@ -80,7 +80,8 @@ def log_odds(probabilities):
     p = at_least_float32(probabilities)
     # The largest below 1, of which the other's logarithm is finite.
     epsilon = 1.2e-16 if keras.backend.standardize_dtype(p.dtype) == "float64" else 6e-8
-    return ops.log(ops.maximum(p, _SMALLEST)) - ops.log1p(-ops.minimum(p, 1 - epsilon))
+    # Near 1 it is taken off without rounding, and near 0 its logarithm is next to nothing.
+    return ops.log(ops.maximum(p, _SMALLEST)) - ops.log(1 - ops.minimum(p, 1 - epsilon))
 
 
 def of_units(logits, units):

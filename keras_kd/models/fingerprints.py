@@ -118,7 +118,9 @@ def _without_names(config, numbers=None, key=None):
             return config
         if numbers is None or "layers" in config:
             numbers = {}
-        return {k: _without_names(x, numbers, k) for k, x in config.items()}
+        # Several inputs or outputs may be a dict, by names that are their own.
+        within = key if key in ("input_layers", "output_layers") else None
+        return {k: _without_names(x, numbers, within or k) for k, x in config.items()}
     if isinstance(config, list):
         return [_without_names(x, numbers, key) for x in config]
     if isinstance(config, str) and key in _HOLDS_NAMES:

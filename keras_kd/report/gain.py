@@ -239,6 +239,9 @@ def _compared(student, baseline, runs):
     kinds = {(x.task, x.counts) for pair in measured for x in pair}
     if len(kinds) > 1:
         return None
+    # Where a model's own mask left out others there is no pair.
+    if not all(same_labels(*(x.answers.arrays for x in pair)) for pair in pairs):
+        return None
     score = SCORES[measured[0][0].counts]
     values = (
         [x.scores[score.name].value for x in of_model]

@@ -149,12 +149,12 @@ def class_table(models):
     measured = first.metrics.evaluation
     classes = measured.per_class
     # Of pixels what overlaps counts, of labels of their own those that are found.
-    name, word = "accuracy", "accuracy, %"
+    name, word, wrong = "accuracy", "accuracy, %", "errors"
+    if measured.task == "multilabel" or (measured.task == "binary" and measured.places):
+        word, wrong = "recall, %", "missed"
     if any(row.iou is not None for row in classes):
         name, word = "iou", "IoU, %"
-    elif measured.task == "multilabel":
-        word = "recall, %"
-    header = ["Label", "Examples", f"{first.name}: errors", "precision, %", word]
+    header = ["Label", "Examples", f"{first.name}: {wrong}", "precision, %", word]
     header += [f"{x.name}: {word}" for x in others]
     beside = [
         {row.label: getattr(row, name) for row in x.metrics.evaluation.per_class}

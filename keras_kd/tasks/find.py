@@ -9,6 +9,8 @@ from keras_kd.tasks.known import TASKS
 
 # What turns logits into probabilities; None: the outputs are values, and no logits.
 ACTIVATIONS = {name: task.activation for name, task in TASKS.items()}
+# What stands for the activation of a model that says that it gives values.
+_VALUE = "regression's"
 _VALUES = (
     "meansquarederror",
     "meanabsoluteerror",
@@ -17,6 +19,16 @@ _VALUES = (
     "huber",
     "logcosh",
 )
+
+
+class SaysItsTask(keras.layers.Layer):
+    """A layer that knows what its outputs mean, which are logits or values.
+
+    Attributes:
+        task: A key of `ACTIVATIONS`.
+    """
+
+    task = None
 
 
 def find_task(student, loss=None, teacher=None, said=None):
@@ -50,12 +62,13 @@ def find_task(student, loss=None, teacher=None, said=None):
         name, kind = _name_and_kind(loss)
         shown = {"sigmoid": "multilabel", "values": "regression"}.get(kind)
         return said or shown, f"outputs of unknown size under {name}" if shown else ""
-    activation = last_activation(student)
+    activation, whose = _shown(student), ""
     if activation in ("linear", None) and teacher is not None:
-        theirs = across_units(last_activation(teacher), units, own_units(teacher))
+        theirs = across_units(_shown(teacher), units, own_units(teacher))
+        whose = f" (as `teacher` {teacher.name!r} ends)" * (theirs not in (None, "linear"))
         activation = theirs or activation
     name, kind = _name_and_kind(loss)
-    why = f"{units} {activation or 'unknown'} unit{'s'[: units > 1]}"
+    why = f"{units} {activation or 'unknown'} unit{'s'[: units > 1]}{whose}"
     why += f" under {name}" if name else ""
     found = _by_outputs_and_loss(units, activation, kind)
     if said is None and found == "":
@@ -156,6 +169,8 @@ def _by_outputs_and_loss(units, activation, kind):
     """A task; None where nothing shows it, "" where the two contradict each other."""
     if kind == "values" and activation not in ("softmax", "sigmoid"):
         return "regression"
+    if activation == _VALUE:
+        return "" if kind else "regression"
     if units == 1:
         if kind == "softmax":
             return ""
@@ -180,12 +195,31 @@ def _check_said(said, units, student):
         )
 
 
+def _shown(model):
+    """What makes probabilities of a model's outputs, as it ends or says; or None."""
+    layer = _last_layer(model)
+    if isinstance(layer, SaysItsTask):
+        return ACTIVATIONS[layer.task] or _VALUE
+    return last_activation(model)
+
+
 def last_activation(model, name=None):
     """Name of the activation that a model, or its layer of that name, ends in.
 
     "linear", "softmax", "sigmoid" and others, as Keras calls them; None where it is not
     known.
     """
+    layer = _last_layer(model, name)
+    if isinstance(layer, keras.layers.Softmax):
+        return "softmax"
+    activation = getattr(layer, "activation", None)
+    known = ("linear", "softmax", "sigmoid", "tanh", "relu", "softplus", "hard_sigmoid")
+    found = [x for x in known if activation is getattr(keras.activations, x)]
+    return found[0] if found else None
+
+
+def _last_layer(model, name=None):
+    """The layer that makes the output of a model, or of its layer; None if not known."""
     layer, number = (model, None) if name is None else find_tap(model, name)
     while isinstance(layer, keras.Model) or _passes_on(layer):
         outputs = symbolic_outputs(layer)
@@ -197,12 +231,7 @@ def last_activation(model, name=None):
         # What made the output.
         maker, _, place = outputs[number or 0]._keras_history
         layer, number = maker, place if isinstance(maker, keras.Model) else None
-    if isinstance(layer, keras.layers.Softmax):
-        return "softmax"
-    activation = getattr(layer, "activation", None)
-    known = ("linear", "softmax", "sigmoid", "tanh", "relu", "softplus", "hard_sigmoid")
-    found = [x for x in known if activation is getattr(keras.activations, x)]
-    return found[0] if found else None
+    return layer
 
 
 def _passes_on(layer):

@@ -19,7 +19,7 @@ from keras_kd.losses.ops import (
 from keras_kd.losses.schedules import plain
 from keras_kd.models.sharing import serialize_apart, share_weights, shared_layers
 from keras_kd.models.symbolic import input_structure
-from keras_kd.tasks.find import ACTIVATIONS, find_task
+from keras_kd.tasks.find import ACTIVATIONS, SaysItsTask, find_task
 from keras_kd.tasks.heads import alone
 from keras_kd.tasks.kinds import outputs_kind
 from keras_kd.teachers.members import check_each, check_same, inputs_for
@@ -116,7 +116,7 @@ class Ensemble(keras.Model):
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class MeanOfProbabilities(keras.layers.Layer):
+class MeanOfProbabilities(SaysItsTask):
     """What an `Ensemble` computes; takes its arguments, all given and checked.
 
     It holds the models because a Functional model's own layers need different names.
@@ -254,7 +254,8 @@ def _resolve_kinds(outputs, models, activation):
         for kind, said, model in zip(found, kinds, models, strict=True)
         if kind == "probabilities" and said is None
     ]
-    if soft:
+    # Of sigmoids the task has said it.
+    if soft and activation == "softmax":
         warnings.warn(
             f"`models` {', '.join(map(repr, soft))} end in a {activation}, so their "
             "outputs are taken as probabilities p and averaged as they are. Say "

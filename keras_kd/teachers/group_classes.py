@@ -7,7 +7,7 @@ from keras import ops
 from keras_kd.losses.arguments import check_choice, check_integer
 from keras_kd.losses.ops import log_odds, log_probabilities, log_softmax
 from keras_kd.models.symbolic import input_structure, symbolic_inputs
-from keras_kd.tasks.find import find_task
+from keras_kd.tasks.find import SaysItsTask, find_task
 from keras_kd.tasks.heads import alone
 from keras_kd.tasks.kinds import outputs_kind
 from keras_kd.training.checks import check_one_of
@@ -111,12 +111,13 @@ class GroupClasses(keras.Model):
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")
-class Groups(keras.layers.Layer):
+class Groups(SaysItsTask):
     """What a `GroupClasses` computes of its teacher's outputs; all is given and checked."""
 
     def __init__(self, groups, kind, activation, name="groups", **kwargs):
         super().__init__(name=name, autocast=False, **kwargs)
         self.groups, self.kind, self.activation = groups, kind, activation
+        self.task = "multilabel" if activation == "sigmoid" else "multiclass"
         most = max(map(len, groups))
         # Of groups of several sizes the shorter ones are filled with nothing.
         padded = [group + [group[0]] * (most - len(group)) for group in groups]

@@ -166,7 +166,11 @@ def check_fit(distiller, x, y, args, kwargs):
     outputs = symbolic_outputs(distiller.student)
     num_classes = outputs[0].shape[-1] if len(outputs) == 1 else None
     check_labels(y, distiller.loss, num_classes)
-    check_first_answers(distiller.run_teacher, x, distiller.teacher.name)
+    given = inspect.signature(keras.Model.fit).bind(distiller, x, y, *args, **kwargs)
+    weight = given.arguments.get("sample_weight")
+    # What a mask leaves out the teacher may answer with anything.
+    run = None if _may_mask(distiller.student) else distiller.run_teacher
+    check_first_answers(run, x, distiller.teacher.name, weight)
 
 
 def check_finite(teacher):
@@ -179,30 +183,46 @@ def check_finite(teacher):
             )
 
 
-def check_first_answers(run_teacher, x, teacher_name, count=32):
+def check_first_answers(run_teacher, x, teacher_name, sample_weight=None, count=32):
     """Refuses inputs on which the teacher answers NaN, as far as they are in memory.
 
     Args:
-        run_teacher: Takes inputs, gives the teacher's outputs.
+        run_teacher: Takes inputs, gives the teacher's outputs; None looks at inputs alone.
         x: What `fit` was given; only NumPy arrays can be looked at.
         teacher_name: For the message.
+        sample_weight: As `fit` was given it; what has no weight may be anything.
         count: How many of the first examples are looked at.
     """
     arrays = tree.flatten(x)
     if not arrays or not all(isinstance(a, np.ndarray) and len(a) for a in arrays):
         return
-    first = tree.map_structure(lambda a: a[:count], x)
+    rows = np.arange(len(arrays[0]))[:count]
+    if isinstance(sample_weight, np.ndarray) and len(sample_weight) == len(arrays[0]):
+        weights = sample_weight[rows].reshape(len(rows), -1)
+        # Of positions some may be left out of an example that is not.
+        rows = rows[(weights != 0).all(axis=1)]
+    first = tree.map_structure(lambda a: a[rows], x)
+    if not len(rows):
+        return
     if not _all_finite(first):
         raise ValueError(
             f"`x` holds NaN or infinite values in its first {len(arrays[0][:count])} "
             "examples."
         )
-    if not _all_finite(run_teacher(first)):
+    if run_teacher is not None and not _all_finite(run_teacher(first)):
         raise ValueError(
             f"`teacher` {teacher_name!r} answers with NaN or infinite values to the first "
             f"{len(arrays[0][:count])} examples of `x`. Are the inputs scaled as in its "
             "training?"
         )
+
+
+def _may_mask(student):
+    """Whether a layer makes a mask of Keras's."""
+    return any(
+        isinstance(x, keras.layers.Masking) or getattr(x, "mask_zero", False)
+        for x in student._flatten_layers()
+    )
 
 
 def _all_finite(structure):

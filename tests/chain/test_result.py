@@ -9,6 +9,7 @@ import tensorflow as tf
 from sklearn import metrics
 
 from keras_kd import DistillationChain, Stage
+from keras_kd.report.gain import comparisons
 from keras_kd.runs import reader
 
 RNG = np.random.default_rng(0)
@@ -199,3 +200,26 @@ def test_one_unit_against_two(tmp_path, units):
     assert fidelity.agreement == pytest.approx(np.mean((p > 0.5) == (q > 0.5)))
     loss = result.histories["s"]["distillation_loss"][0]
     assert loss > 0
+
+
+def test_masks_that_only_some_models_have_are_told(caplog, tmp_path):
+    """Their scores are over other positions, and no verdict is made of them."""
+
+    def tagger(mask_zero):
+        layers = [keras.layers.Embedding(9, 3, mask_zero=mask_zero), keras.layers.Dense(4)]
+        return keras.Sequential([keras.layers.Input((7,), dtype="int32"), *layers])
+
+    keras.utils.set_random_seed(0)
+    (x, y), *_ = CASES["tokens"]
+    stages = [
+        Stage("s", tagger(False), 1, "kd", metrics=[]),
+        Stage("alone", tagger(False), 1, metrics=[]),
+        Stage("masked", tagger(True), 1, metrics=[]),
+    ]
+    chain = DistillationChain(tagger(True), stages)
+    chain.fit((x, y), (x, y), run_dir=tmp_path / "run", verbose=0)
+    counted = np.count_nonzero(x)
+    message = f"s was measured on {x.size} answers and teacher on {counted}"
+    assert message in caplog.text and "masked was measured" not in caplog.text
+    found = comparisons([reader.read(tmp_path / "run").runs[None]])
+    assert [x.baseline for x in found] == ["alone"]

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd import Distiller, Stage, losses
+from keras_kd import DistillationChain, Distiller, Stage, losses
+from keras_kd.chain.stage import measured_as
 
 SCHEDULE = keras.optimizers.schedules.PolynomialDecay
 
@@ -294,3 +295,60 @@ def test_a_student_without_weights_cannot_be_described():
         stage.describe([])
     student.build((None, 4))
     stage.describe([])
+
+
+@pytest.mark.parametrize("column", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_the_loss_ignores_counts_in_no_accuracy(column, weighted):
+    loss = keras.losses.SparseCategoricalCrossentropy(True, ignore_class=255)
+    (metric,) = Stage("s", ends_in(3), 1, loss=loss).metrics
+    rng = np.random.default_rng(0)
+    z, y = rng.normal(size=(4, 5, 3)), rng.integers(0, 3, (4, 5))
+    y[rng.uniform(size=y.shape) < 0.4] = 255
+    weights = rng.uniform(size=4) if weighted else None
+    metric.update_state(y[..., None] if column else y, z, weights)
+    counts = (y != 255) * (1 if weights is None else weights[:, None])
+    wanted = np.sum(counts * (z.argmax(-1) == y)) / np.sum(counts)
+    assert float(metric.result()) == pytest.approx(wanted, rel=1e-5)
+    assert metric.name == "accuracy"
+    again = keras.metrics.deserialize(keras.metrics.serialize(metric))
+    assert again.ignore_class == 255
+
+
+def test_the_metric_is_the_tasks_where_a_loss_is_given():
+    (metric,) = Stage("s", ends_in(3, "sigmoid"), 1, loss="binary_crossentropy").metrics
+    metric.update_state([[1.0, 1.0, 0.0]], [[0.6, 0.9, 0.7]])
+    assert float(metric.result()) == pytest.approx(2 / 3)
+    assert Stage("s", ends_in(1), 1, loss="mse").metrics == ("mean_absolute_error",)
+    # What a user gives is the user's.
+    own = Stage("s", ends_in(1), 1, loss="mse", metrics=["mse"])
+    assert own.metrics == ["mse"]
+
+
+def test_a_given_stage_is_measured_as_what_it_teaches():
+    student = Stage("s", ends_in(1), 1, "kd", task="binary")
+    chain = DistillationChain(None, [Stage("g", ends_in(1), 0), student])
+    assert measured_as(chain)["g"]["task"] == "binary"
+
+
+@pytest.mark.parametrize(
+    "teacher, loss",
+    [
+        ((1, "sigmoid"), keras.losses.BinaryCrossentropy),
+        ((2, "softmax"), keras.losses.BinaryCrossentropy),
+        ((1, None), None),
+    ],
+)
+def test_the_teacher_shows_what_one_linear_unit_means(teacher, loss):
+    stage = Stage("s", ends_in(1), 1, "kd")
+    if loss is None:
+        message = "Stage 's': what the one output of `student` means cannot be told"
+        with pytest.raises(ValueError, match=message):
+            DistillationChain(ends_in(*teacher), [stage])
+    else:
+        DistillationChain(ends_in(*teacher), [stage])
+        assert isinstance(stage.loss, loss) and stage.loss.from_logits
+
+
+def test_a_softmax_is_no_logits():
+    assert not Stage("s", ends_in(3, "softmax"), 1).loss.from_logits

@@ -137,3 +137,21 @@ def test_table(answers):
     # Of one example, wrong, the upper end is z^2 / (1 + z^2).
     assert cells[3] == ["1", "1", "1", "0.00", "0.00 to 79.35", "-"]
     assert cells[5] == ["3", "0", "0", "-", "-", "0.00"]
+
+
+def test_rows_of_labels_of_their_own_say_what_is_missed():
+    z = np.float32([[1, -1], [1, 1], [-1, 1]])
+    y = np.array([[1, 0], [0, 1], [0, 0]])
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Identity()])
+    lines = evaluate(model, [(z, y)], task="multilabel").table().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    # Nothing is missed of label 0, although a no is taken for a yes.
+    assert cells[0][2:4] == ["missed", "recall (%)"]
+    assert cells[2][:4] == ["0", "1", "0", "100.00"] and cells[2][-1] == "50.00"
+
+
+def test_pixels_have_no_intervals_class_by_class():
+    z = np.random.default_rng(0).normal(size=(3, 4, 4, 2)).astype("float32")
+    model = keras.Sequential([keras.layers.Input((4, 4, 2)), keras.layers.Identity()])
+    table = evaluate(model, [(z, z.argmax(-1))]).table()
+    assert "interval" not in table and "IoU (%)" in table

@@ -381,3 +381,38 @@ def test_outputs_that_differ_by_less_than_their_log_probabilities_can_tell(maps)
     z, y = (z[:, None], np.array([[2], [1]])) if maps else (z, np.array([2, 1]))
     found = Evaluation.of(predict(given(z.shape[1:]), [(z, y)]).answers())
     assert found.accuracy == 1
+
+
+class EndsUnseen(keras.Model):
+    """Ends in an activation that no layer shows."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("form", ["subclassed", "ops", "reshape"])
+@pytest.mark.parametrize(
+    "task, function", [("multiclass", "softmax"), ("multilabel", "sigmoid")]
+)
+def test_probabilities_whose_activation_no_layer_shows(form, task, function):
+    z = 3 * np.random.default_rng(13).normal(size=(30, 3)).astype("float32")
+    y = np.random.default_rng(14).integers(0, 3 if task == "multiclass" else 2, (30, 3))
+    y = y[:, 0] if task == "multiclass" else y
+    activate = getattr(keras.ops, function)
+    inputs = keras.Input((3,))
+    model = {
+        "subclassed": EndsUnseen(activate),
+        "ops": keras.Model(inputs, activate(inputs)),
+        "reshape": keras.Model(
+            inputs, keras.layers.Reshape((3,))(keras.layers.Activation(function)(inputs))
+        ),
+    }[form]
+    found = evaluate(model, [(z[:20], y[:20]), (z[20:], y[20:])], task=task)
+    wanted = evaluate(given((3,), function), [(z, y)], task=task)
+    assert found.accuracy == wanted.accuracy
+    nll = wanted.negative_log_likelihood
+    assert found.negative_log_likelihood == pytest.approx(nll, rel=1e-4)

@@ -243,3 +243,20 @@ def test_settings_tell_what_augment_does(teacher):
         return cache_settings(teacher, x, [], augment, views=2, seed=0)["augment"]
 
     assert settings(1.0) == settings(1.0) != settings(2.0)
+
+
+def test_inputs_and_outputs_in_a_dict_are_told_by_their_own_names():
+    """Keras numbers the layers, and not what they are called in the dict."""
+
+    def model(gives="logits"):
+        keras.utils.set_random_seed(0)
+        first, second = keras.Input((3,), name="a"), keras.Input((3,), name="b")
+        hidden = keras.layers.Dense(4)(keras.layers.Add()([first, second]))
+        outputs = {gives: keras.layers.Dense(2)(hidden)}
+        return keras.Model({"a": first, "b": second}, outputs)
+
+    first, again = model(), model()
+    assert model_fingerprint(first) == model_fingerprint(again)
+    assert teacher_id(first) == teacher_id(again)
+    other = model_fingerprint(model("others"))["architecture"]
+    assert other != model_fingerprint(first)["architecture"]

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+import keras_kd
 from keras_kd import Distiller, cache_teacher, losses
 from keras_kd.tasks.find import find_task, last_activation
 
@@ -321,7 +322,7 @@ def test_of_a_subclassed_student_the_loss_shows_it(units, activation):
 )
 def test_teacher_and_student_of_two_tasks_are_refused(taught, learned, loss, task):
     distiller = Distiller(dense(3, taught), dense(3, learned), "kd", task=task)
-    with pytest.raises(ValueError, match=f"`teacher` .* ends in a {taught}, and the out"):
+    with pytest.raises(ValueError, match=f"`teacher` .* ends in a {taught}, and for"):
         distiller.compile("sgd", loss)
 
 
@@ -390,3 +391,32 @@ def test_the_largest_classes_of_a_softmax_are_no_labels():
     classes = Distiller(teacher, student, "kd")
     classes.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
     classes.fit(cached, shuffle=False, verbose=0)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    "units, activation, task",
+    [(3, "sigmoid", "multilabel"), (1, "sigmoid", "binary"), (3, None, "multiclass")],
+)
+def test_an_ensembles_task_is_its_own(units, activation, task, wrapped):
+    def model(activation=activation):
+        layers = [keras.layers.Dense(units, activation)]
+        return keras.Sequential([keras.layers.Input((4,)), *layers])
+
+    ensemble = keras_kd.teachers.Ensemble([model(), model()], outputs=None)
+    if wrapped:
+        ensemble = keras_kd.teachers.Preprocessed(ensemble, keras.layers.Rescaling(2.0))
+    assert find_task(ensemble)[0] == task
+    # A linear student is what its teacher is.
+    assert find_task(model(None), None, ensemble)[0] == task
+
+
+def test_an_ensemble_of_values():
+    def model():
+        return keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
+
+    ensemble = keras_kd.teachers.Ensemble([model(), model()], task="regression")
+    assert find_task(ensemble)[0] == "regression"
+    assert find_task(model(), "mse", ensemble)[0] == "regression"
+    with pytest.raises(ValueError, match="contradict each other"):
+        find_task(ensemble, "sparse_categorical_crossentropy")

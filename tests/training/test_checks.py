@@ -150,3 +150,14 @@ def test_weights_as_an_array():
     assert checks.check_weights(np.array([1.0, 0.5]), count=2) == [1.0, 0.5]
     with pytest.raises(ValueError, match="one finite number >= 0 for each of the 1"):
         checks.check_weights(np.array([1.0, 0.5]), count=1)
+
+
+def test_what_has_no_weight_may_be_anything():
+    x = np.ones((4, 2), "float32")
+    x[2] = np.nan
+    weights = np.float32([1, 1, 0, 1])
+    checks.check_first_answers(lambda x: x, x, "teacher", weights)
+    with pytest.raises(ValueError, match="`x` holds NaN"):
+        checks.check_first_answers(lambda x: x, x, "teacher", 1 - weights)
+    # Where a mask may leave out positions, nobody knows which answers count.
+    checks.check_first_answers(None, x[:2], "teacher")
