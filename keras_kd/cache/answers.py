@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import tree
@@ -50,16 +51,21 @@ class TeacherAnswers:
         taps = Taps(teacher, names)
         wanted = ["own"] * (None in names) + ["taps"] * bool(names - {None})
 
-        def answer(inputs, indices, views):
-            if augment is not None:
-                inputs = augment(inputs, indices, views, seed)
+        def taught(inputs):
             own, tapped = taps.call(inputs, training=False)
             parts = {"own": own, "taps": tapped}
             return {part: parts[part] for part in wanted}
 
+        asked = _compiled(taught, teacher)
+
+        def answer(inputs, indices, views):
+            if augment is not None:
+                inputs = augment(inputs, indices, views, seed)
+            return asked(inputs)
+
         # What a function raises is its own where no graph is around it.
-        is_function = isinstance(teacher, FunctionTeacher)
-        self._answer = answer if is_function else tf.function(answer, reduce_retracing=True)
+        in_graph = _on_tensorflow() and not isinstance(teacher, FunctionTeacher)
+        self._answer = tf.function(answer, reduce_retracing=True) if in_graph else answer
         self._structure = self._run(first_batch, first=0, view=0)
         self._kept = []
         for path, values in tree.flatten_with_path(self._structure):
@@ -152,6 +158,34 @@ class TeacherAnswers:
             if np.abs(before[rows] - now[rows]).max(initial=0) > _SAME_ANSWER * size:
                 return True
         return False
+
+
+def _on_tensorflow():
+    return keras.backend.backend() == "tensorflow"
+
+
+def _compiled(taught, teacher):
+    """A function of TensorFlow's tensors that asks the teacher on Keras's own backend."""
+    if _on_tensorflow():
+        return taught
+    if keras.backend.backend() == "jax" and not isinstance(teacher, FunctionTeacher):
+        import jax
+
+        taught = jax.jit(taught)
+
+    def ask(inputs):
+        answers = taught(tree.map_structure(_as_kerass, inputs))
+        return tree.map_structure(_as_tensorflows, answers)
+
+    return ask
+
+
+def _as_kerass(tensor):
+    return keras.ops.convert_to_tensor(tensor.numpy())
+
+
+def _as_tensorflows(tensor):
+    return tf.constant(keras.ops.convert_to_numpy(tensor))
 
 
 @dataclasses.dataclass(frozen=True)

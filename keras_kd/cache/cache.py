@@ -198,11 +198,6 @@ def _check_teacher(teacher):
             "`teacher` has no weights yet: call it on a batch or load its weights first. "
             f"Received: the unbuilt model {teacher.name!r}."
         )
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "cache_teacher needs Keras on TensorFlow. "
-            f"Received: backend {keras.backend.backend()!r}."
-        )
 
 
 def _check_names(outputs):

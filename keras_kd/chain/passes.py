@@ -190,7 +190,10 @@ def skip_epochs(data, epochs, to_end=False, steps=None):
             pass
         return
     _, at_once = _state_of(data)
-    for _ in range(epochs):
+    # Elsewhere than on TensorFlow `fit` begins with a look at the first batch, to build
+    # what was compiled; one that goes on does that itself.
+    looks = to_end and epochs > 0 and keras.backend.backend() != "tensorflow"
+    for _ in range(epochs + looks):
         iteration = iter(data)
         if at_once:
             next(iteration, None)

@@ -2,6 +2,11 @@
 
 import keras
 
+# What a function of NumPy arrays cannot do in a compiled step.
+LIVE = (
+    "The teacher {!r} is a function of NumPy arrays, which runs live on TensorFlow alone. "
+    "Give what keras_kd.cache_teacher keeps of it, or keras_kd.with_teacher_outputs."
+)
 MISSING = (
     "`x` carries no teacher outputs, and there is no teacher model (teacher=None). Give "
     "data that keras_kd.with_teacher_outputs or keras_kd.cache_teacher made."
@@ -32,3 +37,11 @@ class GivenOutputs(WithoutWeights):
 
     def get_config(self):
         return {"name": self.name}
+
+
+def check_live(teacher):
+    """Refuses a teacher that cannot be asked in a step; a ValueError."""
+    if isinstance(teacher, GivenOutputs):
+        raise ValueError(MISSING)
+    if isinstance(teacher, WithoutWeights) and keras.backend.backend() != "tensorflow":
+        raise ValueError(LIVE.format(teacher.name))

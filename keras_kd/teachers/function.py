@@ -9,7 +9,7 @@ from keras import ops, tree
 
 from keras_kd.losses.arguments import check_choice, check_integer
 from keras_kd.losses.ops import log_odds, log_probabilities
-from keras_kd.models.given_outputs import WithoutWeights
+from keras_kd.models.given_outputs import LIVE, WithoutWeights
 
 logger = logging.getLogger(__name__)
 
@@ -123,11 +123,7 @@ class FunctionTeacher(WithoutWeights):
         try:
             arrays = [ops.convert_to_numpy(x) for x in flat]
         except Exception as error:  # A backend's own kinds for what is traced.
-            raise ValueError(
-                f"The teacher {self.name!r} is a function of NumPy arrays, which runs live "
-                "on TensorFlow alone. Give what keras_kd.cache_teacher keeps of it, or "
-                "keras_kd.with_teacher_outputs."
-            ) from error
+            raise ValueError(LIVE.format(self.name)) from error
         return ops.convert_to_tensor(self._answer(tree.pack_sequence_as(inputs, arrays)))
 
     def _ask_about_zeros(self, inputs, flat):

@@ -6,7 +6,7 @@ import keras
 from keras import tree
 
 from keras_kd.models.fingerprints import teacher_id
-from keras_kd.models.given_outputs import MISSING, GivenOutputs
+from keras_kd.models.given_outputs import MISSING, GivenOutputs, check_live
 from keras_kd.training import batch
 from keras_kd.training.teacher_and_student import check_order
 
@@ -147,6 +147,10 @@ class KnowsItsTeacher(keras.Model):
         if self.student_loss_weight == 1:
             return
         found = {name: whose_answers(x) for name, x in data.items()}
+        without = [x for name, x in data.items() if x is not None and found[name] is None]
+        if without and not all(map(_hides_structure, without)):
+            # On JAX an error within the step would leave no weights behind.
+            check_live(self.teacher)
         found = {name: of for name, of in found.items() if of is not None}
         # Whose answers come of a generator shows when its step is traced, which is once,
         # and TensorFlow alone can look at the teacher then.
