@@ -13,12 +13,12 @@ import keras
 from keras import tree
 
 from keras_kd import files
-from keras_kd.exporters import checks, converter, proof
+from keras_kd.exporters import checks, converter, elsewhere, proof
 from keras_kd.exporters.conversion import Conversion, calibration_inputs
 from keras_kd.exporters.examples import as_dtype, first_and_all, in_structure
 from keras_kd.exporters.fake_quantization import without_fake_quantization
 from keras_kd.exporters.file_profile import file_sizes
-from keras_kd.exporters.outputs import find_outputs, named
+from keras_kd.exporters.outputs import find_outputs, named, task_of
 from keras_kd.exporters.runtimes import FORMATS, need_runtimes
 from keras_kd.models.symbolic import symbolic_inputs
 from keras_kd.training.precision import in_float32
@@ -93,10 +93,11 @@ def export(
 ):
     """Writes a model as a SavedModel, LiteRT or ONNX file, and proves it.
 
-    Keras's exporter makes the file, LiteRT's converter in a process of its own. The
-    format's runtime then runs it on the examples, beside the Keras model. If their outputs
-    differ by more than the tolerance no file is left; else a second one, its name with
-    ".export.json" after it, says what was found.
+    Keras's exporter makes the file, LiteRT's converter in a process of its own; from JAX or
+    PyTorch a process on TensorFlow does all of it. The format's runtime then runs it on the
+    examples, beside the Keras model. If their outputs differ by more than the tolerance no
+    file is left; else a second one, its name with ".export.json" after it, says what was
+    found.
 
     Args:
         model: A built `keras.Model` with one input, be it in a dict or list of one. Its
@@ -171,6 +172,21 @@ def export(
     need_runtimes(format)
     # As StudentCheckpoint does: of a Distiller, what ships is its student.
     compiled, trained = model, checks.check_model(student_of(model))
+    if keras.backend.backend() != "tensorflow":
+        arguments = {
+            "quantization": quantization,
+            "calibration": calibration,
+            "examples": examples,
+            "batch_size": batch_size,
+            "preprocessing": preprocessing,
+            "task": task or task_of(compiled),
+            "tolerance": tolerance,
+            "min_agreement": min_agreement,
+            "overwrite": overwrite,
+        }
+        plain = without_fake_quantization(in_float32(trained))
+        found = elsewhere.export(plain, path.absolute(), format, arguments)
+        return Exported(**found | {"input_shape": tuple(found["input_shape"])})
     if format == "litert":
         converter.start()
     model = without_fake_quantization(in_float32(trained))

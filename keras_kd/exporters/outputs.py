@@ -307,7 +307,7 @@ def _found(model, given, answers, output, said):
     """An `Output` with all that is found of it; `model` has no other."""
     loss, teacher = _loss_of(given, output), None
     if isinstance(given, KnowsItsTeacher):
-        said = said or given.task
+        said = said or task_of(given)
         teacher = given.teacher if output.name is None else None
     if len(model.outputs[0].shape) == 1:
         # One number for each example, as of one unit.
@@ -327,6 +327,11 @@ def _found(model, given, answers, output, said):
         in_probabilities=_in_probabilities(model, loss, answers),
         ignore_class=getattr(loss, "ignore_class", None),
     )
+
+
+def task_of(given):
+    """The task that a Distiller was given or has found; None of any other model."""
+    return given.task if isinstance(given, KnowsItsTeacher) else None
 
 
 def _loss_of(given, output):
