@@ -6,6 +6,8 @@ import statistics
 import numpy as np
 
 _REPEATS, _PERMUTATIONS = 1000, 10_000
+# Of more answers than these so many draws tell as much, as the interval is narrow.
+_MANY, _FEWER = 100_000, 200
 # Quantile of the normal distribution that leaves 2.5 % on either side.
 _Z = statistics.NormalDist().inv_cdf(0.975)
 # Numbers drawn at a time.
@@ -15,9 +17,10 @@ _AT_A_TIME = 2**22
 def interval(score, arrays, rows=None, seed=0):
     """The 95 % bootstrap interval of a score: other test examples, not other seeds.
 
-    Examples are drawn with replacement, 1,000 times as many as there are, and the score is
-    taken of each draw; the interval is from its 2.5th to its 97.5th percentile. All that
-    belongs to one example, its pixels say, is drawn together.
+    As many examples as there are are drawn with replacement, 1,000 times (of more than
+    100,000 answers 200 times), and the score is taken of each draw; the interval is from
+    its 2.5th to its 97.5th percentile. All that belongs to one example, its pixels say, is
+    drawn together.
 
     Args:
         score: A `keras_kd.tasks.scores.Score`.
@@ -35,12 +38,12 @@ def interval(score, arrays, rows=None, seed=0):
     count = len(next(iter(arrays.values())))
     if count < 2:
         return None
-    found = []
-    for times in _draws(count, _REPEATS, np.random.default_rng(seed)):
-        found.append(value(score, arrays, rows, times))
-    found = np.concatenate(found)
+    answers = count if score.of_sums else max(x.size for x in rows.values())
+    repeats = _REPEATS if answers <= _MANY else _FEWER
+    draws = _draws(count, repeats, np.random.default_rng(seed))
+    found = np.concatenate([value(score, arrays, rows, times) for times in draws])
     found = found[np.isfinite(found)]
-    if len(found) < _REPEATS // 2:
+    if len(found) < repeats // 2:
         return None
     return tuple(map(float, np.percentile(found, (2.5, 97.5))))
 
