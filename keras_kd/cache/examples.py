@@ -275,6 +275,13 @@ def _check_dataset(dataset):
             "`dataset` must give single examples x, (x, y) or (x, y, sample_weight). "
             f"Received: elements {spec}."
         )
+    x = parts[0]
+    if batches.index_of(x) is not None or batches.teacher_of(x) is not None:
+        raise ValueError(
+            "`dataset` carries the examples' numbers, or teacher outputs, already, as what "
+            "with_index, cache_teacher and with_teacher_outputs return does. Give the "
+            "examples themselves."
+        )
     given = [parts[0], *(part for part in parts[1:] if not _is_none(part))]
     if not all(isinstance(x, tf.TensorSpec) for x in nest.flatten(given)):
         raise ValueError(

@@ -9,11 +9,9 @@ import tensorflow as tf
 from keras_kd.cache.examples import ArrayExamples, StreamedExamples
 from keras_kd.extras import needed_by
 from keras_kd.losses.arguments import check_choice, check_integer
-from keras_kd.training.batch import TopK, encode
+from keras_kd.training.batch import GIVEN, TopK, encode
 
 KINDS = ("logits", "probabilities", "log_probs")
-# Whose they are, as `encode` takes it: of no model that is at hand.
-GIVEN = "given"
 # How far a row may be from summing to 1: of 16 bits, too.
 _ROUNDING = 0.02
 # Logarithm of a probability that underflowed to zero.
@@ -29,9 +27,7 @@ _OWN = "outputs"
 def with_teacher_outputs(examples, outputs, *, kind="logits", num_classes=None):
     """Puts outputs that were computed elsewhere beside the examples.
 
-        train_ds = kd.with_teacher_outputs((images, labels), "teacher.npy")
-        distiller = kd.Distiller(None, student, "kd")
-        distiller.fit(train_ds.shuffle(60_000).batch(256))
+    `keras_kd.Distiller` takes them from the batch, and needs no teacher model.
 
     Args:
         examples: Single examples, before `shuffle` and `batch`, in a fixed order: x, (x, y)
@@ -66,6 +62,16 @@ def with_teacher_outputs(examples, outputs, *, kind="logits", num_classes=None):
             or infinite numbers, or are not the probabilities that they are said to be;
             the message names the example.
         ModuleNotFoundError: What reads the file is not installed.
+
+    Example:
+
+    >>> import numpy as np
+    >>> images, logits = np.zeros((5, 2)), np.ones((5, 3))
+    >>> train_ds = with_teacher_outputs((images, np.arange(5) % 3), logits)
+    >>> distiller = kd.Distiller(None, student, "kd")
+    >>> for x, y in train_ds.batch(5):
+    ...     print(sorted(x), y.shape)
+    ['keras_kd.index', 'keras_kd.inputs', 'keras_kd.teacher_outputs'] (5,)
     """
     check_choice("kind", kind, KINDS)
     if num_classes is not None:
@@ -143,7 +149,8 @@ def _read(path):
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
-            return arrays if len(arrays) > 1 else {None: next(iter(arrays.values()))}
+            # As NumPy calls what has no name.
+            return arrays["arr_0"] if list(arrays) == ["arr_0"] else arrays
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"`outputs`: {path} does not hold arrays: {error}.") from error
     return _read_table(path, suffix)
@@ -235,17 +242,19 @@ def _own(arrays, kind, num_classes):
     if len(arrays) == 2:
         return _largest(*arrays, kind, num_classes)
     values = arrays[0]
+    # One number each is one unit's.
+    values = values[:, None] if values.ndim == 1 else values
     if kind == "logits":
         return values
-    units = values.shape[-1] if values.ndim > 1 else 1
-    if kind == "log_probs":
-        _check_probabilities(np.exp(values), "logarithms of probabilities", units)
-        return np.maximum(values, math.log(_SMALLEST))
-    _check_probabilities(values, "probabilities", units)
+    units, is_log = values.shape[-1], kind == "log_probs"
+    p = np.exp(values.astype("float64")) if is_log else values
+    what = "logarithms of probabilities" if is_log else "probabilities"
+    _check_probabilities(p, what, units)
     if units > 1:
-        return np.log(np.maximum(values, _SMALLEST))
+        log_p = values if is_log else np.log(np.maximum(values, _SMALLEST))
+        return np.maximum(log_p, math.log(_SMALLEST))
     # The largest below 1, of which the other's logarithm is finite.
-    p = np.clip(values.astype("float64"), _SMALLEST, 1 - 6e-8)
+    p = np.clip(p.astype("float64"), _SMALLEST, 1 - 6e-8)
     return (np.log(p) - np.log1p(-p)).astype("float32")
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_kd.evaluation import labelled
 from keras_kd.losses.arguments import check_integer
+from keras_kd.models.given_outputs import WithoutWeights
 from keras_kd.models.symbolic import symbolic_outputs
 from keras_kd.tasks.find import ACTIVATIONS, find_task, last_activation
 from keras_kd.tasks.heads import alone
@@ -103,13 +104,16 @@ class Asking:
     def _ask(self, inputs):
         """Outputs as float32 (batch, ..., size), and Keras's mask of them, or None."""
         mask = None
-        if self._has_positions():
+        if self._has_positions() or self._is_function:
             # `predict` leaves the mask aside.
             outputs = alone(self._model(_as_tensors(inputs), training=False))
             mask = getattr(outputs, "_keras_mask", None)
             mask = None if mask is None else keras.ops.convert_to_numpy(mask)
             outputs = keras.ops.convert_to_numpy(outputs)
         else:
+            if keras.backend.backend() != "tensorflow":
+                # What tf.data gives no other backend takes.
+                inputs = keras.tree.map_structure(np.asarray, inputs)
             # {"logits": ...} is one output, too.
             outputs = alone(self._model.predict_on_batch(inputs))
         shape = np.shape(outputs) if isinstance(outputs, np.ndarray) else ()
@@ -128,6 +132,13 @@ class Asking:
                 f"classes or more, or of shape (batch, ..., outputs). Received: {received}."
             )
         return outputs.astype("float32"), mask
+
+    @property
+    def _is_function(self):
+        """Whether it asks a function of NumPy arrays, which no compiled step can."""
+        if not isinstance(self._model, keras.Model):
+            return False
+        return any(isinstance(x, WithoutWeights) for x in self._model._flatten_layers())
 
     def _has_positions(self):
         known = [
@@ -216,6 +227,8 @@ class Asking:
 
 
 def _as_tensors(inputs):
+    if keras.backend.backend() != "tensorflow":
+        inputs = keras.tree.map_structure(np.asarray, inputs)
     return keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
 
 

@@ -19,6 +19,8 @@ class WithoutWeights(keras.Model):
     def __init__(self, name, **kwargs):
         super().__init__(name=name, **kwargs)
         self.built = True
+        # A function of NumPy arrays is none of a compiler's.
+        self.supports_jit = False
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")

@@ -71,6 +71,10 @@ def find_task(student, loss=None, teacher=None, said=None):
     why = f"{units} {activation or 'unknown'} unit{'s'[: units > 1]}{whose}"
     why += f" under {name}" if name else ""
     found = _by_outputs_and_loss(units, activation, kind)
+    ends = {last_activation(x) for x in (student, teacher) if x is not None}
+    if kind == "sigmoid" and activation == "softmax" and "softmax" not in ends:
+        # What says so took linear units for classes; the loss takes them for labels.
+        found = ""
     if said is None and found == "":
         raise ValueError(
             f"`loss` and the outputs of `student` {student.name!r} contradict each other: "
@@ -155,13 +159,14 @@ def check_ending(role, model, activation, task):
     Raises:
         ValueError: Its outputs would be taken for logits, and are none.
     """
-    ends_in = last_activation(model)
+    ends_in = _shown(model)
     others = {"softmax": ("sigmoid", "hard_sigmoid"), "sigmoid": ("softmax",)}
     if ends_in in others.get(activation, ()):
         raise ValueError(
             f"`{role}` {model.name!r} ends in a {ends_in}, and for the task {task!r} its "
             f"outputs are taken as those of a {activation}. Give a model that ends in "
-            f"logits or a {activation}, or say the other `task`."
+            f"logits or a {activation}, or say the other `task`; an ensemble and the like "
+            "have one of their own."
         )
 
 

@@ -14,6 +14,8 @@ from keras_kd.models.given_outputs import LIVE, WithoutWeights
 logger = logging.getLogger(__name__)
 
 KINDS = ("logits", "probabilities")
+# How far a row may be from summing to 1: of 16 bits, too.
+_ROUNDING = 0.02
 
 
 def from_function(
@@ -171,4 +173,23 @@ class FunctionTeacher(WithoutWeights):
                 f"row{of} for each of the {count} examples. Received: {values.dtype} of "
                 f"shape {values.shape}."
             )
-        return values.astype("float32")
+        values = values.astype("float32")
+        if not np.isfinite(values).all():
+            raise ValueError(
+                f"The function {self._said['function']!r} answers with NaN or infinite "
+                "numbers."
+            )
+        if self._said["outputs"] == "probabilities":
+            self._check_probabilities(values)
+        return values
+
+    def _check_probabilities(self, values):
+        inside = ((values >= 0) & (values <= 1 + _ROUNDING)).all()
+        sums_to_one = abs(values.sum(axis=-1) - 1) < _ROUNDING
+        if not inside or (values.shape[-1] > 1 and not sums_to_one.all()):
+            raise ValueError(
+                f"The function {self._said['function']!r} must give probabilities of "
+                "classes that sum to 1, as outputs='probabilities' says; of labels of "
+                "their own let it give logits, log p - log(1 - p). Received: a row that "
+                f"sums to {values.sum(axis=-1).flat[0]:.4g}."
+            )

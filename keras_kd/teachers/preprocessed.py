@@ -93,6 +93,9 @@ def _as_model(preprocessing, input_shape, teacher):
                 "`input_shape` is for layers and functions; the keras.Model "
                 f"`preprocessing` takes {shapes}. Received: input_shape={input_shape!r}."
             )
+        if preprocessing.name == name:
+            # As it comes back from a file, in which it would be one layer deeper each time.
+            return preprocessing
         inputs = input_structure(preprocessing)
         return keras.Model(inputs, preprocessing(inputs), name=name)
     several = isinstance(preprocessing, (list, tuple))

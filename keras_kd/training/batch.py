@@ -25,6 +25,8 @@ _PACKED = [{_INPUTS, _OUTPUTS}, {_INPUTS, _INDEX}, {_INPUTS, _OUTPUTS, _INDEX}]
 _TOP_K = "keras_kd.top_k_of_"
 _LIST = "keras_kd.list"
 _OF = "of "
+# Whose outputs are that were computed elsewhere: logits, of no model that is at hand.
+GIVEN = "given"
 
 
 class TopK(NamedTuple):

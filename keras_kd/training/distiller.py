@@ -104,7 +104,7 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         task=None,
         **kwargs,
     ):
-        teacher, teacher_outputs = with_weights_or_not(teacher, teacher_outputs)
+        teacher, said = with_weights_or_not(teacher, teacher_outputs)
         check_models(teacher, student)
         # The student's policy decides whether `compile` adds loss scaling; inputs reach
         # each model as they are, and it casts them as its own policy says.
@@ -116,7 +116,6 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         self.distillation_losses, self.distillation_loss_weights = weighted
         self.student_loss_weight = checks.label_weight(student_loss_weight, weighted[1])
         self.teacher_outputs, self.student_outputs = teacher_outputs, student_outputs
-        said = check_said("teacher_outputs", teacher_outputs)
         self.teacher_kinds = OutputKinds("teacher", teacher, said, other=student)
         said = check_said("student_outputs", student_outputs)
         self.student_kinds = OutputKinds("student", student, said, other=teacher)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import keras
 
+from keras_kd.models.given_outputs import GivenOutputs
 from keras_kd.models.sharing import serialize_apart, share_weights, shared_layers
 from keras_kd.training.precision import in_float32
 from keras_kd.training.terms import known_shape
@@ -137,6 +138,7 @@ def load_distiller(filepath, teacher, custom_objects=None, safe_mode=True):
     distiller = load_distiller("distiller.keras", teacher)
     ```
     """
+    teacher = GivenOutputs() if teacher is None else teacher
     _check_shapes(filepath, teacher)
     handed = [teacher]
     token = _handed.set(handed)

@@ -11,6 +11,7 @@ from keras_kd.models.symbolic import (
     input_shapes,
     symbolic_outputs,
 )
+from keras_kd.tasks.kinds import check_said
 
 
 def check_models(teacher, student):
@@ -198,24 +199,28 @@ def _teaches_without_weights(model):
 
 
 def with_weights_or_not(teacher, teacher_outputs):
-    """The teacher, and what is said of its outputs; those without weights give logits.
+    """The teacher, and what is said of its outputs, as a dict.
+
+    What is given from elsewhere is logits, and so is what a function gives; of what a cache
+    kept of a model that is not there the user must say it.
 
     Args:
         teacher, teacher_outputs: As a `Distiller` takes them.
 
     Raises:
-        ValueError: Another thing is said of one without weights.
+        ValueError: Another thing is said of a function.
     """
     teacher = GivenOutputs() if teacher is None else teacher
+    said = check_said("teacher_outputs", teacher_outputs)
     if not isinstance(teacher, WithoutWeights):
-        return teacher, teacher_outputs
-    if teacher_outputs not in (None, "logits"):
+        return teacher, said
+    if not isinstance(teacher, GivenOutputs) and said.get(None, "logits") != "logits":
         raise ValueError(
-            "`teacher_outputs` is said where they come from: `outputs` of "
-            "kd.teachers.from_function, or `kind` of kd.with_teacher_outputs. Received: "
+            "`teacher_outputs` of a function is said where it is made, by `outputs` of "
+            "kd.teachers.from_function. Received: "
             f"teacher_outputs={teacher_outputs!r}."
         )
-    return teacher, "logits"
+    return teacher, {None: "logits"} | said
 
 
 def _fit(shapes, others):

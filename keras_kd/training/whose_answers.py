@@ -132,8 +132,16 @@ class KnowsItsTeacher(keras.Model):
 
     def _check_whose(self, of, argument="x"):
         """Refuses answers of another teacher, in a traced step, too; None is no answers."""
-        # Where there is no teacher model, whoever's they are, they are what is taught.
-        if of is None or isinstance(self.teacher, GivenOutputs):
+        if of is not None and isinstance(self.teacher, GivenOutputs):
+            # Whoever's they are, they are what is taught; of a model's nobody else knows.
+            if of != batch.GIVEN and self.teacher_outputs is None:
+                raise ValueError(
+                    f"`{argument}` carries what was kept of a teacher model, which may be "
+                    "logits or probabilities, and there is no teacher to ask (teacher="
+                    "None). Say teacher_outputs='logits' or 'probabilities'."
+                )
+            return
+        if of is None:
             return
         if of == self._id_of_teacher():
             return

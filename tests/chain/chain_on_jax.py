@@ -53,8 +53,9 @@ def chain(folder):
         kd.Stage("alone", model(4), 2),
         kd.Stage("student", model(4), 2, "kd", taught_by="ta", train_data=cached),
     ]
+    validation = tf.data.Dataset.from_tensor_slices((X, Y)).batch(50)
     result = kd.DistillationChain(model(16), stages).fit(
-        shuffled, (X, Y), run_dir=folder, verbose=0, callbacks=[Kill()]
+        shuffled, validation, run_dir=folder, verbose=0, callbacks=[Kill()]
     )
     digest = hashlib.sha256()
     for name, student in result.students.items():

@@ -420,3 +420,21 @@ def test_an_ensemble_of_values():
     assert find_task(model(), "mse", ensemble)[0] == "regression"
     with pytest.raises(ValueError, match="contradict each other"):
         find_task(ensemble, "sparse_categorical_crossentropy")
+
+
+@pytest.mark.parametrize("units", [2, 3])
+def test_an_ensemble_that_took_itself_for_one_of_classes(units):
+    """Of linear units nobody can know; a loss of labels says otherwise."""
+
+    def model():
+        layers = [keras.layers.Dense(units)]
+        return keras.Sequential([keras.layers.Input((4,)), *layers])
+
+    ensemble = keras_kd.teachers.Ensemble([model(), model()])
+    with pytest.raises(ValueError, match="contradict each other: .*as `teacher`"):
+        find_task(model(), BINARY(from_logits=True), ensemble)
+    distiller = Distiller(ensemble, model(), "kd", task="multilabel")
+    with pytest.raises(ValueError, match="an ensemble and the like have one of their own"):
+        distiller.compile("sgd", BINARY(from_logits=True))
+    ours = keras_kd.teachers.Ensemble([model(), model()], task="multilabel")
+    assert find_task(model(), BINARY(from_logits=True), ours)[0] == "multilabel"

@@ -222,5 +222,22 @@ def test_another_shape_than_was_said():
 
 
 def test_what_its_outputs_are_is_said_where_it_is_made():
-    with pytest.raises(ValueError, match="is said where they come from: `outputs` of"):
+    with pytest.raises(ValueError, match="is said where it is made, by `outputs`"):
         kd.Distiller(teacher_of(), small(), "kd", teacher_outputs="probabilities")
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda x: 1 / (1 + np.exp(-linear(x))), "classes that sum to 1.*of labels"),
+        (linear, "must give probabilities of classes"),
+        (lambda x: linear(x) * np.nan, "answers with NaN or infinite"),
+    ],
+)
+def test_answers_that_are_no_probabilities(function, message):
+    with pytest.raises(ValueError, match=message):
+        teacher_of(function, outputs="probabilities")(X)
+
+
+def test_it_is_none_of_a_compilers():
+    assert not teacher_of().supports_jit

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
+from keras_kd.models.fingerprints import teacher_id
 from keras_kd.teachers import Preprocessed
 
 L = keras.layers
@@ -147,3 +148,20 @@ def test_a_teacher_of_the_preprocessings_name():
 def test_refused(teacher, make, message):
     with pytest.raises(ValueError, match=message):
         make(teacher)
+
+
+def test_it_is_the_same_however_often_it_was_saved(teacher, tmp_path):
+    wrapped = Preprocessed(teacher, steps(), input_shape=(6, 6, 1))
+    known, model = teacher_id(wrapped), wrapped
+    for number in range(2):
+        model.save(tmp_path / f"{number}.keras")
+        model = keras.saving.load_model(tmp_path / f"{number}.keras")
+        assert teacher_id(model) == known
+
+
+def test_beside_the_teacher_that_it_holds(tmp_path):
+    teacher = small()
+    both = kd.teachers.Ensemble([teacher, Preprocessed(teacher, L.Rescaling(2.0))])
+    both.save(tmp_path / "both.keras")
+    again = keras.saving.load_model(tmp_path / "both.keras")
+    np.testing.assert_allclose(again(GREY), both(GREY), rtol=1e-6)

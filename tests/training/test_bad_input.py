@@ -57,7 +57,6 @@ def taps(*pair):
 
 
 CONSTRUCTOR = {
-    "teacher None": ({"teacher": None}, "`teacher` must be a keras.Model. Received: None"),
     "teacher a path": ({"teacher": "t.keras"}, "`teacher` must be .* Received: 't.keras'"),
     "teacher a layer": (
         lambda: {"teacher": keras.layers.Dense(3)},
