@@ -22,6 +22,12 @@ def check_same_shape(loss_name, teacher_shape, student_shape):
             f"{loss_name} takes outputs of shape (batch, ..., size). {received}"
         )
     if not fits_shape(teacher_shape, student_shape):
+        if {teacher_shape[-1], student_shape[-1]} == {1, 2}:
+            # Which a teacher model does by itself, as its outputs are known beforehand.
+            received += (
+                " One logit z is that of the two classes (0, z), and two (a, b) are the "
+                "one logit b - a: give the outputs so."
+            )
         raise ValueError(
             f"{loss_name} compares teacher and student element by element, so their "
             "outputs must have the same shape: give the student's layer as many units as "

@@ -241,3 +241,12 @@ def test_answers_that_are_no_probabilities(function, message):
 
 def test_it_is_none_of_a_compilers():
     assert not teacher_of().supports_jit
+
+
+def test_two_columns_beside_one_unit():
+    """Of a function they are not known beforehand; the message says what to give."""
+    teacher = teacher_of(lambda x: linear(x)[:, :2])
+    distiller = kd.Distiller(teacher, small(1), "kd", task="binary")
+    distiller.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match=r"\(a, b\) are the one logit b - a"):
+        distiller.fit(X, Y % 2, verbose=0)
