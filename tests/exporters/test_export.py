@@ -469,15 +469,20 @@ def trained(name):
     return model, x, y, said
 
 
+# Of a kind each: what the others add costs time alone.
+EACH_TASK = {
+    "binary": ("onnx", "int8"),
+    "multilabel": ("onnx", "litert"),
+    "regression": ("onnx", "litert", "dynamic"),
+    "edges": ("onnx", "int8", "float16"),
+    "levels": ("onnx", "litert"),
+    "tags": ("onnx", "int8", "saved_model"),
+    "heads": ("onnx", "litert", "int8", "saved_model"),
+}
+
+
 def each_task():
-    for name in ("binary", "multilabel", "regression", "edges", "levels", "tags", "heads"):
-        # Of a kind each: what the others add costs time alone.
-        rounded = ["float16", "dynamic"] * (name in ("regression", "edges", "heads"))
-        kinds = ["onnx", "litert", "int8", *rounded]
-        kinds += ["saved_model"] * (name in ("tags", "heads"))
-        for kind in kinds:
-            is_slow = kind in rounded and name != "heads"
-            yield pytest.param(name, kind, marks=pytest.mark.slow if is_slow else ())
+    return [(name, kind) for name, kinds in EACH_TASK.items() for kind in kinds]
 
 
 @pytest.mark.parametrize("name, kind", each_task())
