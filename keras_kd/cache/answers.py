@@ -10,16 +10,15 @@ from keras import tree
 
 from keras_kd.models.fingerprints import teacher_id
 from keras_kd.models.taps import Taps
+from keras_kd.tasks.task import sum_to_one
 from keras_kd.teachers.function import FunctionTeacher
 from keras_kd.training.batch import TopK, encode
 
 # Log-probability of a dropped class: no mass in float32 at temperatures up to 100, and
 # still a number in float16.
-_DROPPED = -1e4
+DROPPED = -1e4
 # By so much of the largest the answers to the same may differ.
 _SAME_ANSWER = 0.01
-# How far a row of a softmax in bfloat16 may be from summing to 1.
-_ROUNDING = 0.02
 
 
 class TeacherAnswers:
@@ -210,13 +209,13 @@ class _Kept:
         k = self.top_k
         log_probs = tf.nn.log_softmax(values)
         log_probs, classes = tf.math.top_k(log_probs, k=self.num_classes)
-        others = tf.fill(tf.shape(log_probs[..., :1]), _DROPPED)
+        others = tf.fill(tf.shape(log_probs[..., :1]), DROPPED)
         if self.rest == "even":
             mass = tf.reduce_logsumexp(log_probs[..., k:], axis=-1, keepdims=True)
             others = mass - math.log(self.num_classes - k)
         log_probs = tf.concat([log_probs[..., :k], others], axis=-1)
         # Below this a class has no mass; float16 would make it infinite.
-        log_probs = tf.maximum(log_probs, _DROPPED).numpy()
+        log_probs = tf.maximum(log_probs, DROPPED).numpy()
         classes = classes[..., :k].numpy()
         return [
             _rounded(log_probs, self.dtype),
@@ -247,8 +246,7 @@ def _how_to_keep(name, values, dtype, top_k, rest):
     are_probabilities = (
         values.ndim > 1
         and values.shape[-1] > 1
-        and (values >= 0).all()
-        and (abs(values.sum(axis=-1) - 1) < _ROUNDING).all()
+        and sum_to_one(values).all()
     )
     if top_k is None:
         # float16 makes 0 of a probability below 6e-8, which a temperature would bring back,

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
+from keras_kd.cache.answers import DROPPED
 from keras_kd.cache.examples import ArrayExamples, StreamedExamples
 from keras_kd.extras import needed_by
 from keras_kd.losses.arguments import check_choice, check_integer
+from keras_kd.losses.ops import log_odds, log_softmax
+from keras_kd.tasks.task import ROUNDING, sum_to_one
 from keras_kd.training.batch import GIVEN, TopK, encode
 
 KINDS = ("logits", "probabilities", "log_probs")
-# How far a row may be from summing to 1: of 16 bits, too.
-_ROUNDING = 0.02
 # Logarithm of a probability that underflowed to zero.
 _SMALLEST = 1e-37
-# Log-probability of a class that is not among the largest, where nothing is left for it.
-_DROPPED = -1e4
 # The column that says which example a row is of.
 _INDEX = "index"
 # Of a file with several arrays, the teacher's own outputs.
@@ -250,12 +250,10 @@ def _own(arrays, kind, num_classes):
     p = np.exp(values.astype("float64")) if is_log else values
     what = "logarithms of probabilities" if is_log else "probabilities"
     _check_probabilities(p, what, units)
-    if units > 1:
-        log_p = values if is_log else np.log(np.maximum(values, _SMALLEST))
-        return np.maximum(log_p, math.log(_SMALLEST))
-    # The largest below 1, of which the other's logarithm is finite.
-    p = np.clip(p.astype("float64"), _SMALLEST, 1 - 6e-8)
-    return (np.log(p) - np.log1p(-p)).astype("float32")
+    if units == 1:
+        return ops.convert_to_numpy(log_odds(p.astype("float32")))
+    log_p = values if is_log else _log(values)
+    return np.maximum(log_p, math.log(_SMALLEST))
 
 
 def _largest(values, classes, kind, num_classes):
@@ -278,24 +276,23 @@ def _largest(values, classes, kind, num_classes):
     alike = np.sort(classes, axis=-1)
     _check_rows(np.diff(alike, axis=-1) != 0, "one class twice")
     if kind == "logits":
-        log_probs = values - _log_sum(values)
-        others = np.full((*values.shape[:-1], 1), _DROPPED, "float32")
+        log_probs = ops.convert_to_numpy(log_softmax(values))
+        others = np.full((*values.shape[:-1], 1), DROPPED, "float32")
     else:
         is_log = kind == "log_probs"
-        log_probs = values if is_log else np.log(np.maximum(values, _SMALLEST))
+        log_probs = values if is_log else _log(values)
         p = np.exp(log_probs.astype("float64"))
         total = p.sum(axis=-1, keepdims=True)
-        inside = (p >= 0).all(axis=-1, keepdims=True) & (total <= 1 + _ROUNDING)
+        inside = (p >= 0).all(axis=-1, keepdims=True) & (total <= 1 + ROUNDING)
         _check_rows(inside, f"{kind} that sum to more than 1")
         mass = np.maximum(1 - total, 0) / (num_classes - k)
-        others = np.maximum(np.log(np.maximum(mass, _SMALLEST)), _DROPPED)
-    log_probs = np.maximum(np.concatenate([log_probs, others], axis=-1), _DROPPED)
+        others = _log(mass)
+    log_probs = np.maximum(np.concatenate([log_probs, others], axis=-1), DROPPED)
     return TopK(log_probs.astype("float32"), classes.astype("int32"), num_classes)
 
 
-def _log_sum(values):
-    most = values.max(axis=-1, keepdims=True)
-    return most + np.log(np.exp(values - most).sum(axis=-1, keepdims=True))
+def _log(probabilities):
+    return np.log(np.maximum(probabilities, _SMALLEST))
 
 
 def _float32(name, values):
@@ -306,12 +303,11 @@ def _float32(name, values):
 
 
 def _check_probabilities(p, kind, units):
-    inside = (p >= 0) & (p <= 1 + _ROUNDING)
+    inside = (p >= 0) & (p <= 1 + ROUNDING)
     _check_rows(inside, f"{kind} that are not in [0, 1]")
     if units > 1:
         hint = " (of labels of their own give logits, log p - log(1 - p))"
-        sums = p.sum(axis=-1)
-        _check_rows(abs(sums - 1) < _ROUNDING, f"{kind} that do not sum to 1{hint}")
+        _check_rows(sum_to_one(p), f"{kind} that do not sum to 1{hint}")
 
 
 def _check_rows(good, problem):

@@ -7,17 +7,16 @@ import numpy as np
 
 from keras_kd.evaluation import labelled
 from keras_kd.losses.arguments import check_integer
-from keras_kd.models.given_outputs import WithoutWeights
+from keras_kd.models.given_outputs import asks_a_function
 from keras_kd.models.symbolic import symbolic_outputs
 from keras_kd.tasks.find import ACTIVATIONS, find_task, last_activation
 from keras_kd.tasks.heads import alone
 from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.tasks.known import TASKS, task_of_units
+from keras_kd.tasks.task import sum_to_one
 from keras_kd.training.batch import inputs_of
 from keras_kd.training.checks import check_one_of
 
-# How far a row of a softmax in bfloat16 may be from summing to 1.
-_ROUNDING = 0.02
 _SAY = "to keras_kd.evaluation.predictions.predict"
 
 
@@ -45,6 +44,8 @@ class Asking:
         self.name = model.name if name is None else name
         self.task = self.places = self.positions = None
         self._kind, self._like_probabilities = None, True
+        # No compiled step can ask one.
+        self._is_function = isinstance(model, keras.Model) and asks_a_function(model)
 
     def answers(self, dataset):
         """Yields (labels, answers, keep) of each batch: what the task's `sums` takes.
@@ -133,20 +134,9 @@ class Asking:
             )
         return outputs.astype("float32"), mask
 
-    @property
-    def _is_function(self):
-        """Whether it asks a function of NumPy arrays, which no compiled step can."""
-        if not isinstance(self._model, keras.Model):
-            return False
-        return any(isinstance(x, WithoutWeights) for x in self._model._flatten_layers())
-
     def _has_positions(self):
-        known = [
-            x.shape
-            for x in symbolic_outputs(self._model)
-            if isinstance(self._model, keras.Model)
-        ]
-        is_known = len(known) == 1 and len(known[0]) > 2
+        known = symbolic_outputs(self._model)
+        is_known = len(known) == 1 and len(known[0].shape) > 2
         return isinstance(self._model, keras.Model) and bool(self.places or is_known)
 
     def _settle(self, size):
@@ -220,10 +210,9 @@ class Asking:
             )
 
     def _are_probabilities(self, values):
-        is_positive = (values >= 0).all(axis=-1)
         if self.task.activation == "sigmoid":
-            return is_positive & (values <= 1).all(axis=-1)
-        return is_positive & (abs(values.sum(axis=-1) - 1) < _ROUNDING)
+            return ((values >= 0) & (values <= 1)).all(axis=-1)
+        return sum_to_one(values)
 
 
 def _as_tensors(inputs):

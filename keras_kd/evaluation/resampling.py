@@ -60,12 +60,23 @@ def value(score, arrays, rows=None, times=None):
     """
     once = times is None
     if score.of_sums:
-        sums = {key: _added(x, times) for key, x in arrays.items()}
-        found = score.of_sums(sums)
+        found = score.of_sums(_Added(lambda key: _added(arrays[key], times)))
         return float(found) if once else found
     count = len(next(iter(rows.values())))
     found = score.of_rows(rows, np.ones((1, count), int) if once else times)
     return float(found[0]) if once else found
+
+
+class _Added(dict):
+    """Sums by name, each added up when a score first asks for it: it asks for few."""
+
+    def __init__(self, add):
+        super().__init__()
+        self._add = add
+
+    def __missing__(self, key):
+        self[key] = self._add(key)
+        return self[key]
 
 
 def _added(array, times):
@@ -143,18 +154,19 @@ def permutation_test(score, ours, others, seed=0):
     """
     first = score.sign * (value(score, ours) - value(score, others))
     count, rng = len(ours["count"]), np.random.default_rng(seed)
-    both = {key: ours[key].sum(axis=0) + others[key].sum(axis=0) for key in ours}
     at_a_time = max(1, _AT_A_TIME // count)
     # The real one; rounding does not make it less than itself.
     as_large, least = 1, abs(first) * (1 - 1e-9)
     for done in range(0, _PERMUTATIONS, at_a_time):
         here = min(at_a_time, _PERMUTATIONS - done)
         kept = rng.integers(0, 2, (here, count)).astype("float64")
-        mine = {
-            key: np.tensordot(kept, ours[key], 1) + np.tensordot(1 - kept, others[key], 1)
-            for key in ours
-        }
-        theirs = {key: both[key] - mine[key] for key in mine}
+        mine = _Added(lambda key, kept=kept: _exchanged(ours[key], others[key], kept))
+        theirs = _Added(lambda key, kept=kept: _exchanged(others[key], ours[key], kept))
         found = np.abs(score.of_sums(mine) - score.of_sums(theirs))
         as_large += int(np.sum(~(found < least)))
     return Permutation(first, as_large / (_PERMUTATIONS + 1))
+
+
+def _exchanged(one, other, kept):
+    """Sums of one model's examples where they are kept, else of the other's."""
+    return np.tensordot(kept, one, 1) + np.tensordot(1 - kept, other, 1)

@@ -141,6 +141,6 @@ def _answer(on_tensorflow, model, request):
     try:
         return {"exported": dataclasses.asdict(on_tensorflow(model, **request))}
     except tuple(_ERRORS.values()) as error:
-        kind = next(x for x in (*_ERRORS, "OSError") if isinstance(error, _ERRORS[x]))
-        kind = type(error).__name__ if type(error).__name__ in _ERRORS else kind
+        # A FileExistsError is an OSError, too, and stands before it.
+        kind = next(name for name, x in _ERRORS.items() if isinstance(error, x))
         return {"kind": kind, "error": str(error)}

@@ -47,3 +47,8 @@ def check_live(teacher):
         raise ValueError(MISSING)
     if isinstance(teacher, WithoutWeights) and keras.backend.backend() != "tensorflow":
         raise ValueError(LIVE.format(teacher.name))
+
+
+def asks_a_function(model):
+    """Whether there is a teacher without weights in a model, or it is one."""
+    return any(isinstance(x, WithoutWeights) for x in model._flatten_layers())

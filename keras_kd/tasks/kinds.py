@@ -9,7 +9,7 @@ from keras import ops, tree
 
 from keras_kd.losses.ops import log_odds, log_probabilities
 from keras_kd.losses.schedules import plain
-from keras_kd.models.given_outputs import WithoutWeights
+from keras_kd.models.given_outputs import asks_a_function
 from keras_kd.models.probe import (
     any_weights,
     low_biases,
@@ -277,7 +277,7 @@ def _answers(model, names, inputs, sigmoids=()):
     None where it cannot run on such inputs, or answers with NaN. `sigmoids` are the names
     of outputs of which each is a yes or no of its own.
     """
-    if any(isinstance(x, WithoutWeights) for x in model._flatten_layers()):
+    if asks_a_function(model):
         # A function is not asked about what has no meaning.
         return None
     for are_made_up in (False, True):

@@ -11,6 +11,8 @@ from keras_kd.tasks.scores import BINS, SCORES
 
 # Of more classes no counts are kept class by class: three numbers each of every example.
 MOST_CLASSES = 256
+# How far a row of a softmax in 16 bits may be from summing to 1.
+ROUNDING = 0.02
 # Answers whose divergence is computed at a time: 1,000 classes in float64 take 32 MB.
 _ROWS = 4096
 
@@ -158,6 +160,11 @@ def _in_each(places, weights, size):
     places = np.where(weights > 0, places, 0)
     flat = np.bincount((rows + places).ravel(), weights.ravel(), len(places) * size)
     return flat.reshape(len(places), size)
+
+
+def sum_to_one(values):
+    """Which rows, over the last axis, could be probabilities of classes; bool."""
+    return (values >= 0).all(axis=-1) & (abs(values.sum(axis=-1) - 1) < ROUNDING)
 
 
 def whole(labels):

@@ -10,12 +10,11 @@ from keras import ops, tree
 from keras_kd.losses.arguments import check_choice, check_integer
 from keras_kd.losses.ops import log_odds, log_probabilities
 from keras_kd.models.given_outputs import LIVE, WithoutWeights
+from keras_kd.tasks.task import ROUNDING, sum_to_one
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("logits", "probabilities")
-# How far a row may be from summing to 1: of 16 bits, too.
-_ROUNDING = 0.02
 
 
 def from_function(
@@ -184,9 +183,10 @@ class FunctionTeacher(WithoutWeights):
         return values
 
     def _check_probabilities(self, values):
-        inside = ((values >= 0) & (values <= 1 + _ROUNDING)).all()
-        sums_to_one = abs(values.sum(axis=-1) - 1) < _ROUNDING
-        if not inside or (values.shape[-1] > 1 and not sums_to_one.all()):
+        good = (values >= 0) & (values <= 1 + ROUNDING)
+        if values.shape[-1] > 1:
+            good = sum_to_one(values)
+        if not good.all():
             raise ValueError(
                 f"The function {self._said['function']!r} must give probabilities of "
                 "classes that sum to 1, as outputs='probabilities' says; of labels of "
