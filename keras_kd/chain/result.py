@@ -75,8 +75,7 @@ class ModelResult:
         if self.errors is not None:
             return f"{100 * self.accuracy:.2f} % right"
         score = SCORES[self.evaluation.counts]
-        percent = " %" * (score.scale == 100)
-        return f"{score.words} {_cell(self, score.name)}{percent}"
+        return f"{score.words} {_cell(self, score.name)}{score.percent}"
 
     def to_dict(self):
         """As it stands in a run folder's metrics.json."""
@@ -109,7 +108,7 @@ class ChainResult:
             {
                 "model": x.model,
                 "taught by": x.taught_by,
-                **{_column(name): _cell(x, name) for name in scores},
+                **{SCORES[name].label: _cell(x, name) for name in scores},
                 **({f"errors in {examples:,}": _errors(x)} if counted else {}),
                 "parameters": f"{x.parameters:,}",
                 "MACs": shown_count(x.macs),
@@ -125,11 +124,6 @@ class ChainResult:
         run_dirs.write_text(folder / "results.md", self.table() + "\n")
         rows = [x.to_dict() for x in self.models]
         run_dirs.write_json(folder / "results.json", {"models": rows})
-
-
-def _column(name):
-    score = SCORES[name]
-    return f"{score.words} (%)" if score.scale == 100 else score.words
 
 
 def _cell(model, name):
@@ -203,9 +197,7 @@ class Measuring:
         """
         batches = labelled.weighted_batches(self._test_data, self._argument)
         first = list(itertools.islice(batches, 1))
-        found = self._asked(in_float32(model), first, name)
-        # What is added up may have no score that counts.
-        Evaluation.of(found.answers())
+        self._asked(in_float32(model), first, name)
 
     def files(self, name):
         """Names of the files that `measure` wrote of a model."""
@@ -267,6 +259,9 @@ class Measuring:
     def _keep_images(self, folder, indices, predictions, teacher):
         """Writes the first images of these, where examples are images of one size."""
         are_sums = isinstance(predictions, SummedPredictions)
+        if are_sums and predictions.sums.places != 2:
+            # No image shows what several labels, or values, differ in.
+            return
         indices = np.sort(indices[: _KEPT_PICTURES if are_sums else _KEPT_IMAGES])
         images, first, size = [], 0, None
         for inputs, labels in labelled.batches(self._test_data):

@@ -372,7 +372,7 @@ class _ChainRun:
         epochs = f"{run.epochs_done} epoch{'s'[: run.epochs_done > 1]}"
         self.progress.say(
             f"{stage.name}: taught by {taught_by}, {epochs} in {run.seconds:.0f} s, "
-            f"{result.in_words()}"
+            + result.in_words()
         )
 
     def _export_last(self):

@@ -82,8 +82,7 @@ def _columns(models):
         return {}
     counted = [model.metrics.evaluation for model in models]
     score = SCORES[counted[0].counts]
-    percent = " (%)" * (score.scale == 100)
-    columns = {f"{score.words}{percent}": score_cell(score, counted)}
+    columns = {score.label: score_cell(score, counted)}
     if all(x.is_right_or_wrong for x in counted):
         errors = over_seeds([x.errors for x in counted])
         columns["errors"] = f"{errors.mean:,.0f}"

@@ -78,8 +78,7 @@ def _spread(score, models):
 
 
 def _draw_pareto(figure, points, unit, score, style):
-    label = score.words + " (%)" * (score.scale == 100)
-    axes = figure.add_subplot(xlabel=unit, ylabel=label)
+    axes = figure.add_subplot(xlabel=unit, ylabel=score.label)
     costs = [point[1] for point in points]
     if max(costs) > 8 * min(costs):
         axes.set_xscale("log")

@@ -249,7 +249,7 @@ def _mean(score, values):
     text = score.shown(seeds.mean)
     if seeds.deviation is not None:
         text += f" ± {score.shown(seeds.deviation)}"
-    return text + " %" * (score.scale == 100)
+    return text + score.percent
 
 
 def _by(compared):
@@ -264,11 +264,7 @@ def _by(compared):
 
 
 def _digits(compared):
-    """As many as a score is shown with, or as tell a difference from 0."""
-    digits, mean = compared.score.digits, abs(compared.gain.mean)
-    while mean and digits < 12 and not float(f"{mean:.{digits}f}"):
-        digits += 1
-    return digits
+    return compared.score.digits_for(abs(compared.gain.mean))
 
 
 def _unit(compared):
@@ -391,4 +387,4 @@ def _counted(evaluations, noun):
         return f"makes {mean}{noun}"
     score = SCORES[evaluations[0].counts]
     value = over_seeds([x.scores[score.name].value for x in evaluations]).mean
-    return f"has {_a(score)} of {score.shown(value)}" + " %" * (score.scale == 100)
+    return f"has {_a(score)} of {score.shown(value)}{score.percent}"

@@ -66,6 +66,23 @@ class Score:
         """Of a difference: "points" of a fraction, else nothing."""
         return "points" if self.scale == 100 else ""
 
+    @property
+    def percent(self):
+        """What stands behind a value as it is shown: " %" of a fraction, else nothing."""
+        return " %" if self.scale == 100 else ""
+
+    @property
+    def label(self):
+        """Its words with the unit, for an axis or a column: "accuracy (%)"."""
+        return f"{self.words} (%)" if self.scale == 100 else self.words
+
+    def digits_for(self, size):
+        """As many digits as it is shown with, or as tell a difference of a size from 0."""
+        digits = self.digits
+        while size and digits < 12 and not float(f"{size:.{digits}f}"):
+            digits += 1
+        return digits
+
     def shown(self, value):
         """A value as text, in per cent where it is a fraction; "–" for none."""
         if value is None:
@@ -78,12 +95,10 @@ class Score:
         """By how much one is better, in words: "worse by 1.20 points"; 0 is "the same"."""
         if better == 0:
             return "the same"
-        size, digits = self.scale * abs(better), self.digits
-        # As many digits as tell it from nothing.
-        while digits < 12 and not float(f"{size:.{digits}f}"):
-            digits += 1
+        size = self.scale * abs(better)
         unit = f" {self.unit}" if self.unit else ""
-        return f"{'better' if better > 0 else 'worse'} by {size:.{digits}f}{unit}"
+        word = "better" if better > 0 else "worse"
+        return f"{word} by {size:.{self.digits_for(size)}f}{unit}"
 
 
 def accuracy(sums):
