@@ -26,6 +26,7 @@ _PUBLIC = {
     "teachers": "teachers",
     "testing": "testing",
     "with_index": "cache.index",
+    "with_teacher_inputs": "cache.teacher_inputs",
     "with_teacher_outputs": "cache.given",
 }
 __all__ = list(_PUBLIC)
@@ -37,6 +38,7 @@ _LATER = {
     "export",
     "planner",
     "with_index",
+    "with_teacher_inputs",
     "with_teacher_outputs",
 }
 

@@ -15,7 +15,8 @@ from keras_kd.recipes import zoo
 PUBLIC = """
     CacheError DistillationChain Distiller MutualDistiller Stage TeacherFreeLoss augment
     born_again cache_teacher callbacks export load_distiller losses planner
-    quantization_aware teachers testing with_index with_teacher_outputs
+    quantization_aware teachers testing with_index with_teacher_inputs
+    with_teacher_outputs
 """.split()
 
 

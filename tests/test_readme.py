@@ -123,10 +123,18 @@ def named(tmp_path, monkeypatch, mnist_sample):
         "examples": tf.data.Dataset.from_tensor_slices(tuple(train)),
         "images": train[0],
         "labels": train[1],
+        "photos": train[0].repeat(2, axis=1).repeat(2, axis=2),
+        "teacher_of_photos": _of_photos(),
         "train_images": np.concatenate([pixels[0]] * 10),
         "test_images": np.concatenate([pixels[1]] * 10),
         "test_labels": np.concatenate([test[1]] * 10),
     }
+
+
+def _of_photos():
+    layers = [keras.layers.Input((56, 56, 1)), keras.layers.AveragePooling2D(8)]
+    layers += [keras.layers.Flatten(), keras.layers.Dense(10)]
+    return keras.Sequential(layers)
 
 
 def _segmenter(width):

@@ -48,10 +48,11 @@ def cache_teacher(
         teacher: A built `keras.Model`.
         dataset: Single examples, before `shuffle` and `batch`, in a fixed order: x, (x, y)
             or (x, y, sample_weight), where y may be None. Either NumPy arrays
-            (examples, ...) in a tuple, or a finite tf.data.Dataset. Arrays are held in
-            memory, and so are their outputs; that is the fastest. A tf.data.Dataset is
-            read into memory without a `path`; with one it is streamed, so that memory does
-            not grow with its length.
+            (examples, ...) in a tuple, or a finite tf.data.Dataset, that of
+            `keras_kd.with_teacher_inputs` for one. Arrays are held in memory, and so are
+            their outputs; that is the fastest. A tf.data.Dataset is read into memory
+            without a `path`; with one it is streamed, so that memory does not grow with
+            its length.
         path: Folder to keep the outputs in. Defaults to None: in memory only.
         outputs: List of the names of the teacher's layers whose outputs are kept, as the
             distillation losses tap them ("backbone/block3" in nested models, "lstm:1" of a
@@ -122,6 +123,12 @@ def cache_teacher(
             f"`dtype` must be 'float16' or 'float32'. Received: dtype={dtype!r}."
         )
     examples = _as_examples(dataset, in_memory=path is None)
+    if augment is not None and examples.are_apart:
+        raise ValueError(
+            "`augment` makes the teacher's views of the student's x, and `dataset` carries "
+            "inputs for the teacher alone (with_teacher_inputs). Received: "
+            f"augment={augment!r}."
+        )
     _check_single(teacher, examples.shapes)
     # Batches must not lie across two shards, so sizes are powers of two.
     batch_size = 2 ** (batch_size.bit_length() - 1)
@@ -177,7 +184,7 @@ def _fill(cached, workers, progress):
 def _as_examples(dataset, in_memory):
     if not isinstance(dataset, tf.data.Dataset):
         return ArrayExamples(dataset)
-    examples = StreamedExamples(dataset)
+    examples = StreamedExamples(dataset, for_teacher=True)
     return examples.in_memory() if in_memory else examples
 
 

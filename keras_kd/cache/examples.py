@@ -7,6 +7,7 @@ from keras import tree
 from tensorflow import nest
 
 from keras_kd.data.examples import ExamplesDataset, rows_in_turn, views_in_turn
+from keras_kd.data.pairing import check_fixed_order, pairs
 from keras_kd.training import batch as batches
 
 # Streamed examples are joined with their outputs this many at a time.
@@ -24,7 +25,8 @@ class ArrayExamples:
 
     Attributes:
         count: How many examples there are.
-        shapes: Of each array of one example's x.
+        shapes: Of each array that the teacher takes of one example.
+        are_apart: Whether that is something else than the student's x.
 
     Raises:
         ValueError: `data` is something else, or empty.
@@ -51,13 +53,16 @@ class ArrayExamples:
                 f"one example. Received: shapes {[array.shape for array in arrays]}."
             )
         self.count = len(arrays[0])
-        self.shapes = [array.shape[1:] for array in tree.flatten(self._x)]
+        self.are_apart = batches.has_teacher_inputs(self._x)
+        self._taught = batches.teacher_inputs_of(self._x)
+        self._x = batches.inputs_of(self._x)
+        self.shapes = [array.shape[1:] for array in tree.flatten(self._taught)]
 
     def inputs(self, batch_size):
-        """Yields x in batches, in order."""
+        """Yields what the teacher takes in batches, in order."""
         for start in range(0, self.count, batch_size):
             rows = slice(start, start + batch_size)
-            yield tree.map_structure(lambda array: array[rows], self._x)
+            yield tree.map_structure(lambda array: array[rows], self._taught)
 
     def join(self, outputs=None, views=1, augment=None, seed=0):
         """The examples with the teacher's outputs and their numbers, `ExamplesDataset`.
@@ -72,10 +77,12 @@ class ArrayExamples:
         """
         count = self.count
         # Whole on the GPU it would have to come back for every batch.
+        # The teacher has seen its own where its outputs are there.
+        taught = [self._taught] if self.are_apart and outputs is None else []
         with tf.device("CPU:0"):
-            x, labels, *outputs = nest.map_structure(
+            x, labels, taught, *outputs = nest.map_structure(
                 tf.constant,
-                (self._x, self._labels, *([] if outputs is None else [outputs])),
+                (self._x, self._labels, taught, *([] if outputs is None else [outputs])),
             )
 
         @tf.function
@@ -84,7 +91,12 @@ class ArrayExamples:
             inputs = _rows(x, indices)
             if augment is not None:
                 inputs = augment(inputs, indices, rows // count, seed)
-            packed = batches.pack(inputs, *_rows(outputs, rows), index=indices)
+            packed = batches.pack(
+                inputs,
+                *_rows(outputs, rows),
+                index=indices,
+                **dict(zip(["teacher_inputs"], _rows(taught, indices), strict=False)),
+            )
             return _element(packed, _rows(labels, indices), self._given)
 
         return ExamplesDataset(rows_in_turn(views, count), gather)
@@ -95,32 +107,36 @@ class StreamedExamples:
 
     Args:
         dataset: A tf.data.Dataset of single examples.
+        for_teacher: Whether it may carry what the teacher alone takes.
 
     Attributes:
         count: How many examples there are; None where tf.data does not know.
-        shapes: Of each tensor of one example's x; None where tf.data does not know.
+        shapes: Of each tensor that the teacher takes of one example; None where tf.data
+            does not know.
+        are_apart: Whether that is something else than the student's x.
 
     Raises:
         ValueError: `dataset` is empty or infinite, or not of x, (x, y) or
             (x, y, sample_weight) with x made of numbers.
     """
 
-    def __init__(self, dataset):
-        _check_dataset(dataset)
+    def __init__(self, dataset, for_teacher=False):
+        _check_dataset(dataset, for_teacher)
         parts = _split(dataset.element_spec)
         self._given = [not _is_none(spec) for spec in parts[1:]]
         self._dataset = dataset if all(self._given) else dataset.map(_without_none)
         cardinality = int(dataset.cardinality())
         self.count = cardinality if cardinality >= 0 else None
-        specs = nest.flatten(parts[0])
+        self.are_apart = batches.has_teacher_inputs(parts[0])
+        specs = nest.flatten(batches.teacher_inputs_of(parts[0]))
         self.shapes = [
             None if spec.shape.rank is None else tuple(spec.shape) for spec in specs
         ]
 
     def inputs(self, batch_size):
-        """Yields x in batches, in order."""
+        """Yields what the teacher takes in batches, in order."""
         for examples in self._read(batch_size):
-            yield _split(examples)[0]
+            yield batches.teacher_inputs_of(_split(examples)[0])
 
     def in_memory(self):
         """All examples as `ArrayExamples`.
@@ -142,6 +158,7 @@ class StreamedExamples:
             x, *labels = _split(example)
             return _element(batches.pack(x, index=index), labels, self._given)
 
+        check_fixed_order(self._dataset)
         return self._dataset.enumerate().map(add, num_parallel_calls=tf.data.AUTOTUNE)
 
     def beside(self, outputs, count):
@@ -156,6 +173,7 @@ class StreamedExamples:
                 "`outputs` must have one row for each example. Received: "
                 f"{count} rows for {self.count} examples."
             )
+        check_fixed_order(self._dataset)
         with tf.device("CPU:0"):
             outputs = nest.map_structure(tf.constant, outputs)
 
@@ -166,6 +184,25 @@ class StreamedExamples:
 
         counted = self._dataset.apply(tf.data.experimental.assert_cardinality(count))
         return counted.enumerate().map(add, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def beside_inputs(self, teacher_inputs):
+        """The examples with what the teacher takes of each and their numbers.
+
+        Args:
+            teacher_inputs: A tf.data.Dataset of single ones, in the same order. Another
+                number of them stops the reading.
+
+        Returns:
+            A tf.data.Dataset.
+        """
+        def add(index, pair):
+            example, taught = pair
+            x, *labels = _split(example)
+            packed = batches.pack(x, index=index, teacher_inputs=taught)
+            return _element(packed, labels, self._given)
+
+        both = pairs(self._dataset, teacher_inputs)
+        return both.enumerate().map(add, num_parallel_calls=tf.data.AUTOTUNE)
 
     def join(self, read_view, views, augment, seed, count):
         """The examples with the teacher's outputs and their numbers, a tf.data.Dataset.
@@ -181,9 +218,10 @@ class StreamedExamples:
         """
 
         def join_chunk(view, indices, examples, chunk):
-            inputs, *labels = _split(examples)
+            x, *labels = _split(examples)
             cached, outputs = chunk
-            _assert_same(fingerprints(inputs), cached)
+            _assert_same(fingerprints(batches.teacher_inputs_of(x)), cached)
+            inputs = batches.inputs_of(x)
             if augment is not None:
                 inputs = augment(inputs, indices, tf.fill(tf.shape(indices), view), seed)
             packed = batches.pack(inputs, outputs, index=indices)
@@ -267,7 +305,7 @@ def _assert_same(fingerprint, cached):
     )
 
 
-def _check_dataset(dataset):
+def _check_dataset(dataset, for_teacher):
     spec = dataset.element_spec
     parts = _split(spec)
     if not 1 <= len(parts) <= 3:
@@ -276,11 +314,12 @@ def _check_dataset(dataset):
             f"Received: elements {spec}."
         )
     x = parts[0]
-    if batches.index_of(x) is not None or batches.teacher_of(x) is not None:
+    is_taken = for_teacher and batches.has_teacher_inputs(x)
+    if batches.inputs_of(x) is not x and not is_taken:
         raise ValueError(
-            "`dataset` carries the examples' numbers, or teacher outputs, already, as what "
-            "with_index, cache_teacher and with_teacher_outputs return does. Give the "
-            "examples themselves."
+            "`dataset` carries the examples' numbers, or teacher outputs or inputs, "
+            "already, as what with_index, cache_teacher, with_teacher_outputs and "
+            "with_teacher_inputs return does. Give the examples themselves."
         )
     given = [parts[0], *(part for part in parts[1:] if not _is_none(part))]
     if not all(isinstance(x, tf.TensorSpec) for x in nest.flatten(given)):

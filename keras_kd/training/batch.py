@@ -1,13 +1,13 @@
-"""How cached teacher outputs, and the examples' numbers, travel in a batch.
+"""How teacher outputs or inputs, and the examples' numbers, travel in a batch.
 
 They are put inside x and taken out of it here alone. Keras's `fit` takes
 (x, y, sample_weight) and no fourth element, and `y` belongs to the labels (class weights
 and metrics read it), so x becomes a dict:
 
-    ({"keras_kd.inputs": x, "keras_kd.teacher_outputs": ..., "keras_kd.index": ...},
-     y, sample_weight)
+    ({"keras_kd.inputs": x, "keras_kd.teacher_outputs": ..., "keras_kd.index": ...,
+      "keras_kd.teacher_inputs": ...}, y, sample_weight)
 
-with one of the last two keys or both. They carry the package's name, so a model whose own
+with one or more of the last three keys. They carry the package's name, so a model whose own
 inputs are a dict is safe. Teacher outputs stand under a key that says whose they are
 (`keras_kd.training.whose_answers`): a part of the structure, not of the tensors, it
 goes wherever they go, and costs nothing. Teacher outputs kept in part (`TopK`) become
@@ -21,7 +21,8 @@ from keras import backend, ops
 _INPUTS = "keras_kd.inputs"
 _OUTPUTS = "keras_kd.teacher_outputs"
 _INDEX = "keras_kd.index"
-_PACKED = [{_INPUTS, _OUTPUTS}, {_INPUTS, _INDEX}, {_INPUTS, _OUTPUTS, _INDEX}]
+_TEACHER_INPUTS = "keras_kd.teacher_inputs"
+_CARRIED = {_OUTPUTS, _INDEX, _TEACHER_INPUTS}
 _TOP_K = "keras_kd.top_k_of_"
 _LIST = "keras_kd.list"
 _OF = "of "
@@ -80,21 +81,40 @@ def encode(own, taps, of=None):
     return encoded if of is None else {f"{_OF}{of}": encoded}
 
 
-def pack(x, teacher_outputs=None, index=None):
+def pack(x, teacher_outputs=None, index=None, teacher_inputs=None):
     """x with what else a batch carries of its examples inside.
 
     Args:
         x: The student's inputs, a tensor or a nested structure.
         teacher_outputs: The teacher's outputs, as `encode` returns them.
         index: Which of the data set's examples these are, integers (batch,).
+        teacher_inputs: What the teacher takes instead of x, a tensor or a nested structure.
     """
-    carried = {_OUTPUTS: teacher_outputs, _INDEX: index}
+    carried = {_OUTPUTS: teacher_outputs, _INDEX: index, _TEACHER_INPUTS: teacher_inputs}
     return {_INPUTS: x} | {k: part for k, part in carried.items() if part is not None}
 
 
 def inputs_of(x):
     """The student's inputs alone, of what a batch carries as x, or of its shapes."""
     return x[_INPUTS] if _is_packed(x) else x
+
+
+def has_teacher_inputs(x):
+    """Whether x, or a dataset's structure of it, carries what the teacher alone takes."""
+    return _is_packed(x) and _TEACHER_INPUTS in x
+
+
+def teacher_inputs_of(x):
+    """What the teacher takes, of what a batch carries as x: the student's, or its own."""
+    return x[_TEACHER_INPUTS] if has_teacher_inputs(x) else inputs_of(x)
+
+
+def without_teacher(x):
+    """What a batch carries as x without the teacher's outputs and inputs."""
+    if not _is_packed(x):
+        return x
+    kept = {key: x[key] for key in (_INPUTS, _INDEX) if key in x}
+    return kept if len(kept) > 1 else x[_INPUTS]
 
 
 def index_of(x):
@@ -147,7 +167,7 @@ def unpack(x):
 
 
 def _is_packed(x):
-    return isinstance(x, dict) and set(x) in _PACKED
+    return isinstance(x, dict) and {_INPUTS} < set(x) <= {_INPUTS} | _CARRIED
 
 
 def _encode(part):

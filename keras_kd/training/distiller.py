@@ -40,7 +40,8 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
     Args:
         teacher: A built `keras.Model`; or None, where the data carry what a teacher said
             (`keras_kd.with_teacher_outputs`).
-        student: A `keras.Model` that takes the same inputs.
+        student: A `keras.Model` that takes the same inputs, unless the data carry others
+            for the teacher (`keras_kd.with_teacher_inputs`) or its answers.
         distillation_losses: A distillation loss, an identifier ("kd"), or a list of
             them. See `keras_kd.losses`; Keras's own loss objects, and any object with
             their `compute_loss`, are taken as they are.
@@ -72,8 +73,8 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
 
     Raises:
         ValueError: An argument is of the wrong kind or out of range, the models'
-            inputs, outputs or tapped layers do not fit each other, student and teacher
-            share variables that would be trained, or outputs are said to be probabilities
+            outputs or tapped layers do not fit each other, student and teacher share
+            variables that would be trained, or outputs are said to be probabilities
             and are not.
 
     Example:
@@ -207,9 +208,9 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         """As `keras.Model.fit`, after a look at the teacher and at data in memory.
 
         Raises:
-            ValueError: As `checks.check_fit`; or `compile` was not called, `x` carries
-                another teacher's answers, labels are missing beside weights, or there was
-                no batch.
+            ValueError: As `checks.check_fit`; or `compile` was not called, the teacher
+                takes other inputs, `x` carries another teacher's answers, labels are
+                missing beside weights, or there was no batch.
         """
         self._assert_compile_called("fit")
         if self.student.built:
@@ -245,11 +246,12 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         if self.student_loss_weight == 1:
             return Outputs(None, {})
         checks.check_top_k(batch.holds_top_k(x), self._terms)
-        x, kept = self.unpack_own(x)
+        _, kept = self.unpack_own(x)
         if kept is not None:
             needed = {name for term in self._terms for name in term.teacher.names}
             return checks.check_kept(Outputs(*kept), needed)
-        outputs = Outputs(*self._teacher_taps.call(x, training=False))
+        inputs = batch.teacher_inputs_of(x)
+        outputs = Outputs(*self._teacher_taps.call(inputs, training=False))
         return tree.map_structure(ops.stop_gradient, outputs)
 
     def compute_student_loss(self, y, y_pred, sample_weight):
@@ -329,8 +331,8 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
         """Finds in the first step what the models give, where it could not before."""
         kinds = self.teacher_kinds, self.student_kinds
         if any(each.is_open() for each in kinds):
-            for each in kinds:
-                each.look_in_step(batch.inputs_of(x))
+            self.teacher_kinds.look_in_step(batch.teacher_inputs_of(x))
+            self.student_kinds.look_in_step(batch.inputs_of(x))
             checks.check_label_loss(self.loss, self.student, self.student_kinds)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):

@@ -1,6 +1,7 @@
 """Which models can be trained together: their inputs, and what they share."""
 
 import keras
+from keras import tree
 
 from keras_kd.losses.ops import fits_shape
 from keras_kd.models.given_outputs import GivenOutputs, WithoutWeights
@@ -12,14 +13,15 @@ from keras_kd.models.symbolic import (
     symbolic_outputs,
 )
 from keras_kd.tasks.kinds import check_said
+from keras_kd.training.batch import has_teacher_inputs, teacher_inputs_of
 
 
 def check_models(teacher, student):
     """Refuses a teacher and a student that cannot go together.
 
     Raises:
-        ValueError: One is no built `keras.Model`, both are the same, their inputs differ,
-            or training the student would change variables of the teacher.
+        ValueError: One is no built `keras.Model`, both are the same, or training the
+            student would change variables of the teacher.
     """
     for name, model in (("teacher", teacher), ("student", student)):
         if not isinstance(model, keras.Model):
@@ -50,14 +52,40 @@ def check_models(teacher, student):
             "of its own, or set trainable of a BatchNormalization to False. "
             f"Shared: {', '.join(moved)}."
         )
+
+
+def check_inputs(x, teacher, student):
+    """Refuses a teacher that cannot take a batch's inputs.
+
+    Args:
+        x: What a batch carries as x, or its structure with shapes.
+
+    Raises:
+        ValueError: x carries no inputs for the teacher alone, and the two models' differ;
+            or the teacher's one input has another shape than what it carries for it.
+    """
     # Models without symbolic inputs are checked by their first batch.
-    teacher_shapes = input_shapes(teacher)
-    student_shapes = input_shapes(student, like=teacher)
-    if teacher_shapes and student_shapes and not _fit(teacher_shapes, student_shapes):
+    wanted = input_shapes(teacher)
+    if not has_teacher_inputs(x):
+        found = input_shapes(student, like=teacher)
+        if wanted and found and not _fit(wanted, found):
+            raise ValueError(
+                "`student` must take the inputs that `teacher` takes. Received: teacher "
+                f"{teacher.name!r} with input shapes {wanted}, student {student.name!r} "
+                f"with {found}. Where Keras layers make the teacher's inputs of the "
+                "student's, give kd.teachers.Preprocessed(teacher, layers); where it takes "
+                "something else altogether, kd.with_teacher_inputs(examples, ...)."
+            )
+        return
+    found = [getattr(x, "shape", None) for x in tree.flatten(teacher_inputs_of(x))]
+    if len(wanted) != 1 or len(found) > 1 or getattr(found[0], "rank", 0) is None:
+        # By which names a dict's go, Keras decides.
+        return
+    (found,) = found
+    if found is not None and not fits_shape(tuple(found), wanted[0]):
         raise ValueError(
-            "`student` must take the inputs that `teacher` takes. Received: teacher "
-            f"{teacher.name!r} with input shapes {teacher_shapes}, student "
-            f"{student.name!r} with {student_shapes}."
+            f"`x` carries teacher inputs of shape {tuple(found)}, and the teacher "
+            f"{teacher.name!r} takes {wanted[0]}."
         )
 
 

@@ -8,7 +8,7 @@ from keras import tree
 from keras_kd.models.fingerprints import teacher_id
 from keras_kd.models.given_outputs import MISSING, GivenOutputs, check_live
 from keras_kd.training import batch
-from keras_kd.training.teacher_and_student import check_order
+from keras_kd.training.teacher_and_student import check_inputs, check_order
 
 
 def whose_answers(data):
@@ -20,8 +20,13 @@ def whose_answers(data):
     Returns:
         As `keras_kd.training.batch.teacher_of`; None, too, for generators and the like.
     """
+    return batch.teacher_of(structure_of(data))
+
+
+def structure_of(data):
+    """What `fit` takes as x, or what a tf.data.Dataset shows of its x."""
     spec = getattr(data, "element_spec", data)
-    return batch.teacher_of(spec[0] if isinstance(spec, tuple) and spec else spec)
+    return spec[0] if isinstance(spec, tuple) and spec else spec
 
 
 def student_of(model):
@@ -120,14 +125,17 @@ class KnowsItsTeacher(keras.Model):
 
         Raises:
             ValueError: They are another's, or it is not known whose; there are none, and
-                no teacher model; or the inputs are in a list, and the two models' orders
-                differ.
+                no teacher model, or one that cannot take the inputs; or these are in a
+                list, and the two models' orders differ.
         """
         of = batch.teacher_of(x)
         if of is None and isinstance(self.teacher, GivenOutputs):
             raise ValueError(MISSING)
+        if of is None:
+            check_inputs(x, self.teacher, self.student)
         self._check_whose(of)
-        check_order(batch.inputs_of(x), self.teacher, self.student)
+        if not batch.has_teacher_inputs(x):
+            check_order(batch.inputs_of(x), self.teacher, self.student)
         return batch.unpack(x)
 
     def _check_whose(self, of, argument="x"):
@@ -156,9 +164,11 @@ class KnowsItsTeacher(keras.Model):
             return
         found = {name: whose_answers(x) for name, x in data.items()}
         without = [x for name, x in data.items() if x is not None and found[name] is None]
-        if without and not all(map(_hides_structure, without)):
-            # On JAX an error within the step would leave no weights behind.
-            check_live(self.teacher)
+        for x in without:
+            if not _hides_structure(x):
+                # On JAX an error within the step would leave no weights behind.
+                check_live(self.teacher)
+                check_inputs(structure_of(x), self.teacher, self.student)
         found = {name: of for name, of in found.items() if of is not None}
         # Whose answers come of a generator shows when its step is traced, which is once,
         # and TensorFlow alone can look at the teacher then.

@@ -36,6 +36,29 @@ def test_numbers_of_examples_come_out_beside_inputs_and_outputs(outputs):
     assert kept is None if outputs is None else np.array_equal(kept[0], outputs)
 
 
+def test_each_model_gets_its_own_inputs():
+    x, own = {"a": np.zeros((6, 2))}, np.ones((6, 3))
+    packed = batch.pack(x, teacher_inputs=own, index=np.arange(6))
+    assert batch.inputs_of(packed) is x
+    assert batch.teacher_inputs_of(packed) is own
+    assert batch.has_teacher_inputs(packed)
+    assert batch.unpack(packed) == (x, None)
+    for other in (x, batch.pack(x, index=np.arange(6)), np.zeros((6, 2))):
+        assert not batch.has_teacher_inputs(other)
+        assert batch.teacher_inputs_of(other) is batch.inputs_of(other)
+
+
+def test_what_is_the_teachers_can_be_left_out():
+    x, outputs = np.zeros((6, 2)), batch.encode(np.ones((6, 3)), {}, of="0a")
+    for kept in ({"index": np.arange(6)}, {}):
+        packed = batch.pack(x, outputs, teacher_inputs=x, **kept)
+        left = batch.without_teacher(packed)
+        assert batch.inputs_of(left) is x
+        assert batch.teacher_of(left) is None and not batch.has_teacher_inputs(left)
+        assert (batch.index_of(left) is not None) == bool(kept)
+    assert batch.without_teacher(x) is x
+
+
 def test_outputs_say_whose_they_are():
     x, one = np.zeros((6, 2), "float32"), np.ones((6, 3), "float32")
     packed = batch.pack(x, batch.encode(one, {"hidden": one}, of="0a"))

@@ -5,14 +5,55 @@ import numpy as np
 import pytest
 
 import keras_kd
-from keras_kd.training.teacher_and_student import check_models, check_peers
+from keras_kd.training.batch import pack
+from keras_kd.training.teacher_and_student import (
+    check_inputs,
+    check_models,
+    check_peers,
+)
+
+
+def two_inputs():
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    return keras.Model(inputs, keras.layers.Dense(3)(inputs[0] + inputs[1]))
+
+
+def of_width(width):
+    return keras.Sequential([keras.Input((width,)), keras.layers.Dense(3)])
 
 
 @pytest.mark.parametrize("unknown", [(None, 4), (3, None)])
 def test_unknown_dimensions_fit_any(make_model, unknown):
     inputs = keras.Input(batch_shape=(unknown[0], unknown[1] or 4))
     student = keras.Model(inputs, keras.layers.Dense(3)(inputs))
-    check_models(make_model(), student)
+    check_inputs(np.zeros((3, 4)), make_model(), student)
+
+
+@pytest.mark.parametrize(
+    ("make_student", "shapes"),
+    [
+        (lambda: of_width(5), r"\(None, 4\).*\(None, 5\)"),
+        (two_inputs, r"\[\(None, 4\)\].*\[\(None, 4\), \(None, 4\)\]"),
+    ],
+    ids=["shapes", "number"],
+)
+def test_other_inputs_are_refused_when_data_bring_none_for_the_teacher(
+    make_model, make_student, shapes
+):
+    teacher, student = make_model(), make_student()
+    distiller = keras_kd.Distiller(teacher, student, "kd")
+    distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x = [np.zeros((6, *i.shape[1:])) for i in student.inputs]
+    x, before = x[0] if len(x) == 1 else x, student.get_weights()
+    for call in (distiller.fit, distiller.train_on_batch):
+        with pytest.raises(ValueError, match=f"inputs that `teacher` takes.*{shapes}"):
+            call(x, np.zeros(6))
+    for weight, now in zip(before, student.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, now)
+    carried = pack(x, teacher_inputs=np.zeros((6, 4)))
+    distiller.fit(carried, np.zeros(6), verbose=0)
+    with pytest.raises(ValueError, match=r"teacher inputs of shape \(6, 7\).*\(None, 4\)"):
+        check_inputs(pack(x, teacher_inputs=np.zeros((6, 7))), teacher, student)
 
 
 def shared_norm(**arguments):
