@@ -14,7 +14,7 @@ from keras_kd.tasks.heads import alone
 from keras_kd.tasks.kinds import OutputKinds
 from keras_kd.tasks.known import TASKS, task_of_units
 from keras_kd.tasks.task import sum_to_one
-from keras_kd.training.batch import inputs_of
+from keras_kd.training.batch import inputs_of, teacher_inputs_of
 from keras_kd.training.checks import check_one_of
 
 _SAY = "to keras_kd.evaluation.predictions.predict"
@@ -24,7 +24,7 @@ class Asking:
     """Asks one model, batch by batch.
 
     Args:
-        model, outputs, name, argument, task, ignore_class: As
+        model, outputs, name, argument, task, ignore_class, of_teacher: As
             `keras_kd.evaluation.predictions.predict` takes them.
 
     Attributes:
@@ -34,13 +34,14 @@ class Asking:
         positions: Their sizes in the last batch, a tuple.
     """
 
-    def __init__(self, model, outputs, name, argument, task, ignore_class):
+    def __init__(self, model, outputs, name, argument, task, ignore_class, of_teacher):
         self._model, self._argument = model, argument
         self._said = check_one_of("outputs", outputs, ("logits", "probabilities"))
         self._task_name = check_one_of("task", task, tuple(ACTIVATIONS))
         if ignore_class is not None:
             ignore_class = check_integer("ignore_class", ignore_class)
         self._ignored = ignore_class
+        self._takes = teacher_inputs_of if of_teacher else inputs_of
         self.name = model.name if name is None else name
         self.task = self.places = self.positions = None
         self._kind, self._like_probabilities = None, True
@@ -70,7 +71,7 @@ class Asking:
             )
 
     def _answer(self, inputs, labels, weights, first):
-        values, mask = self._ask(inputs_of(inputs))
+        values, mask = self._ask(self._takes(inputs))
         shape, size = values.shape[:-1], values.shape[-1]
         self.positions = shape[1:]
         # Of no examples nothing tells how many positions -1 would be.

@@ -241,7 +241,8 @@ def evaluate(model, dataset, teacher=None, task=None, ignore_class=None):
             a sigmoid; or values. For others, and to use one pass for several things, see
             `keras_kd.evaluation.predictions.predict`.
         dataset: Batches of (inputs, labels), or arrays, as `Model.evaluate` takes them.
-            With a teacher the same batches each time.
+            With a teacher the same batches each time, with its own inputs where
+            `keras_kd.with_teacher_inputs` put them beside the model's.
         teacher: The model that taught it, to compare them; or None.
         task: "multiclass", "binary", "multilabel" or "regression"; by default what the
             model shows.
@@ -258,7 +259,8 @@ def evaluate(model, dataset, teacher=None, task=None, ignore_class=None):
     more = {"task": task, "ignore_class": ignore_class}
     predictions, fidelity = predict(model, dataset, **more), None
     if teacher is not None:
-        fidelity = predictions.fidelity(predict(teacher, dataset, **more))
+        answers = predict(teacher, dataset, of_teacher=True, **more)
+        fidelity = predictions.fidelity(answers)
     return Evaluation.of(predictions.answers(), fidelity)
 
 

@@ -201,6 +201,7 @@ def predict(
     argument="dataset",
     task=None,
     ignore_class=None,
+    of_teacher=False,
 ):
     """A model's answers over a data set, in one pass.
 
@@ -229,6 +230,8 @@ def predict(
             activation are "multiclass".
         ignore_class: The label of positions that are left out, as Keras's
             `SparseCategoricalCrossentropy(ignore_class=...)` has it; or None.
+        of_teacher: Whether the model gets what the data set carries for the teacher alone
+            (`keras_kd.with_teacher_inputs`), where it does.
 
     Returns:
         A `Predictions` of one class an example, else a `SummedPredictions`.
@@ -238,7 +241,7 @@ def predict(
             are of another shape, not finite, or not the probabilities they are said to be;
             or nothing shows the task.
     """
-    asking = Asking(model, outputs, name, argument, task, ignore_class)
+    asking = Asking(model, outputs, name, argument, task, ignore_class, of_teacher)
     parts, name = [], asking.name
     for labels, answers, keep in asking.answers(dataset):
         is_class = asking.task.name in ("multiclass", "binary") and not asking.places

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_kd import with_teacher_inputs
 from keras_kd.evaluation.answers import Answers
 from keras_kd.evaluation.evaluate import Evaluation, evaluate
 from keras_kd.evaluation.predictions import Fidelity, predict
@@ -51,6 +52,19 @@ def test_compares_with_the_teacher(make_model, vectors):
         kl=pytest.approx(np.mean(np.sum(p * np.log(p / q), axis=1)), rel=1e-4),
     )
     assert found.errors == np.sum(student.predict(x, verbose=0).argmax(1) != labels)
+
+
+def test_a_teacher_gets_the_inputs_that_are_its_own(vectors):
+    x, labels = vectors
+    logits = np.random.default_rng(0).normal(size=(len(x), 3)).astype("float32")
+    teacher_logits = np.roll(logits, 1, axis=0)
+    data = with_teacher_inputs((logits, labels % 3), teacher_logits).batch(7)
+    found = evaluate(echo(name="student"), data, teacher=echo(name="teacher"))
+    agree = logits.argmax(axis=1) == teacher_logits.argmax(axis=1)
+    assert found.fidelity.agreement == pytest.approx(np.mean(agree))
+    assert found.errors == np.sum(logits.argmax(axis=1) != labels % 3)
+    own = predict(echo(), data, of_teacher=True)
+    assert np.array_equal(own.predicted, teacher_logits.argmax(axis=1))
 
 
 def test_a_teacher_of_other_classes(make_model, vectors):
