@@ -5,6 +5,7 @@ from keras import tree
 
 from keras_kd.distribution.distribute import Distributed
 from keras_kd.distribution.workers import strategy_of
+from keras_kd.models.kept_values import values_kept
 from keras_kd.models.symbolic import output_structure
 from keras_kd.training.compiled_steps import (
     Epoch,
@@ -126,11 +127,16 @@ class SeveralSteps(Distributed):
             if self._epoch.most > 1:
                 callbacks = [*_flat(callbacks), self._epoch]
         try:
-            return super().fit(
-                x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs
-            )
+            with values_kept(self):
+                return super().fit(
+                    x, y, batch_size, epochs, verbose, callbacks, *args, **kwargs
+                )
         finally:
             self._epoch = None
+
+    def evaluate(self, *args, **kwargs):
+        with values_kept(self):
+            return super().evaluate(*args, **kwargs)
 
     def _make_function(self, step_function, **of_backend):
         function = super()._make_function(step_function, **of_backend)

@@ -92,3 +92,7 @@ def test_the_teacher_is_unchanged(other):
 def test_a_student_that_is_frozen_as_a_whole_is_refused(tensorflow, other):
     assert tensorflow["frozen"].startswith("There is nothing to train: all layers of `stud")
     assert other["frozen"] == tensorflow["frozen"]
+
+
+def test_a_step_that_fails_leaves_all_weights(tensorflow, other):
+    assert tensorflow["kept"] == other["kept"] == [True, True]
