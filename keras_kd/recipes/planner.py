@@ -22,7 +22,7 @@ from keras_kd.losses.arguments import check_integer
 from keras_kd.recipes import assistant_widths, zoo
 from keras_kd.recipes.model_files import load_model
 from keras_kd.tables import markdown_table
-from keras_kd.training.teacher_and_student import check_models
+from keras_kd.training.teacher_and_student import check_models, check_same_inputs
 
 HEAD = """\
 # Epochs, optimizer and loss are those of the recipe mnist, not chosen for these models.
@@ -181,6 +181,7 @@ def plan(teacher, student, assistants=1):
     teacher_model, teacher = _end("teacher", teacher)
     student_model, student = _end("student", student)
     check_models(teacher_model, student_model)
+    check_same_inputs(teacher_model, student_model)
     _check_outputs(teacher_model, student_model)
     _check_smaller(teacher, student)
     families = zoo.family_of(teacher_model), zoo.family_of(student_model)

@@ -64,19 +64,10 @@ def check_inputs(x, teacher, student):
         ValueError: x carries no inputs for the teacher alone, and the two models' differ;
             or the teacher's one input has another shape than what it carries for it.
     """
-    # Models without symbolic inputs are checked by their first batch.
-    wanted = input_shapes(teacher)
     if not has_teacher_inputs(x):
-        found = input_shapes(student, like=teacher)
-        if wanted and found and not _fit(wanted, found):
-            raise ValueError(
-                "`student` must take the inputs that `teacher` takes. Received: teacher "
-                f"{teacher.name!r} with input shapes {wanted}, student {student.name!r} "
-                f"with {found}. Where Keras layers make the teacher's inputs of the "
-                "student's, give kd.teachers.Preprocessed(teacher, layers); where it takes "
-                "something else altogether, kd.with_teacher_inputs(examples, ...)."
-            )
+        check_same_inputs(teacher, student)
         return
+    wanted = input_shapes(teacher)
     found = [getattr(x, "shape", None) for x in tree.flatten(teacher_inputs_of(x))]
     if len(wanted) != 1 or len(found) > 1 or getattr(found[0], "rank", 0) is None:
         # By which names a dict's go, Keras decides.
@@ -86,6 +77,20 @@ def check_inputs(x, teacher, student):
         raise ValueError(
             f"`x` carries teacher inputs of shape {tuple(found)}, and the teacher "
             f"{teacher.name!r} takes {wanted[0]}."
+        )
+
+
+def check_same_inputs(teacher, student):
+    """Refuses two models that take other inputs, as far as they are known; a ValueError."""
+    # Models without symbolic inputs are checked by their first batch.
+    wanted, found = input_shapes(teacher), input_shapes(student, like=teacher)
+    if wanted and found and not _fit(wanted, found):
+        raise ValueError(
+            "`student` must take the inputs that `teacher` takes. Received: teacher "
+            f"{teacher.name!r} with input shapes {wanted}, student {student.name!r} with "
+            f"{found}. Where Keras layers make the teacher's inputs of the student's, give "
+            "kd.teachers.Preprocessed(teacher, layers); where it takes something else "
+            "altogether, kd.with_teacher_inputs(examples, ...)."
         )
 
 
