@@ -128,20 +128,19 @@ def check_backend(asked):
         ValueError: Keras runs on another backend.
     """
     backend = keras.backend.backend()
-    if backend != "tensorflow":
-        raise ValueError(
-            f"Keras is on {backend}, and {asked} trains on TensorFlow alone: every process "
-            "would train by itself, on one device. Set KERAS_BACKEND=tensorflow"
-            + (
-                ", or give keras.distribution.set_distribution a DataParallel."
-                if backend == "jax"
-                else ", or leave it out."
-            )
-        )
+    if backend == "tensorflow":
+        return
+    repair = "or leave it out"
+    if backend == "jax":
+        repair = "or give keras.distribution.set_distribution a DataParallel"
+    raise ValueError(
+        f"Keras is on {backend}, and {asked} trains on TensorFlow alone: every process "
+        f"would train by itself, on one device. Set KERAS_BACKEND=tensorflow, {repair}."
+    )
 
 
 def check_no_strategy():
-    """Refuses the scope of a strategy that Keras's backend does not look at; a ValueError."""
+    """Refuses a strategy's scope that Keras's backend does not look at; a ValueError."""
     # Whoever is in one has loaded TensorFlow.
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and tensorflow.distribute.has_strategy():

@@ -167,7 +167,7 @@ def _ready_pass(model, batch_size):
         values = rng.random(shape) if is_float else np.zeros(shape, dtype)
         inputs.append(keras.ops.convert_to_tensor(values, dtype))
     if keras.backend.backend() == "tensorflow":
-        # Traced here, once: TensorFlow would warn of many models as of one traced many times.
+        # Traced here, once: TensorFlow would warn of many models as of one of many traces.
         forward = _forward(model).get_concrete_function(*inputs)
         return lambda: forward(*inputs)
     inputs = keras.tree.pack_sequence_as(input_structure(model), inputs)
@@ -180,7 +180,8 @@ def _pass_on_jax(model, inputs):
 
     variables = model.trainable_variables, model.non_trainable_variables
     # They may lie on an accelerator.
-    weights = jax.device_put([[x.value for x in y] for y in variables], jax.devices("cpu")[0])
+    values = [[x.value for x in y] for y in variables]
+    weights = jax.device_put(values, jax.devices("cpu")[0])
 
     @jax.jit
     def forward(weights, inputs):

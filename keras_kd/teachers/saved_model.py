@@ -34,10 +34,10 @@ def from_saved_model(
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            f"Keras is on {keras.backend.backend()}, and a SavedModel is a teacher on "
-            "TensorFlow alone. Let keras_kd.cache_teacher keep its answers in a folder in a "
-            "process with KERAS_BACKEND=tensorflow, or give what it answers to "
-            f"keras_kd.with_teacher_outputs. Received: path={str(path)!r}."
+            f"Keras is on {keras.backend.backend()}, and a SavedModel teaches on "
+            "TensorFlow alone. Let it answer in a process with KERAS_BACKEND=tensorflow, "
+            "and give its answers to keras_kd.with_teacher_outputs. Received: "
+            f"path={str(path)!r}."
         )
     layer = SavedModelSignature(
         str(path), call_endpoint, output, trainable=False, name=name
