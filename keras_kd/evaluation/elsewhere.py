@@ -5,6 +5,8 @@ on every backend. What goes there is the architecture, without weights. The proc
 started once, stays as long as this one lives, and remembers nothing.
 """
 
+import atexit
+import contextlib
 import functools
 import json
 import logging
@@ -59,6 +61,7 @@ def _asked(request):
         except OSError:
             line = ""
         if not line:
+            _end(process)
             _process.cache_clear()
             raise UnknownCount("the process on TensorFlow that counts has ended")
     return json.loads(line)
@@ -70,7 +73,7 @@ def _process():
     logger.info("Keras is on %s: a process on TensorFlow counts operations.", backend)
     code = f"import sys\nsys.path[:] = {sys.path!r}\n"
     code += "from keras_kd.evaluation import elsewhere\nelsewhere.serve()"
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", code],
         env=os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""},
         stdin=subprocess.PIPE,
@@ -80,6 +83,16 @@ def _process():
         # Ctrl-C is for the process that asks.
         start_new_session=True,
     )
+    atexit.register(_end, process)
+    return process
+
+
+def _end(process):
+    # Where it has ended by itself, what was to be written is not.
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+    process.stdout.close()
+    process.wait()
 
 
 def serve():
