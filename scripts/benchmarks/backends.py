@@ -54,7 +54,7 @@ def measure(student, train, batch_size, repeats, steps):
 
 
 @click.command(context_settings={"show_default": True}, help=__doc__.split("\n")[0])
-@click.option("--student", "students", multiple=True, default=("mnist_student", "mnist_ta"))
+@click.option("--student", "students", multiple=True, default=("mnist_student",))
 @click.option("--batch-size", default=256, type=click.IntRange(min=1))
 @click.option("--repeats", default=7, type=click.IntRange(min=1))
 @click.option("--steps", default=50, help="In each round.", type=click.IntRange(min=1))
