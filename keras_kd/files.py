@@ -225,7 +225,18 @@ def save_model(model, path):
 
 
 def export_saved_model(model, path):
-    """Exports a Keras model to the folder `path` as a TensorFlow SavedModel."""
+    """Exports a Keras model to the folder `path` as a TensorFlow SavedModel.
+
+    Raises:
+        ValueError: Keras is on PyTorch, from which it makes none of most models.
+    """
+    import keras
+
+    if keras.backend.backend() == "torch":
+        raise ValueError(
+            "Keras is on torch. `keras-kd export` or keras_kd.export makes one, in a "
+            "process on TensorFlow."
+        )
     with renamed_when_done(path) as temporary:
         model.export(temporary, verbose=False)
 

@@ -260,3 +260,10 @@ def test_names_of_a_stages_folder(name):
 def test_names_that_no_folder_can_have(name, words):
     with pytest.raises(ValueError, match=words):
         files.check_folder_name(name)
+
+
+def test_pytorch_makes_no_saved_model(tmp_path, make_model, monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="keras_kd.export makes one"):
+        files.export_saved_model(make_model(), tmp_path / "saved_model")
+    assert list(tmp_path.iterdir()) == []

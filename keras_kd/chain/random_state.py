@@ -1,4 +1,7 @@
-"""What is drawn without a generator of its own: Keras's, Python's and NumPy's state."""
+"""What is drawn without a generator of its own: Keras's, Python's and NumPy's state.
+
+And PyTorch's where Keras is on it, by which its Dropout draws.
+"""
 
 import hashlib
 import random
@@ -20,6 +23,7 @@ def get_states():
         "python_gauss": np.array(np.nan if gauss is None else gauss, "float64"),
         "numpy": keys,
         "numpy_more": np.array([position, has_gauss, cached], "float64"),
+        **_torch_states(),
     }
 
 
@@ -33,6 +37,14 @@ def set_states(states):
     np.random.set_state(
         ("MT19937", states["numpy"], int(position), int(has_gauss), cached)
     )
+    # A checkpoint of an earlier version has none.
+    if _is_on_torch() and "torch" in states:
+        import torch
+
+        torch.set_rng_state(torch.tensor(states["torch"]))
+        devices = [x for x in states if x.startswith("torch_")]
+        for i in range(len(devices)):
+            torch.cuda.set_rng_state(torch.tensor(states[f"torch_{i}"]), i)
 
 
 def digest():
@@ -58,7 +70,26 @@ def begin(start, number):
     state = _global_generator().state
     random.seed(seed)
     np.random.seed(seed)
+    if _is_on_torch():
+        import torch
+
+        torch.manual_seed(seed)
     state.assign(keras.ops.cast([seed % 2**31, 0], state.dtype))
+
+
+def _is_on_torch():
+    return keras.backend.backend() == "torch"
+
+
+def _torch_states():
+    """PyTorch's own, and of each of its devices; a dict of arrays."""
+    if not _is_on_torch():
+        return {}
+    import torch
+
+    of_devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    states = {f"torch_{i}": x.numpy() for i, x in enumerate(of_devices)}
+    return {"torch": torch.get_rng_state().numpy()} | states
 
 
 def begin_data():

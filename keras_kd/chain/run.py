@@ -16,7 +16,12 @@ from keras_kd.chain.result import ChainResult, Measuring
 from keras_kd.chain.stage import measured_as, named
 from keras_kd.chain.stage_run import StageRun, read_history
 from keras_kd.data.order import in_order
-from keras_kd.distribution.workers import Workers, scope_of, strategy_of
+from keras_kd.distribution.workers import (
+    Workers,
+    check_no_strategy,
+    scope_of,
+    strategy_of,
+)
 from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import teacher_id
 from keras_kd.runs.descriptions import tells_all
@@ -80,8 +85,10 @@ def _workers_of(chain):
     """The processes that train a chain's students, all in one strategy's scope or in none.
 
     Raises:
-        ValueError: One student was made in another scope than the others.
+        ValueError: One student was made in another scope than the others; or this is one,
+            and Keras is on another backend than TensorFlow.
     """
+    check_no_strategy()
     strategies = {id(strategy_of(x.student)) for x in chain.stages}
     if len(strategies) > 1:
         raise ValueError(

@@ -332,7 +332,9 @@ class _ValidateAverages(keras.callbacks.Callback):
             if id(x) in averages
         ]
         for variable, _ in self._weights:
-            variable.assign(averages[id(variable)])
+            # A copy, as a step on JAX deletes what it is given.
+            average = keras.ops.convert_to_tensor(averages[id(variable)])
+            variable.assign(keras.ops.copy(average))
 
     def on_test_end(self, logs=None):
         for variable, value in self._weights:

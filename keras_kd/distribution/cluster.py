@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from keras_kd.distribution.workers import WorkerError
+from keras_kd.distribution.workers import WorkerError, check_backend
 
 # Seconds in which all workers must have come.
 START_TIMEOUT = 300
@@ -117,13 +117,15 @@ def join(resolver, timeout=START_TIMEOUT):
         TensorFlow's default, in whose scope all is as without.
 
     Raises:
-        ValueError: `resolver` does not say which of the workers this is.
+        ValueError: `resolver` does not say which of the workers this is, or Keras is on
+            another backend than TensorFlow.
         WorkerError: Some did not come; names them.
     """
     jobs = resolver.cluster_spec().as_dict() if resolver else {}
     addresses = {(job, i): x for job in jobs for i, x in enumerate(jobs[job])}
     if len(addresses) < 2:
         return tf.distribute.get_strategy()
+    check_backend("a cluster of workers")
     own = (resolver.task_type, resolver.task_id)
     if own not in addresses:
         raise ValueError(

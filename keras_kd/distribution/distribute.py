@@ -6,6 +6,7 @@ from keras import tree
 from keras_kd.distribution.replicas import zero_if_empty
 from keras_kd.distribution.workers import (
     Workers,
+    check_no_strategy,
     gone_workers_told,
     say_if_seeds_differ,
     strategy_of,
@@ -42,10 +43,29 @@ class Distributed(keras.Model):
     `steps_per_execution` steps, or where `_epoch` says so, are they exchanged.
 
     Without a strategy everything is Keras's.
+
+    Raises:
+        ValueError: It is made, or trained, in the scope of a strategy where Keras is on
+            another backend than TensorFlow.
     """
 
     # A `compiled_steps.Epoch` while `fit` need not have the metrics of each batch.
     _epoch = None
+
+    def __init__(self, *args, **kwargs):
+        check_no_strategy()
+        super().__init__(*args, **kwargs)
+
+    @property
+    def metrics(self):
+        """As Keras's, without what models within its layers were compiled with.
+
+        Keras leaves these out where a model stands in a model. Of one that a layer holds,
+        an ensemble's say, their "loss" would stand in the place of ours, and be 0.
+        """
+        held = [x for x in self._flatten_layers(False) if isinstance(x, keras.Model)]
+        left_out = {id(metric) for model in held for metric in model._get_own_metrics()}
+        return [x for x in super().metrics if id(x) not in left_out]
 
     def fit(
         self,
@@ -58,6 +78,7 @@ class Distributed(keras.Model):
         *args,
         **kwargs,
     ):
+        check_no_strategy()
         strategy = strategy_of(self)
         if strategy_of(getattr(self, "student", self)) is not strategy:
             raise ValueError(

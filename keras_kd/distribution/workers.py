@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import logging
+import sys
 
+import keras
 import numpy as np
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,9 @@ class Workers:
     Args:
         strategy: A `tf.distribute.Strategy`, or None.
 
+    Raises:
+        ValueError: There is one, and Keras is on another backend than TensorFlow.
+
     Attributes:
         count: How many there are.
         index: The number of this one, from 0.
@@ -29,6 +34,10 @@ class Workers:
     """
 
     def __init__(self, strategy=None):
+        if strategy is not None:
+            # TensorFlow's default one is none.
+            with strategy.scope():
+                check_no_strategy()
         self._strategy, self.count, self.index = strategy, 1, 0
         self._sum = None
         resolver = strategy and strategy.cluster_resolver
@@ -107,6 +116,35 @@ class Workers:
         if self.any():
             raise WorkerError("Worker 0, the chief, has failed; its own message says why.")
         return action()
+
+
+def check_backend(asked):
+    """Refuses what is TensorFlow's alone where Keras runs on another backend.
+
+    Args:
+        asked: What it is, for the message.
+
+    Raises:
+        ValueError: Keras runs on another backend.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        return
+    repair = "or leave it out"
+    if backend == "jax":
+        repair = "or give keras.distribution.set_distribution a DataParallel"
+    raise ValueError(
+        f"Keras is on {backend}, and {asked} trains on TensorFlow alone: every process "
+        f"would train by itself, on one device. Set KERAS_BACKEND=tensorflow, {repair}."
+    )
+
+
+def check_no_strategy():
+    """Refuses a strategy's scope that Keras's backend does not look at; a ValueError."""
+    # Whoever is in one has loaded TensorFlow.
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and tensorflow.distribute.has_strategy():
+        check_backend("a `tf.distribute` strategy")
 
 
 def strategy_of(model):

@@ -8,6 +8,7 @@ import time
 import keras
 import numpy as np
 
+from keras_kd.evaluation import elsewhere
 from keras_kd.evaluation.operations import UnknownCount, count_operations
 from keras_kd.losses.arguments import check_integer
 from keras_kd.models.symbolic import input_structure, symbolic_inputs
@@ -48,6 +49,8 @@ class Profile:
 
 def profile(model):
     """Counts parameters and MACs of one forward pass at batch 1.
+
+    On JAX and PyTorch a process on TensorFlow counts, so that the number is the same.
 
     Args:
         model: A built `keras.Model`.
@@ -113,9 +116,12 @@ def latency(model, batch_size=1, repeats=200):
 def latencies(models, batch_size=1, repeats=200):
     """Times compiled forward passes on the CPU, several models in turn.
 
+    On PyTorch, which Keras compiles nothing for, they are plain ones, and they are where
+    Keras's own device is.
+
     In each round every model runs once, and each round begins with another one, so that
     what else the machine does meets all of them alike: on a noisy machine compare models
-    of one call, not of two. TensorFlow's own number of threads is left as it is.
+    of one call, not of two. The backend's own number of threads is left as it is.
 
     Args:
         models: list of built `keras.Model`s whose input shapes are known but for the batch.
@@ -131,11 +137,10 @@ def latencies(models, batch_size=1, repeats=200):
         ValueError: A model is not built or an input dimension unknown, or a number is no
             integer >= 1.
     """
-    import tensorflow as tf
-
     batch_size = check_integer("batch_size", batch_size, least=1)
     repeats = check_integer("repeats", repeats, least=1)
-    with tf.device("CPU:0"):
+    on_cpu = keras.device("cpu:0")
+    with contextlib.nullcontext() if keras.backend.backend() == "torch" else on_cpu:
         passes = [_ready_pass(model, batch_size) for model in models]
         milliseconds = np.zeros((len(passes), repeats))
         for number in range(_WARM_UP + repeats):
@@ -154,16 +159,43 @@ def latencies(models, batch_size=1, repeats=200):
 
 def _ready_pass(model, batch_size):
     """A function of nothing that runs the model on fixed inputs."""
-    import tensorflow as tf
-
     rng = np.random.default_rng(0)
     inputs = []
     for shape, x in zip(_input_shapes(model, batch_size), model.inputs, strict=True):
-        is_float = tf.as_dtype(x.dtype).is_floating
-        inputs.append(tf.constant(rng.random(shape) if is_float else 0, x.dtype, shape))
-    # Traced here, once: TensorFlow would warn of many models as of one traced many times.
-    forward = _forward(model).get_concrete_function(*inputs)
-    return lambda: forward(*inputs)
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        is_float = keras.backend.is_float_dtype(dtype)
+        values = rng.random(shape) if is_float else np.zeros(shape, dtype)
+        inputs.append(keras.ops.convert_to_tensor(values, dtype))
+    if keras.backend.backend() == "tensorflow":
+        # Traced here, once: TensorFlow would warn of many models as of one of many traces.
+        forward = _forward(model).get_concrete_function(*inputs)
+        return lambda: forward(*inputs)
+    inputs = keras.tree.pack_sequence_as(input_structure(model), inputs)
+    on_backend = {"jax": _pass_on_jax, "torch": _pass_on_torch}
+    return on_backend[keras.backend.backend()](model, inputs)
+
+
+def _pass_on_jax(model, inputs):
+    import jax
+
+    variables = model.trainable_variables, model.non_trainable_variables
+    # They may lie on an accelerator.
+    values = [[x.value for x in y] for y in variables]
+    weights = jax.device_put(values, jax.devices("cpu")[0])
+
+    @jax.jit
+    def forward(weights, inputs):
+        outputs, _ = model.stateless_call(*weights, inputs, training=False)
+        return outputs
+
+    return lambda: jax.block_until_ready(forward(weights, inputs))
+
+
+def _pass_on_torch(model, inputs):
+    import torch
+
+    forward = torch.no_grad()(model)
+    return lambda: forward(inputs, training=False)
 
 
 def _input_shapes(model, batch_size):
@@ -196,7 +228,16 @@ def _forward(model):
 
 
 def _count(model, shapes):
+    is_here = keras.backend.backend() == "tensorflow"
+    return (count_on_tensorflow if is_here else elsewhere.count)(model, shapes)
+
+
+def count_on_tensorflow(model, shapes):
     """A `Count` of the forward graph.
+
+    Args:
+        model: A built `keras.Model` that knows its inputs.
+        shapes: Of its inputs, with the batch, a list.
 
     Raises:
         UnknownCount: It cannot be counted.

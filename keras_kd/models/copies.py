@@ -91,7 +91,7 @@ def untrained_copy(model):
         kept -= {id(x.state) for x in layer._seed_generators}
     for variable, other in sameness.variable_pairs(copy, new):
         if id(variable) not in kept:
-            variable.assign(other)
+            variable.assign(_own(other))
     return copy
 
 
@@ -248,10 +248,15 @@ def _make_alike(copy, model, in_float32):
             layer.trainable = other.trainable
         generators = layer._seed_generators, other._seed_generators
         for seeds, others in zip(*generators, strict=False):
-            seeds.state.assign(ops.convert_to_tensor(others.state))
+            seeds.state.assign(_own(others.state))
     for variable, other in sameness.variable_pairs(copy, model):
         if variable.trainable != other.trainable:
             variable.trainable = other.trainable
+
+
+def _own(variable):
+    """A variable's value, that no other holds: on JAX a step deletes what it is given."""
+    return ops.copy(ops.convert_to_tensor(variable))
 
 
 def _not_learned(layer):

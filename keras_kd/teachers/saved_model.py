@@ -30,9 +30,15 @@ def from_saved_model(
     Raises:
         OSError: There is no SavedModel.
         ValueError: There is no such signature, or `output` does not say which of its
-            outputs is meant.
-        NotImplementedError: Keras runs on another backend than TensorFlow.
+            outputs is meant, or Keras runs on another backend than TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"Keras is on {keras.backend.backend()}, and a SavedModel teaches on "
+            "TensorFlow alone. Let it answer in a process with KERAS_BACKEND=tensorflow, "
+            "and give its answers to keras_kd.with_teacher_outputs. Received: "
+            f"path={str(path)!r}."
+        )
     layer = SavedModelSignature(
         str(path), call_endpoint, output, trainable=False, name=name
     )

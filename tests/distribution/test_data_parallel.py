@@ -22,6 +22,8 @@ def told():
         "KERAS_BACKEND": "jax",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
         "TF_CPP_MIN_LOG_LEVEL": "3",
+        # Small models take longer to be compiled than to be trained.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     done = subprocess.run(
         [sys.executable, str(SCRIPT)],

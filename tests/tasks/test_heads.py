@@ -324,11 +324,14 @@ def test_what_is_left_out_is_not_seen_compiled(name, jit_compile):
 
 def test_what_is_left_out_is_not_seen_on_jax():
     pytest.importorskip("jax")
-    script = "from tests.tasks import test_heads\nfor name in ('kd', 'dkd', 'ofd', 'sp'):\n"
+    script = "from tests.tasks import test_heads\nfor name in ('kd', 'ofd', 'sp'):\n"
     script += "    test_heads.check_nothing_is_seen(name, 'together')\n"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"},
+        env=os.environ
+        | {"KERAS_BACKEND": "jax", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        # Small models take longer to be compiled than to be trained.
+        | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,

@@ -64,6 +64,9 @@ CASES = {
         True,
     ),
 }
+# In which the weights are asked for at different times, or for different files.
+ELSEWHERE = ("each epoch", "the best accuracy", "the best of the Distiller's terms")
+ELSEWHERE += ("weights after some batches", "the best of some batches")
 BATCHES, EPOCHS = 4, 3
 
 
@@ -154,7 +157,7 @@ def run(name, folder):
 
 def main():
     told = {}
-    for i, name in enumerate(CASES):
+    for i, name in enumerate(ELSEWHERE):
         folder = Path(sys.argv[1]) / str(i)
         folder.mkdir()
         told[name] = run(name, folder)

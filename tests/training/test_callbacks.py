@@ -51,7 +51,10 @@ def told_on_jax(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jax")
     done = subprocess.run(
         [sys.executable, checkpoint_on_backend.__file__, str(folder)],
-        env=os.environ | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        env=os.environ
+        | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+        # Small models take longer to be compiled than to be trained.
+        | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -73,7 +76,7 @@ def test_student_checkpoint_takes_what_model_checkpoint_does(name, tmp_path):
     assert_files(checkpoint_on_backend.run(name, tmp_path))
 
 
-@pytest.mark.parametrize("name", checkpoint_on_backend.CASES)
+@pytest.mark.parametrize("name", checkpoint_on_backend.ELSEWHERE)
 def test_student_checkpoint_on_jax(name, told_on_jax):
     assert_files(told_on_jax[name])
 

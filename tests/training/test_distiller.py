@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_kd import Distiller, cache_teacher, losses
+from keras_kd.teachers import Ensemble, Several
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -389,3 +390,24 @@ def test_validation_without_a_loss_is_refused_before_the_first_step(
         given = {"validation_data": vectors, "validation_split": 0.5}[by]
         distiller.fit(*vectors, verbose=0, **{by: given})
     assert distiller.optimizer.iterations == 0
+
+
+@pytest.mark.parametrize(
+    "join",
+    [lambda model: Ensemble([model]), lambda model: Several({"one": model})],
+)
+def test_what_a_teachers_models_were_compiled_with_is_not_logged(vectors, join):
+    """Keras's `metrics` of a layer hold those of a model within it, which never change."""
+    model = batch_normalised()
+    model.compile("sgd", LOSS, metrics=["accuracy"])
+    model.fit(*vectors[:2], verbose=0)
+    teacher = join(model)
+    pairs = getattr(teacher, "taps", {"one": None}).values()
+    loss = [losses.SoftTargets(2.0, taps=None if x is None else (x, None)) for x in pairs]
+    distiller = Distiller(teacher, batch_normalised(), loss)
+    distiller.compile("adam", LOSS, metrics=["accuracy"])
+    logs = distiller.fit(*vectors[:2], verbose=0, validation_data=vectors[:2]).history
+    for prefix in ("", "val_"):
+        assert logs[f"{prefix}loss"] == logs[f"{prefix}total_loss"] != [0.0]
+    own = {id(x) for x in model._get_own_metrics()}
+    assert own.isdisjoint(map(id, distiller.metrics))
