@@ -1,14 +1,17 @@
 """Teacher outputs that were computed elsewhere, put beside the examples."""
 
+import hashlib
 import math
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 from keras import ops
 
 from keras_kd.cache.answers import DROPPED
 from keras_kd.cache.examples import ArrayExamples, StreamedExamples
+from keras_kd.data.examples import mark
 from keras_kd.extras import needed_by
 from keras_kd.losses.arguments import check_choice, check_integer
 from keras_kd.losses.ops import log_odds, log_softmax
@@ -93,8 +96,8 @@ def with_teacher_outputs(examples, outputs, *, kind="logits", num_classes=None):
                 "`outputs` must have one row for each example. Received: "
                 f"{count} rows for {whole.count} examples."
             )
-        return whole.join(encoded)
-    return StreamedExamples(examples).beside(encoded, count)
+        return mark(whole.join(encoded), _id_of(encoded))
+    return mark(StreamedExamples(examples).beside(encoded, count), _id_of(encoded))
 
 
 def _parts(outputs):
@@ -236,6 +239,15 @@ def _encoded(parts, order, kind, num_classes):
         else:
             raise ValueError(f"`outputs` of the layer {name!r} must be one array.")
     return encode(own, taps, of=GIVEN)
+
+
+def _id_of(encoded):
+    """What tells these outputs from others: 32 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path, array in keras.tree.flatten_with_path(encoded):
+        digest.update(f"{path} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:32]
 
 
 def _own(arrays, kind, num_classes):

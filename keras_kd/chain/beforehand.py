@@ -15,6 +15,38 @@ from keras_kd.training.loading import check_saves
 
 logger = logging.getLogger(__name__)
 
+# They keep one file, or one best value, whatever is trained.
+_OF_ONE_FIT = (keras.callbacks.ModelCheckpoint, keras.callbacks.CSVLogger)
+
+
+def callbacks_of(stages, given):
+    """dict of a trained stage's name to the user's callbacks for it, a list.
+
+    Args:
+        stages: The chain's.
+        given: As `DistillationChain.fit` takes them.
+    """
+    stages, found = [x for x in stages if x.epochs], {}
+    for stage in stages:
+        callbacks = given(stage) if callable(given) else given
+        callbacks = [] if callbacks is None else tree.flatten(callbacks)
+        wrong = [x for x in callbacks if not isinstance(x, keras.callbacks.Callback)]
+        if wrong:
+            raise ValueError(
+                "`callbacks` must be a list of keras.callbacks.Callback, or a function "
+                f"that takes a `Stage` and gives one. Received: {wrong[0]!r}."
+            )
+        found[stage.name] = callbacks
+    writers = [x for x in callbacks if isinstance(x, _OF_ONE_FIT)] if stages else []
+    if writers and len(stages) > 1 and not callable(given):
+        logger.warning(
+            "`callbacks`: one %s serves all stages, of which each writes over what the one "
+            "before wrote, or is compared with it. Give a function of the stage that makes "
+            "new ones.",
+            type(writers[0]).__name__,
+        )
+    return found
+
 
 def try_to_save(stage, folder):
     """Looks whether a stage's student can be saved; and, if not loaded, says so.

@@ -4,10 +4,12 @@ import dataclasses
 import difflib
 
 from keras_kd.chain.dense import dense_stage
+from keras_kd.chain.given_outputs import check_alone, is_given
 from keras_kd.chain.own_objects import own_objects, remember_training
 from keras_kd.chain.run import run_chain
 from keras_kd.chain.stage import named
 from keras_kd.models.fingerprints import model_fingerprint
+from keras_kd.models.given_outputs import GivenOutputs
 from keras_kd.training.teacher_and_student import check_models
 
 
@@ -30,8 +32,9 @@ class DistillationChain:
     a loss that has its layers already, is refused.
 
     Args:
-        teacher: The trained `keras.Model` that teaches the first stage, or None if no
-            stage is taught by it.
+        teacher: The trained `keras.Model` that teaches the first stage. None where the
+            first stage's data carry what a teacher said (`keras_kd.with_teacher_outputs`),
+            or if no stage is taught by it.
         stages: A list of `Stage`.
         dense: Whether all earlier models teach, not the last one alone.
         drop_rate: The probability, in [0, 1), that a teacher is dropped from a training
@@ -84,11 +87,12 @@ class DistillationChain:
 
     def _find_teachers(self):
         """dict of each stage's name to a dict of name to model, of those that teach it."""
-        models = {} if self.teacher is None else {"teacher": self.teacher}
+        models = {"teacher": GivenOutputs() if self.teacher is None else self.teacher}
         by_default, found = dict(models), {}
         for stage in self.stages:
             taught = stage.distillation_losses is not None
             found[stage.name] = self._choose_teachers(stage, models, by_default)
+            check_alone(stage, found[stage.name])
             for teacher in found[stage.name].values():
                 with named(stage):
                     check_models(teacher, stage.student)
@@ -97,7 +101,9 @@ class DistillationChain:
                 stage.check_loss()
             models[stage.name] = stage.student
             if taught or stage.epochs == 0:
-                before = by_default if self.dense else {}
+                # Given outputs begin a chain; beside a given model they are not meant.
+                is_first = is_given(by_default) and stage.epochs == 0
+                before = by_default if self.dense and not is_first else {}
                 by_default = before | {stage.name: stage.student}
         return found
 
@@ -106,11 +112,6 @@ class DistillationChain:
             return {}
         names = stage.taught_by
         if names is None:
-            if not by_default:
-                raise ValueError(
-                    f"Stage {stage.name!r} has distillation losses but there is no "
-                    "teacher. Received: teacher=None."
-                )
             return dict(by_default)
         if self.dense:
             raise ValueError(
@@ -124,7 +125,7 @@ class DistillationChain:
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(
                     f"Stage {stage.name!r}: `taught_by` must name models before it "
-                    f"({', '.join(models) or 'there are none'}). Received: {name!r}.{hint}"
+                    f"({', '.join(models)}). Received: {name!r}.{hint}"
                 )
         if not names or len(set(names)) < len(names):
             raise ValueError(
@@ -146,10 +147,16 @@ class DistillationChain:
         remember_training(stage)
         if not models:
             return stage, None
-        if self.dense or len(models) > 1:
+        if (self.dense and not is_given(models)) or len(models) > 1:
             return dense_stage(stage, models, self.drop_rate, [self.seed, number])
         (teacher,) = models.values()
         return stage, teacher
+
+    @property
+    def first_teacher(self):
+        """The teacher, or what stands for outputs that data carry; None: neither."""
+        given = [x["teacher"] for x in self._taught_by.values() if is_given(x)]
+        return given[0] if given else self.teacher
 
     def fit(
         self,
@@ -188,7 +195,9 @@ class DistillationChain:
                 arrays, which are shuffled by the chain's seed, as `fit` does; or
                 a function that takes a stage's teacher, None where there is none, and
                 returns new ones, with what `cache_teacher` keeps of it. That of a stage
-                with several teachers is a `keras_kd.teachers.Several`.
+                with several teachers is a `keras_kd.teachers.Several`. Of data that
+                `keras_kd.with_teacher_outputs` made, for a chain without a teacher, the
+                later stages take the examples alone, and ask the model before them.
             validation_data: As `fit` takes it, but for generators, which cannot be gone
                 through again: batches of (inputs, labels) or (inputs, labels,
                 sample_weight), or arrays. For the metrics after each epoch, and for the
@@ -202,8 +211,8 @@ class DistillationChain:
                 and 2 as in Keras's `fit`.
             test_data: As `validation_data`, for the table, with class numbers or one-hot
                 labels. Each example counts once, whatever its weight, as in Keras's
-                `metrics`. Defaults to `validation_data`, unless a stage chooses its epoch
-                by these.
+                `metrics`. Given outputs that they carry, too, have a line in the table.
+                Defaults to `validation_data`, unless a stage chooses its epoch by these.
             settings: dict of JSON values that make the run what it is and that the chain
                 cannot see, such as the batch size. Kept in the manifest; a folder whose
                 settings differ is refused.
@@ -271,9 +280,10 @@ class DistillationChain:
 
     def describe(self):
         """What makes the chain what it is, a dict of JSON values, for a run's manifest."""
-        teacher = self.teacher and {"name": "teacher"} | model_fingerprint(self.teacher)
+        teacher = self.teacher and model_fingerprint(self.teacher)
+        is_there = self.first_teacher is not None
         return {
-            "teacher": teacher,
+            "teacher": {"name": "teacher"} | (teacher or {}) if is_there else None,
             "dense": self.dense,
             "drop_rate": float(self.drop_rate),
             "seed": int(self.seed),

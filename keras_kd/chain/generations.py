@@ -14,6 +14,7 @@ from keras_kd.chain.result import Measuring
 from keras_kd.chain.stage import Stage
 from keras_kd.losses import SoftTargets
 from keras_kd.losses.arguments import check_integer
+from keras_kd.models.given_outputs import asks_a_function
 from keras_kd.models.copies import untrained_copy
 from keras_kd.teachers import Ensemble
 
@@ -42,7 +43,8 @@ def born_again(teacher, generations, epochs, distillation_losses=None, **stage_a
         A `DistillationChain`.
 
     Raises:
-        ValueError: `generations` is not an integer >= 1, `teacher` is frozen as a whole or
+        ValueError: `generations` is not an integer >= 1, `teacher` is no model or asks a
+            function, is frozen as a whole or
             cannot be copied (see `keras_kd.models.copies.untrained_copy`), or as `Stage`.
 
     Example:
@@ -56,6 +58,13 @@ def born_again(teacher, generations, epochs, distillation_losses=None, **stage_a
         [Furlanello et al., 2018](https://arxiv.org/abs/1805.04770), sections 3.1 and 3.2.
     """
     generations = check_integer("generations", generations, 1)
+    if not isinstance(teacher, keras.Model) or asks_a_function(teacher):
+        raise ValueError(
+            "`teacher` must be a keras.Model, whose architecture the generations have. A "
+            "function, and outputs of which the model is not at hand, have none: build a "
+            "DistillationChain with a Stage for each generation, of models of your own. "
+            f"Received: {teacher!r}."
+        )
     if distillation_losses is None:
         distillation_losses = SoftTargets(temperature=1.0)
     stages = [

@@ -243,7 +243,7 @@ def doubts(data, steps=None):
     if not is_dataset(data):
         return [f"what a {type(data).__name__} gives next cannot be known"]
     found = set()
-    for node in _walk(data):
+    for node in walk(data):
         seeds = (getattr(node, "_seed", None), getattr(node, "_seed2", None))
         if type(node).__name__ == "_ShuffleDataset" and not any(map(_number, seeds)):
             found.add("its data are shuffled without a seed; give shuffle(..., seed=...)")
@@ -298,7 +298,7 @@ def _stateful(data):
     if isinstance(data, keras.utils.PyDataset):
         hooks = (type(data).on_epoch_begin, type(data).on_epoch_end)
         return set() if all(map(is_of_a_library, hooks)) else {id(data)}
-    return {id(x) for x in _walk(data) if _has_state(x)} if is_dataset(data) else set()
+    return {id(x) for x in walk(data) if _has_state(x)} if is_dataset(data) else set()
 
 
 def _state_of(dataset):
@@ -346,10 +346,11 @@ def _kind(node):
     return None
 
 
-def _walk(dataset):
+def walk(dataset):
+    """Yields a data set and all that it is made of."""
     yield dataset
     for inner in dataset._inputs():
-        yield from _walk(inner)
+        yield from walk(inner)
 
 
 def _number(value):

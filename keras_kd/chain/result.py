@@ -8,12 +8,14 @@ import logging
 import numpy as np
 
 from keras_kd import files as run_dirs
+from keras_kd.chain.given_outputs import Carried
 from keras_kd.evaluation import labelled
 from keras_kd.evaluation.answers import Answers
 from keras_kd.evaluation.evaluate import Evaluation
 from keras_kd.evaluation.predictions import Fidelity, SummedPredictions, predict
 from keras_kd.evaluation.profile import profile
 from keras_kd.evaluation.sums import Sums
+from keras_kd.models.given_outputs import GivenOutputs, asks_a_function
 from keras_kd.tables import markdown_table, shown_count
 from keras_kd.tasks.scores import SCORES
 from keras_kd.training.precision import in_float32
@@ -35,8 +37,9 @@ class ModelResult:
         evaluation: A `keras_kd.evaluation.evaluate.Evaluation` on the test data, its
         fidelity that to
             the last of the teaching models.
-        parameters, macs, pure_macs: See `keras_kd.evaluation.profile.Profile`.
-        file_bytes: Size of the saved `.keras` file, None without a run folder.
+        parameters, macs, pure_macs: See `keras_kd.evaluation.profile.Profile`; None of a
+            function and of given outputs, of which nobody knows them.
+        file_bytes: Size of the saved `.keras` file, None without one.
         seconds: Of training, the teacher's answers and validation included; None for a
             given model.
         epochs: How many it was trained; None for a given model.
@@ -47,7 +50,7 @@ class ModelResult:
     model: str
     taught_by: str
     evaluation: Evaluation
-    parameters: int
+    parameters: int | None
     macs: int | None
     pure_macs: int | None
     file_bytes: int | None = None
@@ -110,7 +113,7 @@ class ChainResult:
                 "taught by": x.taught_by,
                 **{SCORES[name].label: _cell(x, name) for name in scores},
                 **({f"errors in {examples:,}": _errors(x)} if counted else {}),
-                "parameters": f"{x.parameters:,}",
+                "parameters": shown_count(x.parameters),
                 "MACs": shown_count(x.macs),
                 "file (kB)": "-" if x.file_bytes is None else f"{x.file_bytes / 1000:,.0f}",
                 "seconds": "-" if x.seconds is None else f"{x.seconds:.0f}",
@@ -157,6 +160,9 @@ class Measuring:
     def measure(self, model, name, taught_by, teachers=None, **details):
         """A `ModelResult`; in a run folder, also the model's file, answers and metrics.
 
+        None of given outputs that the test data do not carry. What a function is part of
+        has no file.
+
         Args:
             model: The `keras.Model`, in float32.
             name: Its name in the chain.
@@ -165,23 +171,28 @@ class Measuring:
             **details: Other fields of `ModelResult`.
         """
         predictions = self._predict(name, model)
+        if predictions is None:
+            return None
         *_, last = [None, *(teachers or {}).items()]
-        fidelity, differing = None, None
-        if last:
-            fidelity, differing = self._beside(predictions, self._predict(*last))
+        fidelity, differing, theirs = None, None, last and self._predict(*last)
+        if theirs:
+            fidelity, differing = self._beside(predictions, theirs)
         answers = predictions.answers()
-        cost = profile(model)
-        costs = {x: getattr(cost, x) for x in ("parameters", "macs", "pure_macs")}
+        is_known = not asks_a_function(model)
+        cost = profile(model) if is_known else None
+        costs = {x: getattr(cost, x, None) for x in ("parameters", "macs", "pure_macs")}
         folder = self._folder and self._writes and self._folder / name
-        if folder:
+        if folder and is_known:
             run_dirs.save_model(model, folder / "model.keras")
             details["file_bytes"] = (folder / "model.keras").stat().st_size
+        if folder:
+            folder.mkdir(exist_ok=True)
             if isinstance(answers, Sums):
                 answers.write(folder / "answers.npz")
             else:
                 answers.write_csv(folder / "answers.csv")
             if differing is not None:
-                self._keep_images(folder, differing, predictions, self._predict(*last))
+                self._keep_images(folder, differing, predictions, theirs)
         evaluation = Evaluation.of(answers, fidelity)
         self._say_if_others_count(name, evaluation)
         result = ModelResult(name, taught_by, evaluation, **costs, **details)
@@ -249,8 +260,25 @@ class Measuring:
 
     def _predict(self, name, model):
         if name not in self._predictions:
-            self._predictions[name] = self._asked(in_float32(model), self._test_data, name)
+            if isinstance(model, GivenOutputs):
+                found = self._carried(name)
+            else:
+                found = self._asked(in_float32(model), self._test_data, name)
+            self._predictions[name] = found
         return self._predictions[name]
+
+    def _carried(self, name):
+        """As `_predict`, of the outputs that the test data carry; None if they do not."""
+        carried = Carried(self._test_data, self._argument)
+        if carried.shape is not None:
+            return self._asked(carried.model(), carried, name)
+        logger.warning(
+            "The given outputs have no line in the table, and nothing says how like them "
+            "their student is: `%s` carries none. Give "
+            "keras_kd.with_teacher_outputs(...).batch(...) for it, too.",
+            self._argument,
+        )
+        return None
 
     def _asked(self, model, data, name):
         more = self._tasks.get(name, {})

@@ -3,13 +3,18 @@
 import contextlib
 import logging
 
-import keras
-from keras import tree
-
 from keras_kd import files as run_dirs
 from keras_kd.chain import passes, random_state
-from keras_kd.chain.beforehand import try_a_batch, try_to_save
+from keras_kd.chain.beforehand import callbacks_of, try_a_batch, try_to_save
 from keras_kd.chain.ctrl_c import CtrlC
+from keras_kd.chain.given_outputs import (
+    check_carried,
+    is_given,
+    outputs_id,
+    outputs_of,
+    refused,
+    without_outputs,
+)
 from keras_kd.chain.own_objects import check_apart, unmoved
 from keras_kd.chain.progress import Progress
 from keras_kd.chain.result import ChainResult, Measuring
@@ -25,14 +30,11 @@ from keras_kd.distribution.workers import (
 from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import teacher_id
 from keras_kd.runs.descriptions import tells_all
-from keras_kd.runs.manifest import TAKEN, Manifest, check_folder, environment
+from keras_kd.runs.manifest import TAKEN, Manifest, RunError, check_folder, environment
 from keras_kd.training.precision import in_float32
-from keras_kd.training.whose_answers import refusal, whose_answers
+from keras_kd.training.whose_answers import whose_answers
 
 logger = logging.getLogger(__name__)
-
-# They keep one file, or one best value, whatever is trained.
-_OF_ONE_FIT = (keras.callbacks.ModelCheckpoint, keras.callbacks.CSVLogger)
 
 
 def run_chain(
@@ -63,6 +65,9 @@ def run_chain(
         manifest, ctrl_c = None, None
         if run_dir is not None:
             description = _describe(chain, steps, settings or {})
+            if is_given({"": chain.first_teacher}):
+                outputs = outputs_of(chain, train_data, test_data)
+                description["teacher"]["outputs"] = outputs
 
             def open_manifest():
                 if workers.is_chief:
@@ -116,35 +121,6 @@ def _model_to_fit(chain, stage):
         return as_taught.model_to_fit(teacher), teacher
 
 
-def _callbacks_of(stages, given):
-    """dict of a trained stage's name to the user's callbacks for it, a list.
-
-    Args:
-        stages: The chain's.
-        given: As `DistillationChain.fit` takes them.
-    """
-    stages, found = [x for x in stages if x.epochs], {}
-    for stage in stages:
-        callbacks = given(stage) if callable(given) else given
-        callbacks = [] if callbacks is None else tree.flatten(callbacks)
-        wrong = [x for x in callbacks if not isinstance(x, keras.callbacks.Callback)]
-        if wrong:
-            raise ValueError(
-                "`callbacks` must be a list of keras.callbacks.Callback, or a function "
-                f"that takes a `Stage` and gives one. Received: {wrong[0]!r}."
-            )
-        found[stage.name] = callbacks
-    writers = [x for x in callbacks if isinstance(x, _OF_ONE_FIT)] if stages else []
-    if writers and len(stages) > 1 and not callable(given):
-        logger.warning(
-            "`callbacks`: one %s serves all stages, of which each writes over what the one "
-            "before wrote, or is compared with it. Give a function of the stage that makes "
-            "new ones.",
-            type(writers[0]).__name__,
-        )
-    return found
-
-
 class _ChainRun:
     def __init__(self, chain, to_fit, manifest, progress, ctrl_c, measured):
         self.chain, self.to_fit, self.manifest = chain, to_fit, manifest
@@ -164,11 +140,11 @@ class _ChainRun:
     def fit(self, train_data, callbacks, steps):
         chain = self.chain
         self.train_data, self.steps = train_data, steps
-        self.callbacks = _callbacks_of(chain.stages, callbacks)
+        self.callbacks = callbacks_of(chain.stages, callbacks)
         self._check_answers()
         self._begin()
-        if chain.teacher is not None:
-            self._given("teacher", chain.teacher)
+        if chain.first_teacher is not None:
+            self._given("teacher", chain.first_teacher)
         for stage in chain.stages:
             if stage.epochs == 0:
                 self._given(stage.name, stage.student)
@@ -220,6 +196,10 @@ class _ChainRun:
             of = None if callable(data) else whose_answers(data)
             teachers = self.chain.teachers_of(stage)
             is_taught = teachers and stage.student_loss_weight != 1
+            if is_given(teachers):
+                with named(stage):
+                    check_carried(None if callable(data) else data)
+                continue
             if of is None or not is_taught or self._is_done(stage.name):
                 continue
             trained = [name for name in teachers if epochs.get(name)]
@@ -230,7 +210,7 @@ class _ChainRun:
                 known[id(teacher)] = teacher_id(teacher)
             if trained or of != known[id(teacher)]:
                 with named(stage):
-                    raise refusal(of, ", ".join(teachers), known.get(id(teacher)))
+                    raise refused(of, teachers, known.get(id(teacher)))
 
     def _is_done(self, name):
         return self.manifest is not None and self.manifest.state(name) == "done"
@@ -240,7 +220,10 @@ class _ChainRun:
             self.manifest.verify(name)
             self.models.append(self.measuring.read(name))
             return
-        self.models.append(self.measuring.measure(in_float32(model), name, "given"))
+        measured = self.measuring.measure(in_float32(model), name, "given")
+        if measured is None:
+            return
+        self.models.append(measured)
         if self.manifest:
             self.manifest.set_done(name, self.measuring.files(name))
 
@@ -286,7 +269,34 @@ class _ChainRun:
 
     def _given_to(self, stage):
         """The training data of a stage as its user gives them."""
-        return self.train_data if stage.train_data is None else stage.train_data
+        if stage.train_data is not None:
+            return stage.train_data
+        return self._without_unused(stage, self.train_data)
+
+    def _without_unused(self, stage, data):
+        """The training data of all stages without given outputs, behind the first."""
+        is_for_it = is_given(self.chain.teachers_of(stage))
+        return data if is_for_it or self.chain.teacher else without_outputs(data)
+
+    def _made_for(self, stage, teacher, make):
+        """What a function of training data makes for a stage."""
+        given = is_given(self.chain.teachers_of(stage))
+        data = make(None if given else teacher)
+        passes.check_given(data)
+        if stage.train_data is None:
+            data = self._without_unused(stage, data)
+        if given:
+            check_carried(data)
+            known = outputs_id(data)
+            if self.manifest:
+                known = self.manifest.remember(f"outputs_of_{stage.name}", known)
+            if known != outputs_id(data):
+                raise RunError(
+                    "the function `train_data` gives other teacher outputs than those that "
+                    f"the run in {self.folder} was begun with. Nothing was changed: choose "
+                    "another folder, or give what was given there."
+                )
+        return data
 
     def _data_of(self, stage, teacher):
         """What a stage is trained on, as it is when the stages before are over."""
@@ -299,8 +309,7 @@ class _ChainRun:
         random_state.begin(self._random_start, self._number(stage))
         if is_made:
             random_state.begin_data()
-            data = data(teacher)
-            passes.check_given(data)
+            data = self._made_for(stage, teacher, data)
             passes.check_repeatable(self.steps, train_data=data)
             data = in_order(data, self._seed_of(stage), self.steps)
             before = self._data_before()

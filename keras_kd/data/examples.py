@@ -75,7 +75,10 @@ class ExamplesDataset(tf.data.Dataset):
 
     Attributes:
         has_views: Whether each iteration gives another view of the examples.
+        outputs_id: What tells the given outputs that the examples carry; see `mark`.
     """
+
+    outputs_id = None
 
     def __init__(self, rows, gather):
         self.has_views = isinstance(rows, CountedApart)
@@ -106,7 +109,9 @@ class ExamplesDataset(tf.data.Dataset):
         examples = rows.map(
             self._gather, num_parallel_calls=num_parallel_calls, deterministic=deterministic
         )
-        return without_autotune(examples.prefetch(2, name=name))
+        batches = without_autotune(examples.prefetch(2, name=name))
+        batches.outputs_id = self.outputs_id
+        return batches
 
     def shuffle(self, *args, **kwargs):
         """As `tf.data.Dataset.shuffle`."""
@@ -129,12 +134,23 @@ class ExamplesDataset(tf.data.Dataset):
         return self._with_rows(self._rows.shard(*args, **kwargs))
 
     def _with_rows(self, rows):
-        return ExamplesDataset(rows, self._gather)
+        return mark(ExamplesDataset(rows, self._gather), self.outputs_id)
 
     def _one_example(self, row):
         examples = self._gather(row[tf.newaxis])
         # There may be a weight without labels.
         return nest.map_structure(lambda x: None if x is None else x[0], examples)
+
+
+def mark(dataset, outputs_id):
+    """The dataset, which remembers what tells the given outputs that it carries.
+
+    What is made of it has it among its `_inputs()`.
+    """
+    dataset.outputs_id = outputs_id
+    if isinstance(dataset, ExamplesDataset):
+        dataset._examples.outputs_id = outputs_id
+    return dataset
 
 
 def _of_examples(name):

@@ -55,7 +55,7 @@ def export_run(
     for format in runtimes.FORMATS:
         runtimes.need_runtimes(format)
     run = next(iter(reader.read(run_dir).runs.values()))
-    models = [model for model in run.models if model.done]
+    models = [model for model in run.models if model.done and model.has_model]
     if not models:
         raise ValueError(f"No model of {run.path} is finished; there is nothing to export.")
     files, refused = [], []

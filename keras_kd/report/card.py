@@ -81,14 +81,19 @@ def card(run_dir, name, *, title=None, license=None, dataset=None, data_license=
     Raises:
         FileNotFoundError: There is no run folder, or a file of it is missing.
         ModuleNotFoundError: What fills in the template is not installed.
-        ValueError: The run has no such model, or it is not finished; a file is damaged; or
-            `dataset` is given for a run that tells its own.
+        ValueError: The run has no such model, no file holds it, or it is not finished; a
+            file is damaged; or `dataset` is given for a run that tells its own.
     """
     with needed_by("A model card", "report"):
         from keras_kd.report.rendering import rendered
     run = _first_run(run_dir)
     model = _finished(run, name)
     recipe = run.manifest.recipe or {}
+    if not model.has_model:
+        raise ValueError(
+            f"{name!r} in {run.path} is a function, or outputs that the data carried: "
+            "there is no model to make a card of. Give the name of a student."
+        )
     loaded = load_keras_file(model.file("model.keras"))
     files = _files(run, name)
     measured = run.exports if any(x.profile for x in files) else None

@@ -124,7 +124,7 @@ def cost_table(runs, latencies):
         rows.append(
             [
                 name,
-                f"{cost.parameters:,}",
+                shown_count(cost.parameters),
                 shown_count(cost.macs),
                 shown_count(cost.pure_macs),
                 "–" if latency is None else f"{latency:.3g}",

@@ -351,10 +351,14 @@ def _size(runs, student):
         macs = (
             f", and takes {ours.macs:,} MACs, {_times(ours.macs, its.macs)} “{root.name}”"
         )
+    if its.parameters is None:
+        # A function, or outputs that the data carry.
+        size = f"; those of “{root.name}” are unknown. “{root.name}”"
+    else:
+        size = f", {_times(ours.parameters, its.parameters)} “{root.name}”{macs}, which"
     return [
-        f"“{student}” has {ours.parameters:,} parameters, "
-        f"{_times(ours.parameters, its.parameters)} “{root.name}”{macs}, which {theirs} "
-        f"where “{student}” {mine}."
+        f"“{student}” has {ours.parameters:,} parameters{size} {theirs} where “{student}” "
+        f"{mine}."
     ]
 
 

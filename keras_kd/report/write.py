@@ -67,6 +67,9 @@ def measured(folder):
     for model in next(iter(folder.runs.values())).models:
         if not model.done:
             continue
+        if not model.has_model:
+            problems.append(_problem(model.name, "no file holds a function's model."))
+            continue
         path = model.file("model.keras")
         try:
             load = keras.saving.load_model

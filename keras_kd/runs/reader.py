@@ -57,6 +57,11 @@ class Model:
         return self.stage.taught_by if self.stage else []
 
     @property
+    def has_model(self):
+        """Whether a file holds it; none does of a function, or of given outputs."""
+        return "model.keras" in self.files
+
+    @property
     def architecture(self):
         """What is equal for two stages whose students differ in weights alone, or None."""
         return self.stage and self.stage.architecture

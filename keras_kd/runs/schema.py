@@ -184,8 +184,8 @@ class Metrics(_Section):
     seconds: float | None = None
     epochs: int | None = None
     best_epoch: int | None = None
-    parameters: Count
-    # None where nobody knows, as of a layer of one's own.
+    # None where nobody knows, as of a function, or of a layer of one's own.
+    parameters: Count | None
     macs: Count | None
     pure_macs: Count | None
     file_bytes: Count | None = None

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_kd.models.given_outputs import WithoutWeights, asks_a_function
 from keras_kd.models.symbolic import symbolic_outputs
 from keras_kd.models.taps import find_tap
 from keras_kd.tasks.heads import alone
@@ -226,7 +227,7 @@ def last_activation(model, name=None):
 def _last_layer(model, name=None):
     """The layer that makes the output of a model, or of its layer; None if not known."""
     layer, number = (model, None) if name is None else find_tap(model, name)
-    while isinstance(layer, keras.Model) or _passes_on(layer):
+    while _is_of_layers(layer) or _passes_on(layer):
         outputs = symbolic_outputs(layer)
         if _passes_on(layer):
             # As mixed precision has it, after the layer that computes.
@@ -237,6 +238,21 @@ def _last_layer(model, name=None):
         maker, _, place = outputs[number or 0]._keras_history
         layer, number = maker, place if isinstance(maker, keras.Model) else None
     return layer
+
+
+def says_logits(model, name=None):
+    """Whether what a model ends in, or its layer of that name, says that it gives logits.
+
+    A function does, and an ensemble and the like; so does a linear layer of a model that is
+    not asked, for the function in it. Values count as logits.
+    """
+    says = isinstance(_last_layer(model, name), (SaysItsTask, WithoutWeights))
+    is_linear = last_activation(model, name) == "linear"
+    return says or (is_linear and asks_a_function(model))
+
+
+def _is_of_layers(layer):
+    return isinstance(layer, keras.Model) and not isinstance(layer, WithoutWeights)
 
 
 def _passes_on(layer):

@@ -23,6 +23,7 @@ from keras_kd.tasks.find import (
     check_ending,
     last_activation,
     own_units,
+    says_logits,
 )
 
 KINDS = ("logits", "probabilities")
@@ -183,7 +184,8 @@ class OutputKinds:
             is_it = last_activation(self._model, name) == wanted
             self.found[name] = "probabilities" if is_it else "logits"
             self._say(name, stacklevel=4)
-            if name in self._compared and not is_it:
+            is_clear = is_it or says_logits(self._model, name)
+            if name in self._compared and not is_clear:
                 warnings.warn(
                     f"Whether the outputs of `{self._role}` {self._model.name!r} are "
                     "logits could not be seen, and they are taken as such. Say "
@@ -194,10 +196,9 @@ class OutputKinds:
         self._open = {}
 
     def _say(self, name, stacklevel):
-        if name not in self._compared or "probabilities" not in self.found[name]:
-            return
-        if name in self._sigmoids:
-            # That one does, the task has said.
+        # That one ends in sigmoids the task has said.
+        is_said = name not in self._compared or name in self._sigmoids
+        if is_said or "probabilities" not in self.found[name]:
             return
         where = "" if name is None else f" at {name!r}"
         warnings.warn(

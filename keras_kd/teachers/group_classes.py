@@ -172,15 +172,15 @@ def _check_task(teacher, said):
 
 def _check_groups(groups, num_classes):
     """`groups` as lists of ints, if they are of the teacher's classes."""
-    if not isinstance(groups, (list, tuple, np.ndarray)) or len(groups) < 2:
+    if not isinstance(groups, (list, tuple, range, np.ndarray)) or len(groups) < 2:
         raise ValueError(
             "`groups` must be a list with an entry for each class of the student, two or "
             f"more. Received: groups={groups!r}."
         )
     found = []
     for group in groups:
-        is_list = isinstance(group, (list, tuple, set, np.ndarray)) and np.ndim(group) != 0
-        members = list(group) if is_list or isinstance(group, set) else [group]
+        is_list = isinstance(group, (list, tuple, np.ndarray)) and np.ndim(group) != 0
+        members = list(group) if is_list or isinstance(group, (set, range)) else [group]
         members = [check_integer("groups", x, least=0) for x in members]
         wrong = [x for x in members if x >= num_classes]
         if wrong or not members:

@@ -157,7 +157,9 @@ class Term:
             # {"logits": ...} is one output; another library's loss has it as it is.
             sides, y, sample_weight = map(alone, sides), alone(y), alone(sample_weight)
         taught_by, picked = _in_one_precision(*sides, self.loss.layers)
-        if self.crosses_units:
+        # Of a function, and of given outputs, the batch alone tells how many there are.
+        shapes = [getattr(x, "shape", None) for x in (taught_by, picked)]
+        if _crosses(self.loss, self.activation, *shapes):
             taught_by = of_units(taught_by, picked.shape[-1])
             if self.student.kinds.found[self.student.names[0]] == "probabilities":
                 # As those of the student are.

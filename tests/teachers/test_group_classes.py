@@ -39,6 +39,15 @@ def test_probabilities_are_added(activation):
     np.testing.assert_allclose(other, expected, rtol=1e-5)
 
 
+def test_ranges_are_groups():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6)])
+    found = GroupClasses(model, [range(0, 6, 2), range(1, 6, 2)])
+    np.testing.assert_array_equal(found(X), GroupClasses(model, [[0, 2, 4], [1, 3, 5]])(X))
+    np.testing.assert_array_equal(
+        GroupClasses(model, range(3))(X), GroupClasses(model, [0, 1, 2])(X)
+    )
+
+
 def test_of_positions_and_of_logits_beyond_exp():
     model = of(4, shape=(3, 4))
     x = np.random.default_rng(1).normal(size=(2, 3, 4)).astype("float32")

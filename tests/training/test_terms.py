@@ -422,3 +422,67 @@ def test_two_yes_or_no_are_no_two_classes():
     distiller = Distiller(dense(2, "sigmoid"), dense(1), "kd")
     with pytest.raises(ValueError, match="ends in a sigmoid, .*'binary' .* of a softmax"):
         distiller.compile("sgd", BINARY(from_logits=True))
+
+
+def _two(z, temperature):
+    """Softened log-probabilities of two classes, float64; one unit z is (0, z)."""
+    z = np.asarray(z, "float64") / temperature
+    z = np.concatenate([np.zeros_like(z), z], axis=1) if z.shape[1] == 1 else z
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
+@pytest.mark.filterwarnings("ignore:`task`", "ignore:`shuffle=True`", "ignore:`student`")
+@pytest.mark.parametrize("way", ["given", "log_probs", "live", "cached"])
+@pytest.mark.parametrize("columns, units", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("ends_in", [None, "probabilities"])
+def test_columns_that_are_known_in_the_batch_alone(columns, units, way, ends_in):
+    """One unit is the logit of two classes beside functions and given outputs, too."""
+    rng = np.random.default_rng(columns)
+    x = rng.normal(size=(16, 3)).astype("float32")
+    y = rng.integers(0, 2, 16)
+    z = 2 * rng.normal(size=(16, columns)).astype("float32")
+    p = np.exp(_two(z, 1))[:, -columns:].astype("float32")
+    teacher, data = None, (x, y)
+    if way in ("live", "cached"):
+        table = {tuple(row): value for row, value in zip(x, p, strict=True)}
+
+        def answer(inputs):
+            rows = [table.get(tuple(row), p[0]) for row in np.asarray(inputs)]
+            return np.stack(rows)
+
+        how = {"name": "table", "version": "1", "outputs": "probabilities"}
+        teacher = keras_kd.teachers.from_function(answer, **how)
+    if way == "given":
+        data = keras_kd.with_teacher_outputs(data, z)
+    elif way == "log_probs":
+        data = keras_kd.with_teacher_outputs(data, np.log(p), kind="log_probs")
+    elif way == "cached":
+        data = keras_kd.cache_teacher(teacher, data, verbose=0, dtype="float32")
+    else:
+        data = tf.data.Dataset.from_tensor_slices(data)
+    activation = ends_in and {1: "sigmoid", 2: "softmax"}[units]
+    outputs = keras.layers.Dense(units, activation=activation)
+    student = keras.Sequential([keras.Input((3,)), outputs])
+    answers = np.asarray(student(x), "float64")
+    if ends_in:
+        answers = np.log(answers) - (np.log1p(-answers) if units == 1 else 0)
+    losses = {1: keras.losses.BinaryCrossentropy}
+    loss = losses.get(units, keras.losses.SparseCategoricalCrossentropy)
+    distiller = Distiller(teacher, student, SoftTargets(temperature=3.0))
+    distiller.compile(keras.optimizers.SGD(0.0), loss(from_logits=not ends_in))
+    found = distiller.fit(data.batch(8), verbose=0).history["distillation_loss"]
+    theirs, ours = _two(z, 3.0), _two(answers, 3.0)
+    wanted = 9 * np.sum(np.exp(theirs) * (theirs - ours), axis=1).mean()
+    assert found[0] == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`shuffle=True`")
+def test_two_columns_are_no_value(vectors):
+    """Of a regression's one unit they stay refused, and the message says what to give."""
+    x, y = vectors
+    student = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    distiller = keras_kd.Distiller(None, student, "logit_mse", task="regression")
+    distiller.compile("sgd", "mse")
+    data = keras_kd.with_teacher_outputs((x, y), np.ones((len(x), 2))).batch(8)
+    with pytest.raises(ValueError, match="two \\(a, b\\) are the one logit b - a"):
+        distiller.fit(data, verbose=0)

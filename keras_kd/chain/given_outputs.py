@@ -1,0 +1,159 @@
+"""A chain whose first teacher is no model: the training data carry what it said."""
+
+import keras
+import numpy as np
+
+from keras_kd.chain.passes import walk
+from keras_kd.data.order import as_arrays, is_dataset
+from keras_kd.evaluation import labelled
+from keras_kd.models.given_outputs import GivenOutputs
+from keras_kd.training import batch
+from keras_kd.training.whose_answers import refusal, whose_answers
+
+
+def is_given(models):
+    """Whether outputs that data carry are what teaches a stage; dict of name to model."""
+    return any(isinstance(x, GivenOutputs) for x in models.values())
+
+
+def check_alone(stage, models):
+    """Refuses given outputs beside a model, which a stage cannot be taught by together.
+
+    Args:
+        stage: A `keras_kd.Stage`.
+        models: dict of name to model of those that would teach it.
+
+    Raises:
+        ValueError: They would.
+    """
+    if is_given(models) and len(models) > 1:
+        others = ", ".join(repr(x) for x in models if x != "teacher")
+        raise ValueError(
+            f"Stage {stage.name!r} would be taught by outputs that its data carry "
+            f"(teacher=None) and by {others}, and a batch carries the one or has the other "
+            "asked. Leave out dense=True, or name one of them in `taught_by`; or make a "
+            "teacher of what gave the outputs, kd.teachers.from_function(...)."
+        )
+
+
+def check_carried(data):
+    """Refuses data of a stage that given outputs teach, and that carry none.
+
+    Args:
+        data: The stage's training data; None, and those that show it in a batch alone, are
+            not looked at.
+
+    Raises:
+        ValueError: They carry none, or those of a model.
+    """
+    is_seen = data is not None and (is_dataset(data) or as_arrays(data) is not None)
+    if not is_seen:
+        return
+    of = whose_answers(data)
+    if of is None:
+        raise ValueError(
+            "it has distillation losses but there is no teacher: teacher=None, and "
+            "`train_data` carries no teacher outputs. Give the chain a teacher, or data "
+            "that kd.with_teacher_outputs made."
+        )
+    if of != batch.GIVEN:
+        raise ValueError(
+            "`train_data` carries what cache_teacher kept of a model, and there is no "
+            "teacher: teacher=None. Give the chain that model."
+        )
+
+
+def refused(of, teachers, known):
+    """A ValueError for data that carry answers of others than a stage's teachers.
+
+    Args:
+        of: Whose they are.
+        teachers: Names of those that teach it.
+        known: The first one's id; None while it is not trained yet.
+    """
+    names = ", ".join(map(repr, teachers))
+    if of != batch.GIVEN:
+        return refusal(of, ", ".join(teachers), known)
+    return ValueError(
+        f"`train_data` carries given outputs, and the stage is taught by {names}. To be "
+        "taught by the outputs it needs DistillationChain(None, ...), and behind the first "
+        "stage taught_by='teacher'; else give the examples alone."
+    )
+
+
+def without_outputs(data):
+    """Data without the given outputs that they carry, if they do; else as they are.
+
+    The stages behind the first take the examples of one `train_data` so.
+
+    Args:
+        data: What `fit` takes as x.
+    """
+    if not is_dataset(data) or whose_answers(data) != batch.GIVEN:
+        return data
+
+    def take_out(x, *labels):
+        index = batch.index_of(x)
+        x = batch.inputs_of(x)
+        x = x if index is None else batch.pack(x, index=index)
+        return (x, *labels) if labels else x
+
+    return data.map(take_out)
+
+
+def outputs_id(data):
+    """What tells the given outputs of data from others; None where there are none.
+
+    Also where it cannot be seen, as within `interleave`. Of several it is all of them.
+    """
+    if not is_dataset(data):
+        return None
+    found = {getattr(node, "outputs_id", None) for node in walk(data)} - {None}
+    return " ".join(sorted(found)) or None
+
+
+def outputs_of(chain, train_data, test_data):
+    """dict of the stages that given outputs teach, and the table, to what tells these."""
+    found = {"test_data": outputs_id(test_data)}
+    for stage in chain.stages:
+        if is_given(chain.teachers_of(stage)):
+            data = train_data if stage.train_data is None else stage.train_data
+            found[stage.name] = outputs_id(data)
+    return found
+
+
+class Carried:
+    """The given outputs of data in the inputs' place: (outputs, labels, weights) a batch.
+
+    Args:
+        data: As `keras_kd.evaluation.predictions.predict` takes them.
+        argument: What the user calls them, for messages.
+
+    Attributes:
+        shape: Of one example's outputs, as far as all batches have it; None where the data
+            carry none.
+    """
+
+    def __init__(self, data, argument):
+        self._data, self._argument = data, argument
+        first = next(iter(self), None)
+        self.shape = None
+        if first is not None:
+            *places, units = first[0].shape[1:]
+            self.shape = *[None for _ in places], units
+
+    def __iter__(self):
+        for x, *more in labelled.weighted_batches(self._data, self._argument):
+            if batch.teacher_of(x) != batch.GIVEN:
+                return
+            x = keras.tree.map_structure(np.asarray, x)
+            _, (own, _) = batch.unpack(x)
+            if not hasattr(own, "shape"):
+                # Of layers alone, or of several outputs.
+                return
+            yield (keras.ops.convert_to_numpy(own), *more)
+
+    def model(self):
+        """A `keras.Model` that answers with what it is given, logits."""
+        layers = [keras.Input(self.shape), keras.layers.Activation("linear")]
+        return keras.Sequential(layers, name="teacher")
