@@ -41,7 +41,11 @@ class Data:
             )
             return (x, y), (others, labels)
 
-        rest, test = split(x[:limit], y[:limit], 0.3)
+        if limit is not None:
+            # Some data come class by class.
+            rows = np.random.default_rng(SPLIT_SEED).permutation(len(x))[:limit]
+            x, y = x[rows], y[rows]
+        rest, test = split(x, y, 0.3)
         train, validation = split(*rest, 0.25)
         if name != "digits":
             mean, std = train[0].mean(axis=0), train[0].std(axis=0)
