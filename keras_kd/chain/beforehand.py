@@ -7,11 +7,15 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_kd.chain.carried import check_carried, check_takes, is_given, refused
+from keras_kd.chain.stage import named
 from keras_kd.data.order import as_arrays, is_dataset
 from keras_kd.distribution.workers import strategy_of
 from keras_kd.evaluation import labelled
+from keras_kd.models.fingerprints import teacher_id
 from keras_kd.models.symbolic import symbolic_inputs
 from keras_kd.training.loading import check_saves
+from keras_kd.training.whose_answers import whose_answers
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,48 @@ def callbacks_of(stages, given):
             type(writers[0]).__name__,
         )
     return found
+
+
+def check_teachers(chain, to_fit, data_of, is_done):
+    """Refuses data with answers of others than a stage's teachers, or without inputs.
+
+    A teacher that an earlier run trained is looked at when its stage begins.
+
+    Args:
+        chain: A `keras_kd.DistillationChain`.
+        to_fit: dict of a stage's name to (model to fit, its teacher), of those with epochs.
+        data_of: Takes a stage, gives its training data, or a function that makes them.
+        is_done: Takes a stage's name, says whether an earlier run finished it.
+
+    Raises:
+        ValueError: They carry the answers of others, or none of a teacher that is no
+            model; or a teacher takes other inputs than they hold for it.
+    """
+    epochs = {stage.name: stage.epochs for stage in chain.stages}
+    known = {}
+    for stage in chain.stages:
+        data, teachers = data_of(stage), chain.teachers_of(stage)
+        of = None if callable(data) else whose_answers(data)
+        is_taught = teachers and stage.student_loss_weight != 1
+        if is_given(teachers):
+            with named(stage):
+                check_carried(None if callable(data) else data)
+            continue
+        if not is_taught or stage.name not in to_fit or is_done(stage.name):
+            continue
+        teacher = to_fit[stage.name][1]
+        if of is None:
+            with named(stage):
+                check_takes(stage, teachers, teacher, data)
+            continue
+        trained = [name for name in teachers if epochs.get(name)]
+        if all(map(is_done, trained)) and trained:
+            continue
+        if id(teacher) not in known and not trained:
+            known[id(teacher)] = teacher_id(teacher)
+        if trained or of != known[id(teacher)]:
+            with named(stage):
+                raise refused(of, teachers, known.get(id(teacher)))
 
 
 def try_to_save(stage, folder):

@@ -3,8 +3,8 @@
 import dataclasses
 import difflib
 
+from keras_kd.chain.carried import check_alone, is_given
 from keras_kd.chain.dense import dense_stage
-from keras_kd.chain.given_outputs import check_alone, is_given
 from keras_kd.chain.own_objects import own_objects, remember_training
 from keras_kd.chain.run import run_chain
 from keras_kd.chain.stage import named

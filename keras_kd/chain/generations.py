@@ -14,8 +14,8 @@ from keras_kd.chain.result import Measuring
 from keras_kd.chain.stage import Stage
 from keras_kd.losses import SoftTargets
 from keras_kd.losses.arguments import check_integer
-from keras_kd.models.given_outputs import asks_a_function
 from keras_kd.models.copies import untrained_copy
+from keras_kd.models.given_outputs import asks_a_function
 from keras_kd.teachers import Ensemble
 
 

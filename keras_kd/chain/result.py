@@ -8,7 +8,7 @@ import logging
 import numpy as np
 
 from keras_kd import files as run_dirs
-from keras_kd.chain.given_outputs import Carried
+from keras_kd.chain.carried import Carried
 from keras_kd.evaluation import labelled
 from keras_kd.evaluation.answers import Answers
 from keras_kd.evaluation.evaluate import Evaluation
@@ -18,7 +18,9 @@ from keras_kd.evaluation.sums import Sums
 from keras_kd.models.given_outputs import GivenOutputs, asks_a_function
 from keras_kd.tables import markdown_table, shown_count
 from keras_kd.tasks.scores import SCORES
+from keras_kd.training.batch import has_teacher_inputs, inputs_of
 from keras_kd.training.precision import in_float32
+from keras_kd.training.whose_answers import structure_of
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +150,12 @@ class Measuring:
         folder: The run folder, or None.
         writes: Whether this process writes into it.
         argument: What the user calls the data, for messages.
+
+    Attributes:
+        first_takes_its_own: Whether the first teacher takes other inputs than its students.
     """
+
+    first_takes_its_own = False
 
     def __init__(
         self, test_data, tasks=None, folder=None, writes=True, argument="test_data"
@@ -258,14 +265,51 @@ class Measuring:
             logger.warning("%s and %s are not compared: %s", *names, error)
             return None, None
 
+    def check_first(self, data):
+        """Refuses training data with inputs for the first teacher, if it was asked others.
+
+        Args:
+            data: What a function of training data has made.
+
+        Raises:
+            ValueError: They carry such, the test data do not, and it was measured.
+        """
+        carried = has_teacher_inputs(structure_of(data))
+        if carried and self._predictions.get("teacher") and not self._bring_inputs():
+            raise ValueError(
+                "`train_data` carries inputs for the teacher alone, and "
+                f"`{self._argument}` none, so the teacher was measured on the student's. "
+                "Give keras_kd.with_teacher_inputs(...).batch(...) for these, too."
+            )
+
+    def _bring_inputs(self):
+        """Whether the test data carry inputs for the teacher alone."""
+        batches = labelled.weighted_batches(self._test_data, self._argument)
+        return any(has_teacher_inputs(x) for x, *_ in itertools.islice(batches, 1))
+
     def _predict(self, name, model):
         if name not in self._predictions:
             if isinstance(model, GivenOutputs):
                 found = self._carried(name)
+            elif name == "teacher":
+                found = self._of_first(model, name)
             else:
                 found = self._asked(in_float32(model), self._test_data, name)
             self._predictions[name] = found
         return self._predictions[name]
+
+    def _of_first(self, model, name):
+        """As `_predict`, of one that may have inputs of its own; None without these."""
+        if not self.first_takes_its_own or self._bring_inputs():
+            model = in_float32(model)
+            return self._asked(model, self._test_data, name, of_teacher=True)
+        logger.warning(
+            "The teacher has no line in the table, and nothing says how like it its "
+            "student is: `%s` carries no inputs for it. Give "
+            "keras_kd.with_teacher_inputs(...).batch(...) for it, too.",
+            self._argument,
+        )
+        return None
 
     def _carried(self, name):
         """As `_predict`, of the outputs that the test data carry; None if they do not."""
@@ -280,8 +324,8 @@ class Measuring:
         )
         return None
 
-    def _asked(self, model, data, name):
-        more = self._tasks.get(name, {})
+    def _asked(self, model, data, name, **more):
+        more |= self._tasks.get(name, {})
         return predict(model, data, name=name, argument=self._argument, **more)
 
     def _keep_images(self, folder, indices, predictions, teacher):
@@ -293,6 +337,7 @@ class Measuring:
         indices = np.sort(indices[: _KEPT_PICTURES if are_sums else _KEPT_IMAGES])
         images, first, size = [], 0, None
         for inputs, labels in labelled.batches(self._test_data):
+            inputs = inputs_of(inputs)
             # Several inputs are a tuple, list or dict.
             shape = getattr(inputs, "shape", ())
             size = size or tuple(shape[1:])

@@ -5,18 +5,23 @@ import logging
 
 from keras_kd import files as run_dirs
 from keras_kd.chain import passes, random_state
-from keras_kd.chain.beforehand import callbacks_of, try_a_batch, try_to_save
-from keras_kd.chain.ctrl_c import CtrlC
-from keras_kd.chain.given_outputs import (
+from keras_kd.chain.beforehand import (
+    callbacks_of,
+    check_teachers,
+    try_a_batch,
+    try_to_save,
+)
+from keras_kd.chain.carried import (
     check_carried,
+    is_first,
     is_given,
     outputs_id,
     outputs_of,
-    refused,
-    without_outputs,
+    takes_its_own,
+    without_teacher,
 )
 from keras_kd.chain.own_objects import check_apart, unmoved
-from keras_kd.chain.progress import Progress
+from keras_kd.chain.progress import CtrlC, Progress
 from keras_kd.chain.result import ChainResult, Measuring
 from keras_kd.chain.stage import measured_as, named
 from keras_kd.chain.stage_run import StageRun, read_history
@@ -28,11 +33,9 @@ from keras_kd.distribution.workers import (
     strategy_of,
 )
 from keras_kd.losses.arguments import check_integer
-from keras_kd.models.fingerprints import teacher_id
 from keras_kd.runs.descriptions import tells_all
 from keras_kd.runs.manifest import TAKEN, Manifest, RunError, check_folder, environment
 from keras_kd.training.precision import in_float32
-from keras_kd.training.whose_answers import whose_answers
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +144,8 @@ class _ChainRun:
         chain = self.chain
         self.train_data, self.steps = train_data, steps
         self.callbacks = callbacks_of(chain.stages, callbacks)
-        self._check_answers()
+        self.measuring.first_takes_its_own = takes_its_own(chain, train_data)
+        check_teachers(chain, self.to_fit, self._given_to, self._is_done)
         self._begin()
         if chain.first_teacher is not None:
             self._given("teacher", chain.first_teacher)
@@ -183,34 +187,6 @@ class _ChainRun:
         if self.manifest is not None:
             start = self.manifest.remember("random_state", start)
         self._random_start = start
-
-    def _check_answers(self):
-        """Refuses data with cached answers of others than a stage's teachers, at once.
-
-        A teacher that an earlier run trained is looked at when its stage begins.
-        """
-        epochs = {stage.name: stage.epochs for stage in self.chain.stages}
-        known = {}
-        for stage in self.chain.stages:
-            data = self._given_to(stage)
-            of = None if callable(data) else whose_answers(data)
-            teachers = self.chain.teachers_of(stage)
-            is_taught = teachers and stage.student_loss_weight != 1
-            if is_given(teachers):
-                with named(stage):
-                    check_carried(None if callable(data) else data)
-                continue
-            if of is None or not is_taught or self._is_done(stage.name):
-                continue
-            trained = [name for name in teachers if epochs.get(name)]
-            if all(map(self._is_done, trained)) and trained:
-                continue
-            teacher = self.to_fit[stage.name][1]
-            if id(teacher) not in known and not trained:
-                known[id(teacher)] = teacher_id(teacher)
-            if trained or of != known[id(teacher)]:
-                with named(stage):
-                    raise refused(of, teachers, known.get(id(teacher)))
 
     def _is_done(self, name):
         return self.manifest is not None and self.manifest.state(name) == "done"
@@ -274,9 +250,9 @@ class _ChainRun:
         return self._without_unused(stage, self.train_data)
 
     def _without_unused(self, stage, data):
-        """The training data of all stages without given outputs, behind the first."""
-        is_for_it = is_given(self.chain.teachers_of(stage))
-        return data if is_for_it or self.chain.teacher else without_outputs(data)
+        """The training data of all stages without what is the first teacher's alone."""
+        is_for_it = is_first(self.chain.teachers_of(stage))
+        return data if is_for_it else without_teacher(data)
 
     def _made_for(self, stage, teacher, make):
         """What a function of training data makes for a stage."""
@@ -285,6 +261,8 @@ class _ChainRun:
         passes.check_given(data)
         if stage.train_data is None:
             data = self._without_unused(stage, data)
+        if is_first(self.chain.teachers_of(stage)):
+            self.measuring.check_first(data)
         if given:
             check_carried(data)
             known = outputs_id(data)

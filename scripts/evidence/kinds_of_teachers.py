@@ -16,7 +16,7 @@ import keras_kd as kd
 
 SPLIT_SEED = 0
 # Hidden units of the students.
-STUDENTS = {"digits": [8], "breast_cancer": [4], "wine": [4]}
+STUDENTS = {"digits": [8], "digits of 4x4": [8], "breast_cancer": [4], "wine": [4]}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -297,7 +297,19 @@ def chain(load, epochs, folder):
     return Lesson(data, None, examples, predict, 10, beside.batch(32))
 
 
-# with_teacher_inputs: a kind of its own belongs here.
+def other_inputs(load, epochs, folder):
+    """whole pictures for a student of 4x4 thumbnails, `with_teacher_inputs`"""
+    whole = load("digits")
+    parts = whole.train, whole.validation, whole.test
+    small = [(x.reshape(-1, 4, 2, 4, 2, 1).mean(axis=(2, 4)), y) for x, y in parts]
+    data = Data("digits of 4x4", *small)
+    teacher = large_network(whole, epochs)
+    beside = kd.with_teacher_inputs(data.train, whole.train[0])
+    examples = kd.cache_teacher(teacher, beside, verbose=0)
+    # It is measured on the pictures that the thumbnails are of.
+    return Lesson(data, teacher, examples, lambda _: np.asarray(teacher(whole.test[0])), 10)
+
+
 KINDS = {
     x.__name__: x
     for x in (
@@ -308,6 +320,7 @@ KINDS = {
         parquet,
         top_k,
         preprocessed,
+        other_inputs,
         groups,
         together,
         chain,

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from keras_kd import Stage
 from keras_kd.chain import checkpoint
-from keras_kd.chain.ctrl_c import CtrlC
 from keras_kd.chain.passes import skip_epochs
+from keras_kd.chain.progress import CtrlC
 from keras_kd.chain.stage_run import StageRun, read_history
 
 

@@ -1,4 +1,4 @@
-"""Chains that begin with outputs that their data carry, or with a function."""
+"""Chains whose data carry what their first teacher says, or takes; or with a function."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kd as kd
-from keras_kd.chain.given_outputs import Carried, outputs_id, without_outputs
+from keras_kd.chain.carried import Carried, outputs_id, without_teacher
 from keras_kd.exporters.run_exports import export_run
 from keras_kd.report.card import card
 from keras_kd.report.write import write_report
@@ -271,12 +271,12 @@ def test_what_cannot_be(make_chain, make_model):
 
 def test_what_is_taken_out_and_what_tells_it():
     data = carrying(slice(40)).shuffle(40, seed=0).batch(8).prefetch(1)
-    x, _ = next(iter(without_outputs(data)))
+    x, _ = next(iter(without_teacher(data)))
     assert set(x) == {"keras_kd.inputs", "keras_kd.index"}
     plain = tf.data.Dataset.from_tensor_slices((X, Y))
-    assert without_outputs(plain) is plain and without_outputs((X, Y)) == (X, Y)
+    assert without_teacher(plain) is plain and without_teacher((X, Y)) == (X, Y)
     unlabelled = kd.with_teacher_outputs(X, LOGITS).batch(8)
-    assert batch.teacher_of(next(iter(without_outputs(unlabelled)))) is None
+    assert batch.teacher_of(next(iter(without_teacher(unlabelled)))) is None
     known = outputs_id(data)
     assert known == outputs_id(carrying(slice(40)).repeat().take(3).batch(2))
     streamed = tf.data.Dataset.from_tensor_slices((X[:40], Y[:40]))
@@ -297,3 +297,113 @@ def test_what_data_carry():
     assert Carried(PLAIN, "test_data").shape is None
     layers = kd.with_teacher_outputs((X, Y), {"hidden": LOGITS}).batch(8)
     assert Carried(layers, "test_data").shape is None
+
+
+SOUND = RNG.normal(size=(60, 5, 2)).astype("float32")
+
+
+def listener(seed=7):
+    """A teacher of other inputs than the students'."""
+    keras.utils.set_random_seed(seed)
+    layers = [keras.Input((5, 2)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    return keras.Sequential(layers, name="listener")
+
+
+def with_sound(rows, sound=SOUND):
+    return kd.with_teacher_inputs((X[rows], Y[rows]), sound[rows])
+
+
+def heard(rows=slice(40)):
+    return with_sound(rows).shuffle(40, seed=1).batch(16)
+
+
+def test_the_first_teacher_alone_takes_its_own_inputs(make_chain, tmp_path):
+    """The students are those of a chain that is given the answers to them."""
+    teacher = listener()
+    answers = np.array(teacher(SOUND))
+    given = make_chain().fit(train_data(answers), PLAIN, verbose=0)
+    test = with_sound(slice(40, None)).batch(8)
+    live = make_chain(teacher).fit(heard(), test, tmp_path / "run", verbose=0)
+    for a, b in zip(weights_of(live), weights_of(given), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    first, ta, student = live.models
+    right = np.mean(answers[40:].argmax(axis=1) == Y[40:])
+    assert first.model == "teacher" and first.accuracy == pytest.approx(right)
+    own = np.array(live.students["ta"](X[40:])).argmax(axis=1)
+    agree = np.mean(own == answers[40:].argmax(axis=1))
+    assert ta.evaluation.fidelity.agreement == pytest.approx(agree)
+    assert student.evaluation.fidelity.teacher == "ta"
+    again = make_chain(teacher).fit(heard(), test, tmp_path / "run", verbose=0)
+    assert_same(live, again)
+    write_report(tmp_path / "run")
+
+
+def test_a_function_of_the_teacher_may_cache_its_answers(make_chain):
+    def make(model):
+        examples = with_sound(slice(40))
+        if model.name == "listener":
+            examples = kd.cache_teacher(model, examples, dtype="float32", verbose=0)
+        # Those behind the first get it, too, and see the examples alone.
+        return examples.shuffle(40, seed=1).batch(16)
+
+    test = with_sound(slice(40, None)).batch(8)
+    cached = make_chain(listener()).fit(make, test, verbose=0)
+    live = make_chain(listener()).fit(lambda _: heard(), test, verbose=0)
+    for a, b in zip(weights_of(cached), weights_of(live), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_without_its_inputs_in_the_test_data_it_has_no_line(make_chain, caplog):
+    result = make_chain(listener()).fit(heard(), PLAIN, verbose=0)
+    assert [x.model for x in result.models] == ["ta", "student"]
+    assert result.models[0].evaluation.fidelity is None
+    assert "`validation_data` carries no inputs for it" in caplog.text
+
+
+def test_inputs_of_one_shape_are_not_taken_for_the_teachers(make_model, make_chain):
+    """Two tokenisers, say: nothing but the data tells that the inputs differ."""
+    teacher, other = make_model(8), X[:, ::-1].copy()
+    keras.utils.set_random_seed(3)
+    data = kd.with_teacher_inputs((X[:40], Y[:40]), other[:40]).batch(16)
+    test = kd.with_teacher_inputs((X[40:], Y[40:]), other[40:]).batch(8)
+    right = np.mean(np.array(teacher(other[40:])).argmax(axis=1) == Y[40:])
+    for train in (data, lambda _: data):
+        result = make_chain(teacher).fit(train, test, verbose=0)
+        assert result.models[0].accuracy == pytest.approx(right)
+    with pytest.raises(ValueError, match="the teacher was measured on the student's"):
+        make_chain(teacher).fit(lambda _: data, PLAIN, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("dense", "data", "message"),
+    [
+        (True, None, "the stage has 2: 'teacher', 'ta'"),
+        (False, lambda: (X[:40], Y[:40]), "Stage 'ta'.*must take the inputs"),
+        (False, lambda: with_sound(slice(40), SOUND[:, :3]).batch(8), "of shape.*3, 2"),
+    ],
+    ids=["dense", "without", "shape"],
+)
+def test_what_the_teacher_cannot_take_is_told_before_training(
+    make_model, dense, data, message
+):
+    ta, student = make_model(8), make_model(4)
+    teacher = make_model(5) if dense else listener()
+    data = kd.with_teacher_inputs((X, Y), X).batch(8) if dense else data()
+    stages = [kd.Stage("ta", ta, 1, "kd"), kd.Stage("student", student, 1, "kd")]
+    before = ta.get_weights()
+    with pytest.raises(ValueError, match=message):
+        kd.DistillationChain(teacher, stages, dense=dense).fit(data, PLAIN, verbose=0)
+    for a, b in zip(before, ta.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_student_of_other_inputs_than_its_assistant_is_told_at_once(make_model):
+    ta = make_model(8)
+    other = keras.Sequential([keras.Input((9,)), keras.layers.Dense(3)])
+    stages = [kd.Stage("ta", ta, 1, "kd"), kd.Stage("student", other, 1, "kd")]
+    before = ta.get_weights()
+    for data in ((X[:40], Y[:40]), lambda _: (X[:40], Y[:40])):
+        with pytest.raises(ValueError, match="Stage 'student'"):
+            kd.DistillationChain(make_model(5), stages).fit(data, PLAIN, verbose=0)
+    for a, b in zip(before, ta.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,4 +1,4 @@
-"""A chain whose first teacher is no model: the training data carry what it said."""
+"""What data carry of a chain's first teacher: what it said, or what it alone takes."""
 
 import keras
 import numpy as np
@@ -8,7 +8,8 @@ from keras_kd.data.order import as_arrays, is_dataset
 from keras_kd.evaluation import labelled
 from keras_kd.models.given_outputs import GivenOutputs
 from keras_kd.training import batch
-from keras_kd.training.whose_answers import refusal, whose_answers
+from keras_kd.training.teacher_and_student import check_inputs, check_same_inputs
+from keras_kd.training.whose_answers import refusal, structure_of, whose_answers
 
 
 def is_given(models):
@@ -81,24 +82,76 @@ def refused(of, teachers, known):
     )
 
 
-def without_outputs(data):
-    """Data without the given outputs that they carry, if they do; else as they are.
+def is_first(models):
+    """Whether the chain's first teacher is one of those that teach a stage."""
+    return "teacher" in models
+
+
+def without_teacher(data):
+    """Data without the given outputs, or the teacher's inputs, that they carry.
 
     The stages behind the first take the examples of one `train_data` so.
 
     Args:
         data: What `fit` takes as x.
     """
-    if not is_dataset(data) or whose_answers(data) != batch.GIVEN:
+    if not is_dataset(data):
+        return data
+    is_carried = batch.has_teacher_inputs(structure_of(data))
+    if not is_carried and whose_answers(data) != batch.GIVEN:
         return data
 
     def take_out(x, *labels):
-        index = batch.index_of(x)
-        x = batch.inputs_of(x)
-        x = x if index is None else batch.pack(x, index=index)
+        x = batch.without_teacher(x)
         return (x, *labels) if labels else x
 
     return data.map(take_out)
+
+
+def check_takes(stage, teachers, teacher, data):
+    """Refuses a teacher that cannot take what a stage's data hold, before any is trained.
+
+    Args:
+        stage: A `keras_kd.Stage`, taught by models whose answers are not kept.
+        teachers: Names of these.
+        teacher: What the stage is fitted under.
+        data: The stage's training data, or a function that will make them.
+
+    Raises:
+        ValueError: It takes other inputs than the student, or there are several and the
+            data carry inputs for one.
+    """
+    if callable(data):
+        if stage.train_data is None and not is_first(teachers):
+            # What the function puts beside the examples is the first teacher's.
+            check_same_inputs(teacher, stage.student)
+        return
+    if not is_dataset(data) and as_arrays(data) is None:
+        return
+    x = structure_of(data)
+    if batch.has_teacher_inputs(x) and len(teachers) > 1:
+        raise ValueError(
+            "`train_data` carries inputs for one teacher alone (with_teacher_inputs), and "
+            f"the stage has {len(teachers)}: {', '.join(map(repr, teachers))}. Leave out "
+            "dense=True, or name one of them in `taught_by`."
+        )
+    check_inputs(x, teacher, stage.student)
+
+
+def takes_its_own(chain, train_data):
+    """Whether the first teacher takes other inputs than its students, as far as is seen."""
+    for stage in chain.stages:
+        teachers = chain.teachers_of(stage)
+        if not is_first(teachers) or is_given(teachers):
+            continue
+        data = train_data if stage.train_data is None else stage.train_data
+        if not callable(data) and batch.has_teacher_inputs(structure_of(data)):
+            return True
+        try:
+            check_same_inputs(chain.teacher, stage.student)
+        except ValueError:
+            return True
+    return False
 
 
 def outputs_id(data):
