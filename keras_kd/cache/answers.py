@@ -33,6 +33,7 @@ class TeacherAnswers:
         augment: `augment(inputs, indices, view, seed)`, or None.
         seed: Integer, for `augment`.
         first_batch: Inputs (batch, ...), NumPy arrays, that show the outputs' shapes.
+        apart: Whether these are not the student's inputs.
 
     Attributes:
         outputs: list of dicts with "name", "shape" (without the batch axis) and "dtype" of
@@ -44,9 +45,19 @@ class TeacherAnswers:
     """
 
     def __init__(
-        self, teacher, names, *, dtype, top_k, rest, augment, seed, first_batch
+        self,
+        teacher,
+        names,
+        *,
+        dtype,
+        top_k,
+        rest,
+        augment,
+        seed,
+        first_batch,
+        apart=False,
     ):
-        self._teacher, self._id = teacher, teacher_id(teacher)
+        self._teacher, self._id, self._apart = teacher, teacher_id(teacher), apart
         taps = Taps(teacher, names)
         wanted = ["own"] * (None in names) + ["taps"] * bool(names - {None})
 
@@ -113,7 +124,8 @@ class TeacherAnswers:
         arrays = iter(arrays)
         parts = [kept.restored(arrays) for kept in self._kept]
         structure = tree.pack_sequence_as(self._structure, parts)
-        return encode(structure.get("own"), structure.get("taps", {}), of=self._id)
+        taps = structure.get("taps", {})
+        return encode(structure.get("own"), taps, of=self._id, apart=self._apart)
 
     def check_teacher(self):
         """Refuses a teacher whose weights are others than at first; a ValueError."""

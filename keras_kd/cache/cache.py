@@ -10,6 +10,7 @@ from keras_kd.cache.filling import CachedAnswers, all_answers
 from keras_kd.cache.fixed_augment import fix_augment
 from keras_kd.distribution.workers import Workers
 from keras_kd.losses.arguments import check_integer
+from keras_kd.losses.ops import fits_shape
 from keras_kd.models.fingerprints import cache_settings, former_settings
 from keras_kd.models.symbolic import symbolic_inputs
 from keras_kd.teachers import Several
@@ -143,6 +144,7 @@ def cache_teacher(
         augment=fixed,
         seed=seed,
         first_batch=first_batch,
+        apart=examples.are_apart,
     )
     with tqdm(total=examples.count, unit=" examples", disable=not verbose) as progress:
         if path is None:
@@ -259,4 +261,14 @@ def _check_single(teacher, shapes):
             raise ValueError(
                 "`dataset` must give single examples; cache it before `batch`. Received: "
                 f"x of shape {shape} for a teacher that takes {tuple(symbolic.shape)}."
+            )
+    if len(shapes) == len(inputs) == 1 and shapes[0] is not None:
+        (shape,), (symbolic,) = shapes, inputs
+        # Keras makes an axis of 1 where one is missing, or one less.
+        if len(shape) + 1 == len(symbolic.shape) and not fits_shape(
+            (None, *shape), tuple(symbolic.shape)
+        ):
+            raise ValueError(
+                f"`teacher` {teacher.name!r} takes {tuple(symbolic.shape)}, and `dataset` "
+                f"gives it examples of shape {shape}."
             )

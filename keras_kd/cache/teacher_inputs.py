@@ -44,6 +44,8 @@ def with_teacher_inputs(examples, teacher_inputs):
     ['keras_kd.index', 'keras_kd.inputs', 'keras_kd.teacher_inputs'] (5,)
     """
     is_dataset = isinstance(teacher_inputs, tf.data.Dataset)
+    if is_dataset:
+        _check_numbers(x.dtype.as_numpy_dtype for x in _specs(teacher_inputs))
     if isinstance(examples, tf.data.Dataset):
         if not is_dataset:
             teacher_inputs = tf.data.Dataset.from_tensor_slices(_arrays(teacher_inputs))
@@ -66,7 +68,13 @@ def _read(dataset):
     rows = list(dataset.as_numpy_iterator())
     if not rows:
         raise ValueError("`teacher_inputs` are empty.")
-    return tree.map_structure(lambda *x: np.stack(x), *rows)
+    try:
+        return tree.map_structure(lambda *x: np.stack(x), *rows)
+    except ValueError as error:
+        raise ValueError(
+            "`teacher_inputs` differ in shape. Pad them; or give the examples, too, as a "
+            "tf.data.Dataset, and put both in batches by padded_batch."
+        ) from error
 
 
 def _arrays(teacher_inputs):
@@ -79,4 +87,18 @@ def _arrays(teacher_inputs):
             "or a tf.data.Dataset of single ones. Received: "
             f"{type(teacher_inputs).__name__}."
         )
+    _check_numbers(array.dtype for array in flat)
     return arrays
+
+
+def _specs(dataset):
+    return [x for x in tf.nest.flatten(dataset.element_spec) if hasattr(x, "dtype")]
+
+
+def _check_numbers(dtypes):
+    words = [np.dtype(x).name for x in dtypes if np.dtype(x).kind in "OSUMm"]
+    if words:
+        raise ValueError(
+            "`teacher_inputs` must be numbers; do what makes them of text before. "
+            f"Received: {', '.join(words)}."
+        )

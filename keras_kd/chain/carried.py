@@ -64,6 +64,11 @@ def check_carried(data):
         )
 
 
+def names_of(teachers):
+    """The names of a stage's teachers, for messages."""
+    return ", ".join(map(repr, teachers))
+
+
 def refused(of, teachers, known):
     """A ValueError for data that carry answers of others than a stage's teachers.
 
@@ -72,19 +77,27 @@ def refused(of, teachers, known):
         teachers: Names of those that teach it.
         known: The first one's id; None while it is not trained yet.
     """
-    names = ", ".join(map(repr, teachers))
     if of != batch.GIVEN:
         return refusal(of, ", ".join(teachers), known)
     return ValueError(
-        f"`train_data` carries given outputs, and the stage is taught by {names}. To be "
-        "taught by the outputs it needs DistillationChain(None, ...), and behind the first "
-        "stage taught_by='teacher'; else give the examples alone."
+        "`train_data` carries given outputs, and the stage is taught by "
+        f"{names_of(teachers)}. To be taught by the outputs it needs "
+        "DistillationChain(None, ...), and behind the first stage taught_by='teacher'; "
+        "else give the examples alone."
     )
 
 
 def is_first(models):
     """Whether the chain's first teacher is one of those that teach a stage."""
     return "teacher" in models
+
+
+def x_of(data):
+    """x of a batch of training data, or its structure, as far as it is seen beforehand."""
+    if isinstance(data, keras.utils.PyDataset):
+        found = data[0]
+        return found[0] if isinstance(found, tuple) else found
+    return structure_of(data)
 
 
 def without_teacher(data):
@@ -95,8 +108,10 @@ def without_teacher(data):
     Args:
         data: What `fit` takes as x.
     """
+    if isinstance(data, tuple) and data and as_arrays(data) is not None:
+        return (batch.without_teacher(data[0]), *data[1:])
     if not is_dataset(data):
-        return data
+        return batch.without_teacher(data)
     is_carried = batch.has_teacher_inputs(structure_of(data))
     if not is_carried and whose_answers(data) != batch.GIVEN:
         return data
@@ -126,16 +141,43 @@ def check_takes(stage, teachers, teacher, data):
             # What the function puts beside the examples is the first teacher's.
             check_same_inputs(teacher, stage.student)
         return
-    if not is_dataset(data) and as_arrays(data) is None:
+    is_seen = is_dataset(data) or isinstance(data, keras.utils.PyDataset)
+    if not is_seen and as_arrays(data) is None:
         return
-    x = structure_of(data)
+    x = x_of(data)
+    is_shared = stage.train_data is None and not is_first(teachers)
+    if is_shared and (batch.is_taught_apart(x) or batch.teacher_of(x) == batch.GIVEN):
+        raise ValueError(
+            f"`train_data`, a {type(data).__name__}, carries what is the first teacher's "
+            "alone, which cannot be taken out of it for a stage under "
+            f"{names_of(teachers)}. Give a tf.data.Dataset, or Stage(train_data=...) of "
+            "the examples alone."
+        )
     if batch.has_teacher_inputs(x) and len(teachers) > 1:
         raise ValueError(
             "`train_data` carries inputs for one teacher alone (with_teacher_inputs), and "
-            f"the stage has {len(teachers)}: {', '.join(map(repr, teachers))}. Leave out "
+            f"the stage has {len(teachers)}: {names_of(teachers)}. Leave out "
             "dense=True, or name one of them in `taught_by`."
         )
     check_inputs(x, teacher, stage.student)
+
+
+def check_made(stage, teachers, data):
+    """Refuses what a function has made for a stage behind the first, of the wrong inputs.
+
+    Args:
+        stage, teachers: As `check_takes` takes them.
+        data: Without what could be taken out.
+
+    Raises:
+        ValueError: They carry answers to the first teacher's inputs.
+    """
+    if not is_first(teachers) and batch.is_taught_apart(x_of(data)):
+        raise ValueError(
+            "the function `train_data` gives answers to inputs that are the first "
+            f"teacher's alone, of {names_of(teachers)}. Give cache_teacher the examples "
+            f"alone for this stage, {stage.name!r}."
+        )
 
 
 def takes_its_own(chain, train_data):
@@ -145,7 +187,7 @@ def takes_its_own(chain, train_data):
         if not is_first(teachers) or is_given(teachers):
             continue
         data = train_data if stage.train_data is None else stage.train_data
-        if not callable(data) and batch.has_teacher_inputs(structure_of(data)):
+        if not callable(data) and batch.is_taught_apart(x_of(data)):
             return True
         try:
             check_same_inputs(chain.teacher, stage.student)

@@ -8,7 +8,7 @@ import logging
 import numpy as np
 
 from keras_kd import files as run_dirs
-from keras_kd.chain.carried import Carried
+from keras_kd.chain.carried import Carried, x_of
 from keras_kd.evaluation import labelled
 from keras_kd.evaluation.answers import Answers
 from keras_kd.evaluation.evaluate import Evaluation
@@ -18,9 +18,8 @@ from keras_kd.evaluation.sums import Sums
 from keras_kd.models.given_outputs import GivenOutputs, asks_a_function
 from keras_kd.tables import markdown_table, shown_count
 from keras_kd.tasks.scores import SCORES
-from keras_kd.training.batch import has_teacher_inputs, inputs_of
+from keras_kd.training.batch import has_teacher_inputs, inputs_of, is_taught_apart
 from keras_kd.training.precision import in_float32
-from keras_kd.training.whose_answers import structure_of
 
 logger = logging.getLogger(__name__)
 
@@ -274,18 +273,19 @@ class Measuring:
         Raises:
             ValueError: They carry such, the test data do not, and it was measured.
         """
-        carried = has_teacher_inputs(structure_of(data))
-        if carried and self._predictions.get("teacher") and not self._bring_inputs():
+        is_apart = is_taught_apart(x_of(data))
+        was_asked = self._predictions.get("teacher") is not None
+        if is_apart and was_asked and not self._test(has_teacher_inputs):
             raise ValueError(
-                "`train_data` carries inputs for the teacher alone, and "
+                "`train_data` has inputs for the teacher alone, and "
                 f"`{self._argument}` none, so the teacher was measured on the student's. "
                 "Give keras_kd.with_teacher_inputs(...).batch(...) for these, too."
             )
 
-    def _bring_inputs(self):
-        """Whether the test data carry inputs for the teacher alone."""
+    def _test(self, question):
+        """The answer of a function of x to the first batch of the test data."""
         batches = labelled.weighted_batches(self._test_data, self._argument)
-        return any(has_teacher_inputs(x) for x, *_ in itertools.islice(batches, 1))
+        return any(question(x) for x, *_ in itertools.islice(batches, 1))
 
     def _predict(self, name, model):
         if name not in self._predictions:
@@ -300,7 +300,8 @@ class Measuring:
 
     def _of_first(self, model, name):
         """As `_predict`, of one that may have inputs of its own; None without these."""
-        if not self.first_takes_its_own or self._bring_inputs():
+        is_apart = self.first_takes_its_own or self._test(is_taught_apart)
+        if not is_apart or self._test(has_teacher_inputs):
             model = in_float32(model)
             return self._asked(model, self._test_data, name, of_teacher=True)
         logger.warning(

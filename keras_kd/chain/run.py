@@ -13,6 +13,7 @@ from keras_kd.chain.beforehand import (
 )
 from keras_kd.chain.carried import (
     check_carried,
+    check_made,
     is_first,
     is_given,
     outputs_id,
@@ -259,9 +260,11 @@ class _ChainRun:
         given = is_given(self.chain.teachers_of(stage))
         data = make(None if given else teacher)
         passes.check_given(data)
+        teachers = self.chain.teachers_of(stage)
         if stage.train_data is None:
             data = self._without_unused(stage, data)
-        if is_first(self.chain.teachers_of(stage)):
+            check_made(stage, teachers, data)
+        if is_first(teachers):
             self.measuring.check_first(data)
         if given:
             check_carried(data)

@@ -1,15 +1,19 @@
 """How right a model is on labels, how sure of itself, and how close to its teacher."""
 
 import dataclasses
+import itertools
 
+import keras
 import numpy as np
 
-from keras_kd.evaluation import resampling
+from keras_kd.evaluation import labelled, resampling
 from keras_kd.evaluation.predictions import Fidelity, predict
 from keras_kd.evaluation.sums import Sums
 from keras_kd.evaluation.uncertainty import wilson_interval
 from keras_kd.tables import markdown_table
 from keras_kd.tasks.scores import SCORES
+from keras_kd.training.batch import has_teacher_inputs, is_taught_apart
+from keras_kd.training.teacher_and_student import check_inputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,9 +263,22 @@ def evaluate(model, dataset, teacher=None, task=None, ignore_class=None):
     more = {"task": task, "ignore_class": ignore_class}
     predictions, fidelity = predict(model, dataset, **more), None
     if teacher is not None:
+        _check_inputs(dataset, teacher, model)
         answers = predict(teacher, dataset, of_teacher=True, **more)
         fidelity = predictions.fidelity(answers)
     return Evaluation.of(predictions.answers(), fidelity)
+
+
+def _check_inputs(dataset, teacher, model):
+    """Refuses data that hold nothing which the teacher could be asked, a ValueError."""
+    are_models = isinstance(teacher, keras.Model) and isinstance(model, keras.Model)
+    for x, *_ in itertools.islice(labelled.weighted_batches(dataset), are_models):
+        if is_taught_apart(x) and not has_teacher_inputs(x):
+            raise ValueError(
+                "`dataset` carries what was kept of a teacher with inputs of its own, and "
+                "not these. Give keras_kd.with_teacher_inputs(...).batch(...)."
+            )
+        check_inputs(x, teacher, model)
 
 
 def _scored(score, answers, arrays):

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_kd.models.taps import Taps, logits_layer
+from keras_kd.training.batch import inputs_of, teacher_inputs_of
 
 
 def linear_cka(teacher_features, student_features):
@@ -76,7 +77,8 @@ def layer_similarity(teacher, student, dataset, taps=None):
     31 MB.
 
     Args:
-        teacher, student: Built `keras.Model`s that take the same inputs.
+        teacher, student: Built `keras.Model`s that take the same inputs, unless the data
+            carry others for the teacher (`keras_kd.with_teacher_inputs`).
         dataset: Batches of (inputs, labels) or of inputs.
         taps: (teacher layer, student layer), names as losses take them. By default the last
             hidden layers, what the logits are made of.
@@ -96,14 +98,16 @@ def layer_similarity(teacher, student, dataset, taps=None):
             f"Received: taps={taps!r}."
         )
     sides = [
-        (Taps(model, {name}), name, [])
-        for model, name in zip((teacher, student), taps, strict=True)
+        (Taps(model, {name}), name, takes, [])
+        for model, name, takes in zip(
+            (teacher, student), taps, (teacher_inputs_of, inputs_of), strict=True
+        )
     ]
     for batch in dataset:
         inputs, _, _ = keras.utils.unpack_x_y_sample_weight(batch)
-        for tap, name, parts in sides:
-            _, found = tap.call(inputs, training=False)
+        for tap, name, takes, parts in sides:
+            _, found = tap.call(takes(inputs), training=False)
             parts.append(ops.convert_to_numpy(ops.cast(found[name], "float32")))
     if not sides[0][-1]:
         raise ValueError("`dataset` is empty; there is nothing to compare.")
-    return linear_cka(*(np.concatenate(parts) for _, _, parts in sides))
+    return linear_cka(*(np.concatenate(parts) for *_, parts in sides))

@@ -26,6 +26,8 @@ _CARRIED = {_OUTPUTS, _INDEX, _TEACHER_INPUTS}
 _TOP_K = "keras_kd.top_k_of_"
 _LIST = "keras_kd.list"
 _OF = "of "
+# Behind whose outputs these are: the teacher saw something else than the student.
+_APART = ", of inputs of its own"
 # Whose outputs are that were computed elsewhere: logits, of no model that is at hand.
 GIVEN = "given"
 
@@ -62,7 +64,7 @@ class TopK(NamedTuple):
         return ops.reshape(logits, shape)
 
 
-def encode(own, taps, of=None):
+def encode(own, taps, of=None, apart=False):
     """Teacher outputs in the form that travels: nested dicts and tuples of tensors.
 
     Args:
@@ -71,6 +73,7 @@ def encode(own, taps, of=None):
         taps: dict of layer name to that layer's outputs.
         of: Whose they are, as `keras_kd.models.fingerprints.teacher_id` says it. None says
             nothing, and a `Distiller` does not take them.
+        apart: Whether they are its answers to inputs of its own, not to the student's.
 
     Returns:
         What `pack` takes. Tensors are left as they are, so whole columns of a cache can be
@@ -78,7 +81,7 @@ def encode(own, taps, of=None):
     """
     encoded = {} if own is None else {"own": _encode(own)}
     encoded |= {"taps": _encode(taps)} if taps else {}
-    return encoded if of is None else {f"{_OF}{of}": encoded}
+    return encoded if of is None else {f"{_OF}{of}{_APART * apart}": encoded}
 
 
 def pack(x, teacher_outputs=None, index=None, teacher_inputs=None):
@@ -132,7 +135,19 @@ def teacher_of(x):
     if not _is_packed(x) or _OUTPUTS not in x:
         return None
     key, *more = x[_OUTPUTS]
-    return key.removeprefix(_OF) if not more and key.startswith(_OF) else ""
+    is_said = not more and key.startswith(_OF)
+    return key.removeprefix(_OF).removesuffix(_APART) if is_said else ""
+
+
+def is_taught_apart(x):
+    """Whether the teacher takes, or has answered, something else than the student takes.
+
+    Args:
+        x: As a batch carries it, or a dataset's structure of it.
+    """
+    if teacher_of(x):
+        return next(iter(x[_OUTPUTS])).endswith(_APART)
+    return has_teacher_inputs(x)
 
 
 def holds_top_k(x):

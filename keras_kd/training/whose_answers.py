@@ -66,6 +66,8 @@ class _Known:
     """What a model knows of its teacher; no layer, so that Keras does not track it."""
 
     teacher, id, is_fitting = None, None, False
+    # Whether it was trained by answers to inputs of the teacher's own.
+    is_taught_apart = False
 
 
 class KnowsItsTeacher(keras.Model):
@@ -128,13 +130,21 @@ class KnowsItsTeacher(keras.Model):
                 no teacher model, or one that cannot take the inputs; or these are in a
                 list, and the two models' orders differ.
         """
-        of = batch.teacher_of(x)
+        of, is_apart = batch.teacher_of(x), batch.is_taught_apart(x)
         if of is None and isinstance(self.teacher, GivenOutputs):
             raise ValueError(MISSING)
+        if of != batch.GIVEN and self._known.is_taught_apart and not is_apart:
+            raise ValueError(
+                f"The teacher {self.teacher.name!r} was asked on inputs of its own in "
+                "training, and these data carry none, or its answers to the student's. "
+                "Give keras_kd.with_teacher_inputs(...).batch(...) for validation, too, or "
+                "what cache_teacher makes of it."
+            )
         if of is None:
             check_inputs(x, self.teacher, self.student)
+        self._known.is_taught_apart |= is_apart
         self._check_whose(of)
-        if not batch.has_teacher_inputs(x):
+        if not is_apart:
             check_order(batch.inputs_of(x), self.teacher, self.student)
         return batch.unpack(x)
 

@@ -216,3 +216,69 @@ def test_views_and_inputs_of_other_shapes_are_refused(teacher):
     # Beside cached outputs they are no longer needed.
     cached = cache_teacher(teacher, data, verbose=0)
     assert not batch.has_teacher_inputs(cached.element_spec[0])
+
+
+def tokeniser_pair():
+    """A teacher whose inputs are of the student's shape, and mean something else."""
+    keras.utils.set_random_seed(3)
+    return keras.Sequential([L.Input((5,)), L.Dense(3)]), X[:, ::-1].copy()
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["live", "cached"])
+def test_inputs_of_one_shape_are_not_mixed_up(kept):
+    teacher, other = tokeniser_pair()
+    data = with_teacher_inputs((X, Y), other)
+    wanted = expected(np.array(teacher(other)))
+    assert abs(wanted - expected(np.array(teacher(X)))) > 0.01
+    data = cache_teacher(teacher, data, dtype="float32", verbose=0) if kept else data
+    data = data.batch(24)
+    for validation in ((X, Y), cache_teacher(teacher, (X, Y), verbose=0).batch(24)):
+        distiller = distiller_of(teacher, validation_distillation=True)
+        with pytest.raises(ValueError, match="was asked on inputs of its own in training"):
+            distiller.fit(data, validation_data=validation, verbose=0, shuffle=False)
+    logs = distiller.evaluate(data, verbose=0, return_dict=True)
+    assert logs["distillation_loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_kept_answers_say_what_they_are_to():
+    teacher, other = tokeniser_pair()
+    apart, same = (
+        cache_teacher(teacher, data, verbose=0).element_spec[0]
+        for data in (with_teacher_inputs((X, Y), other), (X, Y))
+    )
+    assert batch.is_taught_apart(apart) and not batch.is_taught_apart(same)
+    assert batch.teacher_of(apart) == batch.teacher_of(same)
+
+
+def test_examples_of_another_shape_than_the_teachers(teacher):
+    with pytest.raises(ValueError, match=r"takes \(None, 7, 2\).*shape \(3, 2\)"):
+        cache_teacher(teacher, with_teacher_inputs((X, Y), SOUND[:, :3]), verbose=0)
+
+
+def ragged():
+    shapes = tf.data.Dataset.from_generator(
+        lambda: (SOUND[k, : 1 + k % 3] for k in range(24)),
+        output_signature=tf.TensorSpec((None, 2), tf.float32),
+    )
+    return with_teacher_inputs((X, Y), shapes)
+
+
+def text():
+    return with_teacher_inputs((X, Y), np.array(["a"] * 24))
+
+
+def text_of_tensors():
+    return with_teacher_inputs(DATASET, tf.data.Dataset.from_tensor_slices(["a"] * 24))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (ragged, "`teacher_inputs` differ in shape"),
+        (text, "`teacher_inputs` must be numbers"),
+        (text_of_tensors, "`teacher_inputs` must be numbers"),
+    ],
+)
+def test_inputs_that_are_no_arrays_of_numbers(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -407,3 +407,77 @@ def test_a_student_of_other_inputs_than_its_assistant_is_told_at_once(make_model
             kd.DistillationChain(make_model(5), stages).fit(data, PLAIN, verbose=0)
     for a, b in zip(before, ta.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class AsPyDataset(keras.utils.PyDataset):
+    """A data set's batches as a user's own class gives them."""
+
+    def __init__(self, dataset):
+        super().__init__()
+        self._batches = list(dataset.as_numpy_iterator())
+
+    def __len__(self):
+        return len(self._batches)
+
+    def __getitem__(self, index):
+        return self._batches[index]
+
+
+OTHER = X[:, ::-1].copy()
+
+
+def other_inputs(rows=slice(40)):
+    """Inputs for the teacher of the students' shape, and of another meaning."""
+    return kd.with_teacher_inputs((X[rows], Y[rows]), OTHER[rows])
+
+
+def test_arrays_are_as_a_dataset(make_model, make_chain):
+    teacher, test = make_model(8), other_inputs(slice(40, None)).batch(8)
+    packed = batch.pack(X[:40], teacher_inputs=OTHER[:40])
+    arrays = make_chain(teacher).fit((packed, Y[:40]), test, verbose=0)
+    # The chain makes batches of arrays by its seed: so are those of what is given apart.
+    stages = make_chain(teacher).stages
+    stages[1].train_data = X[:40], Y[:40]
+    apart = kd.DistillationChain(teacher, stages)
+    assert_same(arrays, apart.fit((packed, Y[:40]), test, verbose=0))
+    answers = np.array(teacher(OTHER[40:])).argmax(axis=1)
+    assert arrays.models[0].accuracy == pytest.approx(np.mean(answers == Y[40:]))
+
+
+@pytest.mark.parametrize("what", ["inputs", "outputs"])
+def test_what_cannot_be_taken_out_is_told_before_training(make_model, make_chain, what):
+    teacher = make_model(8) if what == "inputs" else None
+    data = other_inputs() if what == "inputs" else carrying(slice(40))
+    data, chain = AsPyDataset(data.batch(8)), make_chain(teacher)
+    before = chain.stages[0].student.get_weights()
+    with pytest.raises(ValueError, match="Stage 'student'.*cannot be taken out"):
+        chain.fit(data, PLAIN, verbose=0)
+    for a, b in zip(before, chain.stages[0].student.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Of a stage under the first teacher there is nothing to be taken out.
+    one = kd.DistillationChain(teacher, chain.stages[:1])
+    assert one.fit(data, PLAIN, verbose=0).models[-1].model == "ta"
+
+
+def cached(model, rows=slice(40)):
+    return kd.cache_teacher(model, other_inputs(rows), dtype="float32", verbose=0).batch(8)
+
+
+def test_kept_answers_to_its_own_inputs_are_no_answers_to_the_students(
+    make_model, make_chain, caplog
+):
+    teacher = make_model(8)
+
+    def make(model):
+        return cached(model) if model is teacher else (X[:40], Y[:40])
+
+    with pytest.raises(ValueError, match="Stage 'ta'.*measured on the student's"):
+        make_chain(teacher).fit(make, PLAIN, verbose=0)
+    with pytest.raises(ValueError, match="Stage 'student'.*the examples alone"):
+        test = other_inputs(slice(40, None)).batch(8)
+        make_chain(teacher).fit(cached, test, verbose=0)
+    # Neither do kept answers stand for inputs when it is measured.
+    one = kd.DistillationChain(teacher, make_chain(teacher).stages[:1])
+    result = one.fit(cached(teacher), cached(teacher, slice(40, None)), verbose=0)
+    assert [x.model for x in result.models] == ["ta"]
+    assert "carries no inputs for it" in caplog.text

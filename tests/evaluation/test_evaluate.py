@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd import with_teacher_inputs
+from keras_kd import cache_teacher, with_teacher_inputs
 from keras_kd.evaluation.answers import Answers
 from keras_kd.evaluation.evaluate import Evaluation, evaluate
 from keras_kd.evaluation.predictions import Fidelity, predict
@@ -25,6 +25,11 @@ def answers():
 def echo(classes=3, name="echo"):
     layers = [keras.layers.Input((classes,)), keras.layers.Identity()]
     return keras.Sequential(layers, name=name)
+
+
+def dense():
+    layers = [keras.layers.Input((3,)), keras.layers.Dense(3)]
+    return keras.Sequential(layers, name="teacher")
 
 
 def test_counts_errors_over_uneven_batches():
@@ -65,6 +70,13 @@ def test_a_teacher_gets_the_inputs_that_are_its_own(vectors):
     assert found.errors == np.sum(logits.argmax(axis=1) != labels % 3)
     own = predict(echo(), data, of_teacher=True)
     assert np.array_equal(own.predicted, teacher_logits.argmax(axis=1))
+    student, teacher = echo(name="student"), dense()
+    kept = with_teacher_inputs((logits, labels % 3), teacher_logits)
+    kept = cache_teacher(teacher, kept, verbose=0).batch(7)
+    with pytest.raises(ValueError, match="kept of a teacher with inputs of its own"):
+        evaluate(student, kept, teacher)
+    with pytest.raises(ValueError, match="must take the inputs that `teacher` takes"):
+        evaluate(student, (logits, labels % 3), echo(4))
 
 
 def test_a_teacher_of_other_classes(make_model, vectors):

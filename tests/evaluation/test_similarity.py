@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_kd import with_index, with_teacher_inputs
 from keras_kd.evaluation.similarity import layer_similarity, linear_cka
 from keras_kd.teachers import Ensemble
 
@@ -16,6 +17,11 @@ def hsic(x, y):
     k, m = x @ x.T, y @ y.T
     h = np.eye(n) - np.ones((n, n)) / n
     return np.trace(k @ h @ m @ h) / (n - 1) ** 2
+
+
+def two_layers():
+    layers = [keras.layers.Input((4,)), keras.layers.Dense(6, "tanh")]
+    return keras.Sequential([*layers, keras.layers.Dense(3)])
 
 
 def by_hsic(x, y):
@@ -98,6 +104,23 @@ def test_of_models(vectors):
     found = layer_similarity(teacher, student, [x], taps=("hidden1", "hidden1"))
     assert found == pytest.approx(by_hsic(ours[0], others[0]), rel=1e-4)
     assert found != pytest.approx(by_hsic(ours[1], others[0]), rel=1e-2)
+
+
+def test_each_model_sees_its_own_inputs(vectors):
+    x, labels = vectors
+    teacher, student = two_layers(), two_layers()
+    own = x[:, ::-1].copy()
+    found = [
+        layer_similarity(teacher, student, data.batch(16))
+        for data in (
+            with_teacher_inputs((x, labels), own),
+            with_index((x, labels)),
+        )
+    ]
+    hidden = [[m.layers[0](a).numpy() for a in (own, x)] for m in (teacher, student)]
+    expected = [by_hsic(hidden[0][k], hidden[1][1]) for k in (0, 1)]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert abs(expected[0] - expected[1]) > 1e-3
 
 
 def test_refused_models(vectors):
