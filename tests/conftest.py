@@ -143,5 +143,5 @@ def sample_data(monkeypatch, mnist_sample):
         images, labels = mnist_sample[split == "test"]
         return np.round(images * 255).astype("uint8"), labels
 
-    monkeypatch.setattr(data, "prepare", lambda *args: None)
+    monkeypatch.setattr(data, "prepare", lambda *_, **__: None)
     monkeypatch.setattr(data, "load_arrays", load_arrays)

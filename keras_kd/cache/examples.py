@@ -8,6 +8,7 @@ from tensorflow import nest
 
 from keras_kd.data.examples import ExamplesDataset, rows_in_turn, views_in_turn
 from keras_kd.data.pairing import check_fixed_order, pairs
+from keras_kd.data.rows import Rows, as_array, constant, gather
 from keras_kd.training import batch as batches
 
 # Streamed examples are joined with their outputs this many at a time.
@@ -21,7 +22,8 @@ class ArrayExamples:
 
     Args:
         data: x, (x, y) or (x, y, sample_weight) of NumPy arrays, each (examples, ...), or
-            of tuples and dicts of them; y may be None.
+            of tuples and dicts of them; y may be None. In place of an array there may be
+            `keras_kd.data.rows.Rows`, which are read batch by batch.
 
     Attributes:
         count: How many examples there are.
@@ -33,7 +35,7 @@ class ArrayExamples:
     """
 
     def __init__(self, data):
-        if not isinstance(data, (tuple, dict, np.ndarray)):
+        if not isinstance(data, (tuple, dict, np.ndarray, Rows)):
             raise ValueError(
                 "`dataset` must be a tf.data.Dataset of single examples x, (x, y) or "
                 "(x, y, sample_weight), or NumPy arrays of the same in a tuple. "
@@ -44,7 +46,7 @@ class ArrayExamples:
         labels = tuple(part for part in labels if part is not None)
         # tf.data would stack the arrays of a list.
         parts = tree.lists_to_tuples((x, labels))
-        self._x, self._labels = tree.map_structure(np.asarray, parts)
+        self._x, self._labels = tree.map_structure(as_array, parts)
         _check_numbers([array.dtype for array in tree.flatten(self._x)])
         arrays = tree.flatten((self._x, self._labels))
         if len({array.shape[:1] for array in arrays} - {(0,)}) != 1 or not arrays[0].ndim:
@@ -76,14 +78,12 @@ class ArrayExamples:
             seed: Integer, for `augment`.
         """
         count = self.count
-        # Whole on the GPU it would have to come back for every batch.
         # The teacher has seen its own where its outputs are there.
         taught = [self._taught] if self.are_apart and outputs is None else []
-        with tf.device("CPU:0"):
-            x, labels, taught, *outputs = nest.map_structure(
-                tf.constant,
-                (self._x, self._labels, taught, *([] if outputs is None else [outputs])),
-            )
+        x, labels, taught, *outputs = nest.map_structure(
+            constant,
+            (self._x, self._labels, taught, *([] if outputs is None else [outputs])),
+        )
 
         @tf.function
         def gather(rows):
@@ -262,7 +262,7 @@ def fingerprints(inputs):
 
 
 def _rows(tensors, rows):
-    return nest.map_structure(lambda tensor: tf.gather(tensor, rows), tensors)
+    return nest.map_structure(lambda tensor: gather(tensor, rows), tensors)
 
 
 def _split(element):

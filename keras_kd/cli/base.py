@@ -73,6 +73,12 @@ data_dir = click.option(
     help="TFDS data folder. [default: TFDS's own, ~/tensorflow_datasets]",
 )
 
+dataset_option = click.option(
+    "--dataset",
+    help="mnist or fashion_mnist; a folder with a folder of images for each class; or a "
+    ".npz file. [default: the run's own, else mnist]",
+)
+
 
 # Each command imports what it needs, so that --help answers at once.
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -22,7 +22,10 @@ def data_group():
 )
 @data_dir
 def prepare(dataset, from_dir, data_dir):
-    """Make DATASET (mnist) readable by tfds.load, from the first source that works."""
+    """Make DATASET readable by tfds.load, from the first source that works.
+
+    DATASET is mnist or fashion_mnist.
+    """
     from keras_kd import data
 
     data.prepare(dataset, data_dir, from_dir=from_dir)

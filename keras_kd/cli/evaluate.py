@@ -4,12 +4,12 @@ import functools
 
 import click
 
-from keras_kd.cli.base import data_dir, main
+from keras_kd.cli.base import data_dir, dataset_option, main
 
 
 @main.command()
 @click.argument("model")
-@click.option("--dataset", default="mnist", show_default=True)
+@dataset_option
 @click.option("--teacher", help="A model to compare MODEL with, as MODEL is given.")
 @click.option(
     "--task",
@@ -22,15 +22,17 @@ def evaluate(model, dataset, teacher, task, data_dir):
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student.
     """
-    from keras_kd import data
+    from keras_kd import data, datasets
     from keras_kd.evaluation.evaluate import Evaluation
     from keras_kd.evaluation.predictions import predict
     from keras_kd.recipes.model_files import load_model
 
     loaded, loaded_teacher = load_model(model), teacher and load_model(teacher)
     # Standard output holds the measurements alone.
-    data.prepare(dataset, data_dir, announce=functools.partial(click.echo, err=True))
-    test = data.batches(*data.load_arrays(dataset, "test", data_dir), batch_size=1000)
+    announce = functools.partial(click.echo, err=True)
+    like, dataset = loaded.input_shape[1:], dataset or "mnist"
+    parts = datasets.load(dataset, data_dir, announce, wanted=["test"], like=like)
+    test = data.batches(*parts.test, batch_size=1000)
     predictions, fidelity = predict(loaded, test, name=model, task=task), None
     if teacher:
         others = predict(loaded_teacher, test, name=teacher, task=task)

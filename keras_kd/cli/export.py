@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from keras_kd.cli.base import data_dir, main, shown_log
+from keras_kd.cli.base import data_dir, dataset_option, main, shown_log
 
 
 @main.command()
@@ -41,7 +41,7 @@ from keras_kd.cli.base import data_dir, main, shown_log
 @click.option("--tolerance", type=float, help="Allowed difference / outputs' range.")
 @click.option("--min-agreement", type=float, help="Least fraction of equal answers.")
 @click.option("--overwrite", is_flag=True, help="Replace what an export left before.")
-@click.option("--dataset", default="mnist", show_default=True)
+@dataset_option
 @data_dir
 def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **arguments):
     """Write a MODEL as a file for a device, and prove it on a data set's test images.
@@ -79,10 +79,10 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     # Before the data are prepared, which may take a while.
     checks.check_target(out, format, arguments["overwrite"])
     loaded = load_model(source)
-    data.prepare(dataset, data_dir)
-    images, labels = data.load_arrays(dataset, "test", data_dir)
+    dataset = dataset or _data_of(run_dir)
+    (images, labels), calibration = _examples(dataset, data_dir, loaded)
     if quantization == "int8":
-        arguments["calibration"] = data.load_arrays(dataset, "train", data_dir)[0][:1000]
+        arguments["calibration"] = calibration
     if preprocessing:
         arguments["preprocessing"] = keras.layers.Rescaling(1 / 255)
     elif quantization == "int8":
@@ -92,9 +92,31 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     click.echo(f"{exported}\nWritten to {out}, the proof to {exporters.proof_path(out)}")
 
 
+def _data_of(run_dir):
+    """The data set that a run was on; without a run MNIST."""
+    from keras_kd.recipes.sections import DataRecipe
+    from keras_kd.runs import manifest
+
+    is_run = run_dir and (Path(run_dir) / manifest.MANIFEST).is_file()
+    recipe = (manifest.read(run_dir).get("recipe") if is_run else None) or {}
+    own = recipe.get("dataset", "mnist")
+    return own if isinstance(own, str) else DataRecipe(**own).make()
+
+
+def _examples(dataset, data_dir, model):
+    """The test images, uint8, with their labels; and the first 1,000 to train on."""
+    from keras_kd import datasets
+
+    like = None if model is None else model.input_shape[1:]
+    parts = datasets.load(dataset, data_dir, like=like)
+    images, labels = parts.test
+    return (images[:], labels), parts.train[0][:1000]
+
+
 def _export_all(run_dir, given, dataset, data_dir):
     from keras_kd import data
     from keras_kd.exporters.run_exports import export_run
+    from keras_kd.recipes.model_files import load_model
     from keras_kd.report.devices import conditions, device_table
     from keras_kd.runs import reader
 
@@ -104,9 +126,11 @@ def _export_all(run_dir, given, dataset, data_dir):
         raise click.UsageError(
             f"--all goes with --run-dir, not with {' and '.join(idle) or 'a model file'}."
         )
-    data.prepare(dataset, data_dir)
-    images, labels = data.load_arrays(dataset, "test", data_dir)
-    calibration = data.load_arrays(dataset, "train", data_dir)[0][:1000]
+    run = next(iter(reader.read(run_dir).runs.values()))
+    files = [x.file("model.keras") for x in run.models if x.done and x.has_model]
+    model = load_model(files[-1]) if files else None
+    dataset = dataset or _data_of(run_dir)
+    (images, labels), calibration = _examples(dataset, data_dir, model)
     with shown_log():
         exports = export_run(
             run_dir,

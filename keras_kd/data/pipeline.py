@@ -6,6 +6,7 @@ import tensorflow_datasets as tfds
 
 from keras_kd.data.examples import rows_in_turn, without_autotune
 from keras_kd.data.idx import DATASETS, DataError
+from keras_kd.data.rows import Rows, constant, gather
 from keras_kd.data.sources import check_prepared, default_data_dir
 from keras_kd.training.batch import pack
 
@@ -45,7 +46,9 @@ def load_arrays(name, split, data_dir=None):
 
 
 def scale(images):
-    """Bytes as float32 in [0, 1]; takes and gives a NumPy array or a TensorFlow tensor."""
+    """Bytes as float32 in [0, 1]; of an array, a tensor of TensorFlow, or `Rows`."""
+    if isinstance(images, Rows):
+        return images.mapped(scale, "float32")
     if isinstance(images, np.ndarray):
         return images.astype("float32") / np.float32(255)
     return tf.cast(images, tf.float32) / 255.0
@@ -67,7 +70,7 @@ def batches(
     """Batches of images in [0, 1] and labels, ready for `fit`.
 
     Args:
-        images: uint8, (n, height, width, channels).
+        images: uint8, (n, height, width, channels); an array, or `keras_kd.data.rows.Rows`.
         labels: Integers, (n,).
         batch_size: Examples a batch, at least 1; at most n with `drop_remainder`.
         shuffle: Whether all examples are shuffled anew each epoch.
@@ -94,16 +97,16 @@ def batches(
             "`batch_size` must be at least 1 and, where the remainder is dropped, at most "
             f"the number of examples, {count}. Received: batch_size={batch_size}."
         )
-    images, labels = tf.constant(images), tf.constant(np.asarray(labels))
+    images, labels = constant(images), tf.constant(np.asarray(labels))
     # Shuffling indices and gathering whole batches keeps up with the smallest student;
     # shuffling the images one by one does not.
     rows = rows_in_turn(views, count)
     if shuffle:
         rows = rows.shuffle(count, seed=seed)
 
-    def gather(batch):
+    def take(batch):
         indices = batch % count
-        inputs = scale(tf.gather(images, indices))
+        inputs = scale(gather(images, indices))
         if augment is not None:
             inputs = augment(inputs, indices, batch // count, augment_seed)
         if with_index:
@@ -111,4 +114,4 @@ def batches(
         return inputs, tf.gather(labels, indices)
 
     batched = rows.batch(batch_size, drop_remainder=drop_remainder)
-    return without_autotune(batched.map(gather, num_parallel_calls=2).prefetch(2))
+    return without_autotune(batched.map(take, num_parallel_calls=2).prefetch(2))

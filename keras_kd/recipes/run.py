@@ -58,20 +58,22 @@ def run(
     with strategy.scope() if strategy else contextlib.nullcontext():
         teacher = load_model(recipe.teacher) if recipe.teacher else None
         chain = make_chain(recipe, teacher)
-    workers.after_chief(lambda: data.prepare(recipe.dataset, data_dir))
-    train = data.load_arrays(recipe.dataset, "train", data_dir)
-    test = data.load_arrays(recipe.dataset, "test", data_dir)
-    labels = train[1]
-    train, held_out = recipe_data.hold_out(train, recipe.validation_examples)
+    if isinstance(recipe.dataset, str):
+        workers.after_chief(lambda: data.prepare(recipe.dataset, data_dir))
+    parts = recipe_data.load(recipe, data_dir, like=recipe_data.takes(chain))
     own_outputs = Path(run_dir) / TEACHER_OUTPUTS
     train_data = recipe_data.TrainData(
-        recipe, train, outputs_dir or own_outputs, verbose=int(verbose in (1, 2))
+        recipe, parts.train, outputs_dir or own_outputs, verbose=int(verbose in (1, 2))
     )
-    give_data(recipe, chain, train_data, labels)
-    test_data = data.batches(*test, batch_size=1000)
+    give_data(recipe, chain, train_data, parts)
+    test_data = data.batches(*parts.test, batch_size=1000)
     validation_data = test_data if recipe.test_each_epoch else None
-    if held_out is not None:
-        validation_data = data.batches(*held_out, batch_size=1000)
+    if parts.validation is not None:
+        validation_data = data.batches(*parts.validation, batch_size=1000)
+    settings = {"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)}
+    if not isinstance(recipe.dataset, str):
+        # A run is of the examples that it was begun with.
+        settings["data"] = parts.digest()
     keras.utils.set_random_seed(recipe.seed)
     result = chain.fit(
         None,
@@ -79,7 +81,7 @@ def run(
         run_dir,
         verbose,
         test_data=None if validation_data is test_data else test_data,
-        settings={"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)},
+        settings=settings,
     )
     accuracies = _accuracies(recipe, result)
     if workers.is_chief:
@@ -140,19 +142,20 @@ def _of_all_seeds(folder):
     return rows
 
 
-def give_data(recipe, chain, train_data, labels):
+def give_data(recipe, chain, train_data, parts):
     """Gives each stage of a recipe's chain what it is trained on.
 
     Args:
         recipe, chain: The `Recipe`, and its `DistillationChain`.
         train_data: A `keras_kd.recipes.data.TrainData`.
-        labels: (n,), of all training images, those held out too.
+        parts: `keras_kd.datasets.parts.Parts`, of which the labels are read.
 
     Raises:
         ValueError: A student has fewer outputs than there are classes.
     """
+    labels = [x[1] for x in (parts.train, parts.validation) if x is not None]
     for section, stage in zip(recipe.stage, chain.stages, strict=True):
-        _check_labels(stage, labels)
+        _check_labels(stage, np.concatenate(labels))
         if stage.epochs:
             stage.train_data = train_data.of(section)
 

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from keras_kd import losses
 from keras_kd.data.augmentation import Deform
+from keras_kd.datasets.load import Own
 from keras_kd.losses.arguments import check_positive, is_finite_number
 from keras_kd.losses.schedules import is_schedule, last_step
 from keras_kd.training import checks
@@ -214,3 +215,18 @@ class EnsembleRecipe(Section):
     models: Annotated[list[str], Field(min_length=1)]
     weights: list[Annotated[Number, Field(ge=0)]] | None = None
     temperature: Annotated[Number, Field(gt=0), _checked("temperature")] = 4.0
+
+
+class DataRecipe(Section):
+    """A user's own data; the fields are those of `keras_kd.datasets.load.Own`."""
+
+    path: str
+    image_size: tuple[PositiveInt, PositiveInt] | None = None
+    channels: Annotated[Integer, one_of([1, 3], "number of channels")] | None = None
+    validation: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    test: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    skip_unreadable: Flag = False
+
+    def make(self):
+        """The `Own` that `keras_kd.datasets.load` takes."""
+        return Own(**self.model_dump())

@@ -200,9 +200,9 @@ def _images(run, model):
     if not run.manifest.recipe:
         return None
     words = stage_settings.images_in_words(stage_settings.images(run, model))
-    held_out = run.manifest.recipe.get("validation_examples")
+    held_out = stage_settings.held_out(run.manifest.recipe)
     if held_out:
-        words += f", but the {held_out:,} held out"
+        words += f", but the {held_out} held out"
     times, views = (x(run, model) for x in (stage_settings.repeat, stage_settings.views))
     words += f", each {times} times in an epoch" * (times > 1)
     return words + (f", in {views} augmented views" if views else "")
@@ -216,7 +216,8 @@ def _seed(run, model):
 
 def _looked(recipe, model):
     """When the test examples were looked at, a sentence; None where a run does not tell."""
-    if not recipe or recipe.get("validation_examples") or stage_settings.is_given(model):
+    is_known = recipe and not stage_settings.held_out(recipe)
+    if not is_known or stage_settings.is_given(model):
         return None
     if recipe.get("test_each_epoch", True):
         return (

@@ -87,7 +87,9 @@ def _facts(folder, runs):
     ]
     examples = f"{counted[0]:,} test examples" if counted else ""
     seeds = manifest.seeds if manifest.kind == "seeds" else [recipe.get("seed")]
-    data = [str(x) for x in (recipe.get("dataset"), examples) if x]
+    name = recipe.get("dataset")
+    name = name["path"] if isinstance(name, dict) else name
+    data = [str(x) for x in (name, examples) if x]
     seeds = [str(x) for x in seeds if x is not None]
     return {
         "Date": manifest.created.strftime("%Y-%m-%d %H:%M %Z").strip(),

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.ticker import NullFormatter
 
 from keras_kd.evaluation.uncertainty import over_seeds
+from keras_kd.report import stage_settings
 from keras_kd.report.drawing import drawn, legend, short, styles
 from keras_kd.report.tables import finished
 from keras_kd.tasks.scores import SCORES
@@ -163,8 +164,8 @@ def curves(runs, published):
 
 def _watched(run):
     """Which data a run looks at after each epoch, as far as its recipe tells."""
-    held_out = (run.manifest.recipe or {}).get("validation_examples")
-    return "test" if held_out == 0 else "validation"
+    recipe = run.manifest.recipe
+    return "test" if recipe and not stage_settings.held_out(recipe) else "validation"
 
 
 def _metric(histories):

@@ -159,3 +159,17 @@ def _sees_labels(run, model):
         return True
     names = [x.get("name") for x in table(run, model.name).get("losses", [])]
     return any(losses.LOSSES[x].needs_labels for x in names if x in losses.LOSSES)
+
+
+def held_out(recipe):
+    """What of the training images a recipe holds out, in words; "" where nothing.
+
+    Args:
+        recipe: As it stands in a manifest, a dict.
+    """
+    own = recipe.get("dataset")
+    if isinstance(own, dict):
+        share = own.get("validation", 0)
+        return f"{100 * share:g} %" if share else ""
+    count = recipe.get("validation_examples")
+    return f"{count:,}" if count else ""

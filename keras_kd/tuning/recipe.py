@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from keras_kd.recipes.recipe import AS_JSON, Recipe
-from keras_kd.recipes.sections import LossRecipe, PositiveInt, Section
+from keras_kd.recipes.sections import DataRecipe, LossRecipe, PositiveInt, Section
 from keras_kd.recipes.stage import StageRecipe
 
 NUMBERS = ("temperature", "student_loss_weight", "learning_rate")
@@ -151,7 +151,9 @@ class TunedRecipe(Recipe):
         stages = info.data.get("stage")
         if stages is None:  # Refused already.
             return tune
-        if not info.data.get("validation_examples"):
+        own = info.data.get("dataset")
+        held_out = own.validation if isinstance(own, DataRecipe) else 0
+        if not info.data.get("validation_examples") and not held_out:
             raise ValueError("a search needs validation_examples: never by the test images")
         sections = {stage.name: stage for stage in stages}
         dimensions = _dimensions(tune, stages)

@@ -36,7 +36,7 @@ class Trials:
         chain = make_chain(recipe, teacher)
         self._taught_by = {x.name: list(chain.teachers_of(x)) for x in chain.stages}
         self._varying, self._once = self._split()
-        self._train_data = self._validation = self._labels = None
+        self._train_data = self._parts = None
 
     def _models_of(self, section):
         """Names of the models that a stage hangs on at once."""
@@ -72,12 +72,9 @@ class Trials:
             data_dir, verbose: As `keras_kd.recipes.run.run` takes them.
         """
         recipe = self._recipe
-        data.prepare(recipe.dataset, data_dir)
-        train = data.load_arrays(recipe.dataset, "train", data_dir)
-        self._labels = train[1]
-        train, self._validation = recipe_data.hold_out(train, recipe.validation_examples)
+        self._parts = recipe_data.load(recipe, data_dir, wanted=["train"])
         outputs = files.make(self._folder / TEACHER_OUTPUTS)
-        self._train_data = recipe_data.TrainData(recipe, train, outputs)
+        self._train_data = recipe_data.TrainData(recipe, self._parts.train, outputs)
         if self._once:
             with _one_at_a_time(outputs):
                 self._train_once(verbose)
@@ -87,7 +84,7 @@ class Trials:
         stages = [x for x in recipe.stage if x.name in self._once]
         recipe = recipe.model_copy(update={"stage": stages})
         chain = make_chain(recipe, self._teacher)
-        give_data(recipe, chain, self._train_data, self._labels)
+        give_data(recipe, chain, self._train_data, self._parts)
         keras.utils.set_random_seed(recipe.seed)
         # Its table is of the held-out images, too: the test images are not looked at.
         chain.fit(
@@ -100,7 +97,7 @@ class Trials:
         )
 
     def _held_out(self):
-        return data.batches(*self._validation, batch_size=1000)
+        return data.batches(*self._parts.validation, batch_size=1000)
 
     def run(self, values, folder, epochs=None, past=None):
         """Trains a trial, or what is left of it.
@@ -119,7 +116,7 @@ class Trials:
         """
         recipe = self._recipe_of(values, epochs)
         chain = make_chain(recipe, self._teacher)
-        give_data(recipe, chain, self._train_data, self._labels)
+        give_data(recipe, chain, self._train_data, self._parts)
         keras.utils.set_random_seed(recipe.seed)
         to_fit = {}
         for stage in chain.stages:

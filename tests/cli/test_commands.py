@@ -221,7 +221,7 @@ def sample_data(monkeypatch, mnist_sample):
         rows = np.arange(1000) % len(images)
         return np.round(images * 255).astype("uint8")[rows], labels[rows]
 
-    monkeypatch.setattr(data, "prepare", lambda *args: None)
+    monkeypatch.setattr(data, "prepare", lambda *_, **__: None)
     monkeypatch.setattr(data, "load_arrays", load_arrays)
 
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from keras_kd.data.idx import MNIST, DataError
+from keras_kd.data.idx import DATASETS, DataError
 
 NAME = "train-labels-idx1-ubyte"
 
@@ -36,8 +36,11 @@ def test_gzipped_or_not(sample, copied):
         np.testing.assert_array_equal(raw[split][1], labels)
 
 
-def test_counts():
-    assert MNIST.counts == {"train": 60_000, "test": 10_000}
+@pytest.mark.parametrize("dataset", DATASETS.values(), ids=list(DATASETS))
+def test_counts_and_classes(dataset):
+    assert dataset.counts == {"train": 60_000, "test": 10_000}
+    assert len(set(dataset.class_names)) == 10
+    assert len({file.md5 for file in dataset.files}) == 4
 
 
 def test_missing_folder(sample, tmp_path):

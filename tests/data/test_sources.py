@@ -1,5 +1,6 @@
 """Every source ends in the same TFDS data set, or in nothing at all."""
 
+import dataclasses
 import errno
 import multiprocessing
 import os
@@ -86,6 +87,15 @@ def fake_npm(bin_dir, tarball):
     script = bin_dir / "npm"
     script.write_text(f'#!/bin/sh\n[ "$1" = pack ] && /bin/cp "{tarball}" "$4/"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
+
+
+def test_the_folder_of_an_installed_package(sample, folder, tmp_path, no_npm):
+    installed = dataclasses.replace(sample, installed=str(folder), npm_package=None)
+    lines = []
+    prepare_dataset(installed, tmp_path, announce=lines.append)
+    check_is_the_sample(sample, folder, tmp_path)
+    tried = [line for line in lines if "trying" in line]
+    assert len(tried) == 3 and tried[-1] == f"Data: trying the files in {folder}"
 
 
 @pytest.mark.parametrize("damaged", [False, True])

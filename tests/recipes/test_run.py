@@ -138,7 +138,7 @@ def test_held_out_labels_out_of_range(write_recipe, monkeypatch, tmp_path):
         labels[-5:] = 10
         return np.zeros((100, 28, 28, 1), "uint8"), labels
 
-    monkeypatch.setattr(data, "prepare", lambda *args: None)
+    monkeypatch.setattr(data, "prepare", lambda *_, **__: None)
     monkeypatch.setattr(data, "load_arrays", load_arrays)
     loaded = recipe.load(write_recipe("validation_examples = 5"))
     with pytest.raises(ValueError, match="'first': labels must be in 0..9.* from 0 to 10"):
