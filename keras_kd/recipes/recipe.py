@@ -9,6 +9,7 @@ from pydantic import Field
 
 from keras_kd import data
 from keras_kd.chain.chain import DistillationChain
+from keras_kd.chain.stage import named
 from keras_kd.recipes.sections import (
     AugmentationRecipe,
     DataRecipe,
@@ -21,6 +22,7 @@ from keras_kd.recipes.sections import (
     one_of,
 )
 from keras_kd.recipes.stage import StageRecipe
+from keras_kd.training.teacher_and_student import check_same_inputs
 
 RECIPES = Path(__file__).parent
 # Which of the forms of a field a problem is in; a reader of the file needs no word for it.
@@ -162,6 +164,10 @@ def make_chain(recipe, teacher):
     stages = []
     for section in recipe.stage:
         stage = section.make(recipe.seed, recipe.dtype_policy, models)
+        if teacher is not None:
+            # All models of a recipe are shown the images of one data set.
+            with named(stage):
+                check_same_inputs(teacher, stage.student)
         models = models | {stage.name: stage.student}
         stages.append(stage)
     return DistillationChain(

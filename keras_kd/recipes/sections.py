@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from typing import Annotated
+from typing import Annotated, Literal
 
 import keras
 import pydantic
@@ -222,7 +222,7 @@ class DataRecipe(Section):
 
     path: str
     image_size: tuple[PositiveInt, PositiveInt] | None = None
-    channels: Annotated[Integer, one_of([1, 3], "number of channels")] | None = None
+    channels: Literal[1, 3] | None = None
     validation: Annotated[Number, Field(ge=0, lt=1)] = 0.1
     test: Annotated[Number, Field(gt=0, lt=1)] = 0.1
     skip_unreadable: Flag = False

@@ -164,8 +164,9 @@ def curves(runs, published):
 
 def _watched(run):
     """Which data a run looks at after each epoch, as far as its recipe tells."""
-    recipe = run.manifest.recipe
-    return "test" if recipe and not stage_settings.held_out(recipe) else "validation"
+    recipe = run.manifest.recipe or {}
+    tells = "validation_examples" in recipe or isinstance(recipe.get("dataset"), dict)
+    return "test" if tells and not stage_settings.held_out(recipe) else "validation"
 
 
 def _metric(histories):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from keras_kd import data, losses
+from keras_kd import data, datasets, losses
 from keras_kd.cli import main
 from keras_kd.recipes import recipe, zoo
 from tests.runs.sample_run import make_run
@@ -253,6 +253,39 @@ def test_export(tmp_path, sample_data, preprocessing):
     assert again.exit_code == 1 and "--overwrite" in again.output
     other = CliRunner().invoke(main, [*arguments, "--overwrite", "--task=binary"])
     assert other.exit_code == 1 and "'binary' takes outputs of one unit" in other.output
+
+
+def test_own_images_are_measured_and_exported(tmp_path, mnist_sample):
+    """A folder of images, in the size that the model takes; and a .npz file."""
+    images, labels = mnist_sample[0]
+    rows = np.flatnonzero(labels < 3)
+    pixels = np.round(images[rows] * 255).astype("uint8")
+    for number, (image, label) in enumerate(zip(pixels, labels[rows], strict=True)):
+        path = tmp_path / "photos" / "abc"[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keras.utils.save_img(path, image, scale=False)
+    model = zoo.build("mnist_small_cnn")
+    model.save(tmp_path / "model.keras")
+    parts = datasets.load(str(tmp_path / "photos"))
+    answers = model.predict(data.scale(parts.test[0][:]), verbose=0).argmax(axis=-1)
+    right = 100 * np.mean(answers == parts.test[1])
+    arguments = ["evaluate", str(tmp_path / "model.keras"), "--dataset"]
+    result = CliRunner().invoke(main, [*arguments, str(tmp_path / "photos")])
+    assert result.exit_code == 0, result.output
+    assert f"{right:.2f} % right" in result.output
+    # Repeated, so that there are as many as a proof needs.
+    rows = np.arange(1200) % len(pixels)
+    arrays = {"x_train": pixels, "y_train": np.arange(len(pixels)) % 3}
+    arrays |= {"x_test": pixels[rows], "y_test": arrays["y_train"][rows]}
+    np.savez(tmp_path / "own.npz", **arrays)
+    arguments = ["export", str(tmp_path / "model.keras"), "--format=onnx", "--out"]
+    arguments += [str(tmp_path / "m.onnx"), "--dataset", str(tmp_path / "own.npz")]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    proof = json.loads((tmp_path / "m.onnx.export.json").read_text())["proof"]
+    assert proof["examples"] == 1200
+    result = CliRunner().invoke(main, [*arguments[:-1], "nowhere", "--overwrite"])
+    assert result.exit_code == 1 and "'nowhere' is no data set: give mnist" in result.output
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import keras
 import pytest
 
+from keras_kd.datasets.load import Own
 from keras_kd.recipes import recipe
 from keras_kd.tuning.recipe import TunedRecipe
 from tests.conftest import MINIMAL
@@ -402,3 +403,34 @@ def test_overrides_of_what_is_not_trained(write_recipe, override):
     (name,) = override
     with pytest.raises(ValueError, match=f"trains no stage, so {name} would have no eff"):
         recipe.load(path, **override)
+
+
+def test_own_data_are_a_table(write_recipe):
+    path = write_recipe(stage="restore_best = true")
+    own = '{ path = "photos", image_size = [96, 64], test = 0.2, skip_unreadable = true }'
+    path.write_text(path.read_text().replace('"mnist"', own))
+    loaded = recipe.load(path)
+    assert loaded.dataset.make() == Own("photos", (96, 64), None, 0.1, 0.2, True)
+    # A tenth is held out, so an epoch can be chosen by it.
+    assert loaded.holds_out
+    again = recipe.Recipe.model_validate(loaded.model_dump(**recipe.AS_JSON))
+    assert again == loaded
+
+
+@pytest.mark.parametrize(
+    ("table", "extra", "message"),
+    [
+        ('{ path = "a", size = 3 }', "", "dataset > size: unknown key"),
+        ("{ test = 0.1 }", "", "dataset > path: Field required"),
+        ('{ path = "a", test = 1.0 }', "", "dataset > test: Input should be less than 1"),
+        ('{ path = "a", channels = 4 }', "", "dataset > channels: Input should be 1 or 3"),
+        ('{ path = "a", image_size = [96] }', "", "dataset > image_size"),
+        ('{ path = "a" }', "validation_examples = 5", "say dataset.validation"),
+        ('{ path = "a" }', "test_each_epoch = false", "goes without validation_examples"),
+    ],
+)
+def test_own_data_that_are_not_so(write_recipe, table, extra, message):
+    path = write_recipe(extra)
+    path.write_text(path.read_text().replace('"mnist"', table))
+    with pytest.raises(ValueError, match=message):
+        recipe.load(path)

@@ -1,5 +1,6 @@
 """Recipes run to a folder, go on there, and over several seeds."""
 
+import dataclasses
 import json
 import statistics
 import zipfile
@@ -8,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd import data
+from keras_kd import data, datasets
 from keras_kd.chain.stage_run import StageRun
 from keras_kd.recipes import recipe
 from keras_kd.recipes import run as recipe_run
@@ -322,3 +323,71 @@ def test_a_given_model_is_one_for_all_seeds(write_recipe, sample_data, tmp_path)
     seeds = {x.split("|")[1].strip(): x.split("|")[3].strip() for x in table[2:]}
     assert seeds == {"teacher": "1", "student": "2", "alone": "2"}
     assert "±" not in table[2] and "±" in table[3]
+
+
+@pytest.fixture
+def photos(tmp_path, mnist_sample):
+    """The sample's first three digits, as a folder of images for each."""
+    images, labels = mnist_sample[0]
+    for number in np.flatnonzero(labels < 3):
+        path = tmp_path / "photos" / "abc"[labels[number]] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keras.utils.save_img(path, np.round(images[number] * 255), scale=False)
+    return tmp_path / "photos"
+
+
+OWN = """
+dataset = {{ path = "{path}", validation = 0.2, test = 0.2 }}
+batch_size = 16
+
+[[stage]]
+name = "teacher_of_own"
+model = "mnist_fc_16"
+epochs = 2
+restore_best = true
+
+[[stage]]
+name = "student"
+model = "mnist_fc_4"
+epochs = 2
+losses = [{{ name = "kd" }}]
+taught_by = "teacher_of_own"
+"""
+
+
+def test_own_images_train_as_arrays_of_them_do(write_recipe, photos, tmp_path):
+    loaded = recipe.load(write_recipe(text=OWN.format(path=photos)))
+    result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    files = datasets.load(loaded.dataset.make())
+    # The same recipe on the same images in memory.
+    in_memory = dataclasses.replace(
+        files,
+        **{
+            part: (getattr(files, part)[0][:], getattr(files, part)[1])
+            for part in ("train", "validation", "test")
+        },
+    )
+    again, _ = _with_parts(loaded, in_memory, tmp_path / "memory")
+    for name, model in result.students.items():
+        for a, b in zip(
+            model.get_weights(), again.students[name].get_weights(), strict=True
+        ):
+            np.testing.assert_array_equal(a, b)
+    assert result.models[0].evaluation.examples == len(files.test[1])
+    assert set(files.class_names) == set("abc")
+
+
+def _with_parts(loaded, parts, folder):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(recipe_run.recipe_data, "load", lambda *_, **__: parts)
+        return recipe_run.run(loaded, folder, verbose=0)
+
+
+def test_a_run_is_of_the_images_that_it_was_begun_with(write_recipe, photos, tmp_path):
+    loaded = recipe.load(write_recipe(text=OWN.format(path=photos)))
+    recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    changed = next((photos / "a").iterdir())
+    keras.utils.save_img(changed, np.full((28, 28, 1), 9), scale=False)
+    with pytest.raises(RunError, match="data"):
+        recipe_run.run(loaded, tmp_path / "run", verbose=0)

@@ -10,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.training import train_on_backend
+from tests.training import checkpoint_on_backend, train_on_backend
+from tests.training.test_callbacks import assert_files
 
 # What Keras's own losses do is said; here they are given weights.
 pytestmark = pytest.mark.filterwarnings("ignore:FeatureDistillation ignores sample_weight")
@@ -98,3 +99,8 @@ def test_a_student_that_is_frozen_as_a_whole_is_refused(tensorflow, other):
 
 def test_a_step_that_fails_leaves_all_weights(tensorflow, other):
     assert tensorflow["kept"] == other["kept"] == [True, True]
+
+
+@pytest.mark.parametrize("name", checkpoint_on_backend.ELSEWHERE)
+def test_student_checkpoint_saves_what_it_does_on_tensorflow(name, other):
+    assert_files(other["checkpoints"][name])

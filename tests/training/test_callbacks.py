@@ -1,8 +1,3 @@
-import importlib.util
-import json
-import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -44,25 +39,6 @@ def test_stops_fit(make_model, vectors, steps, where):
         )
 
 
-@pytest.fixture(scope="module")
-def told_on_jax(tmp_path_factory):
-    if importlib.util.find_spec("jax") is None:
-        pytest.skip("jax is not installed")
-    folder = tmp_path_factory.mktemp("jax")
-    done = subprocess.run(
-        [sys.executable, checkpoint_on_backend.__file__, str(folder)],
-        env=os.environ
-        | {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-        # Small models take longer to be compiled than to be trained.
-        | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def assert_files(told):
     # An option that saves nothing would be right whatever is saved.
     assert told["expected"] and told["found"].keys() == told["expected"].keys()
@@ -74,11 +50,6 @@ def assert_files(told):
 @pytest.mark.parametrize("name", checkpoint_on_backend.CASES)
 def test_student_checkpoint_takes_what_model_checkpoint_does(name, tmp_path):
     assert_files(checkpoint_on_backend.run(name, tmp_path))
-
-
-@pytest.mark.parametrize("name", checkpoint_on_backend.ELSEWHERE)
-def test_student_checkpoint_on_jax(name, told_on_jax):
-    assert_files(told_on_jax[name])
 
 
 def test_a_metric_whose_direction_is_not_known_needs_a_mode(make_model, vectors, tmp_path):

@@ -180,4 +180,9 @@ def tell(folder):
 
 
 if __name__ == "__main__":
-    print(json.dumps(tell(Path(sys.argv[1]))))
+    # One process for both, as it takes longer to begin than to train.
+    import checkpoint_on_backend
+
+    told = tell(Path(sys.argv[1]))
+    told["checkpoints"] = checkpoint_on_backend.tell(Path(sys.argv[1]))
+    print(json.dumps(told))
