@@ -20,7 +20,7 @@ from keras_kd.datasets.parts import (
     warn_of_duplicates,
 )
 
-_THREADS = 8
+_THREADS, _AT_ONCE = 8, 256
 
 
 def read_folder(
@@ -61,6 +61,7 @@ def read_folder(
     folder = Path(folder)
     check_shares(validation, test)
     files, class_names = _files(folder)
+    _say_what_is_left_out(files, announce)
     looks = _look_at(files, folder)
     files, looks = _readable(files, looks, folder, skip_unreadable, announce)
     size = image_size or _one_size(files, looks)
@@ -114,6 +115,12 @@ def _files(folder):
                 f"{loose[0]} is in no class: each class is a folder of images in {inside}."
             )
         for cls in _folders_in(inside):
+            nested = _folders_in(cls)
+            if nested:
+                raise DataError(
+                    f"{nested[0]} is a folder within a class, and {cls} may hold images "
+                    "alone. Move them there."
+                )
             images = _images_in(cls)
             if not images:
                 raise DataError(
@@ -142,12 +149,36 @@ def _images_in(folder):
     )
 
 
+def _say_what_is_left_out(files, announce):
+    """Tells of files that lie among the images and are of other kinds."""
+    others = [
+        x
+        for cls in sorted({path.parent for *_, path in files})
+        for x in sorted(cls.iterdir())
+        if x.suffix.lower() not in SUFFIXES and not x.name.startswith(".")
+    ]
+    if others:
+        announce(
+            f"Data: {len(others)} files are no {', '.join(SUFFIXES)}, and are left out: "
+            + ", ".join(map(str, others[:3]))
+            + " ..." * (len(others) > 3)
+        )
+
+
 def _look_at(files, folder):
     """A `_Look` at each file, in their order."""
     paths = [path for *_, path in files]
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        looks = pool.map(_look_at_one, paths)
-        return list(tqdm(looks, total=len(paths), unit=" images", desc=folder.name))
+    looks = []
+    with (
+        concurrent.futures.ThreadPoolExecutor(_THREADS) as pool,
+        tqdm(total=len(paths), unit=" images", desc=folder.name) as progress,
+    ):
+        # All at once each would wait in memory.
+        for first in range(0, len(paths), _AT_ONCE):
+            some = paths[first : first + _AT_ONCE]
+            looks += pool.map(_look_at_one, some)
+            progress.update(len(some))
+    return looks
 
 
 def _look_at_one(path):

@@ -64,7 +64,7 @@ def measure(folder, count):
 
     timed(epoch)
     array = count * np.prod(SHAPE) / 2**20
-    columns = [f"{x:.0f}" for x in [*peaks, *seconds, array, count / seconds[-1]]]
+    columns = [f"{x:.0f}" for x in [*peaks, *seconds, array, len(labels) / seconds[-1]]]
     print(f"| {count:,} | " + " | ".join(columns) + " |", flush=True)
 
 

@@ -63,8 +63,9 @@ def test_files_that_are_no_images(photos):
         quiet(photos)
     lines = []
     found = read_folder(photos, skip_unreadable=True, announce=lines.append)
-    assert "1 of 61 files" in lines[0] and "bad.png" in lines[0]
-    assert "60 images" in lines[1]
+    assert "1 files are no .png" in lines[0] and "notes.txt" in lines[0]
+    assert "1 of 61 files" in lines[1] and "bad.png" in lines[1]
+    assert "60 images" in lines[2] and len(lines) == 3
     assert not any("bad" in x for x in found.train[0].paths + found.test[0].paths)
 
 
@@ -78,6 +79,10 @@ def grey(photos):
 
 def empty(photos):
     (photos / "fox").mkdir()
+
+
+def nested(photos):
+    write_image(photos / "dog" / "puppies" / "0.png", pixels_of(99))
 
 
 def single(photos):
@@ -99,6 +104,7 @@ def one_class(photos):
         (other_size, "The images differ in size: .* is 6x8, .*big.png 9x9. Say image_size"),
         (grey, r"grey and some have colours: .*grey\.png and .*Say channels"),
         (empty, "fox holds no images"),
+        (nested, "puppies is a folder within a class"),
         (single, "class 'fox' has 1 example:"),
         (loose, "0.png is in no class"),
         (one_class, "holds one class alone"),
