@@ -81,6 +81,10 @@ class _Mapped(Rows):
     def gather(self, rows):
         return self._function(self._rows.gather(rows))
 
+    def _compiled(self, rows):
+        # TensorFlow rounds a division otherwise in a graph.
+        return self._function(self._rows._compiled(rows))
+
     def part(self, rows):
         return _Mapped(self._rows.part(rows), self._function, self.dtype)
 
