@@ -47,7 +47,7 @@ class ArrayExamples:
         # tf.data would stack the arrays of a list.
         parts = tree.lists_to_tuples((x, labels))
         self._x, self._labels = tree.map_structure(as_array, parts)
-        _check_numbers([array.dtype for array in tree.flatten(self._x)])
+        check_numbers([array.dtype for array in tree.flatten(self._x)])
         arrays = tree.flatten((self._x, self._labels))
         if len({array.shape[:1] for array in arrays} - {(0,)}) != 1 or not arrays[0].ndim:
             raise ValueError(
@@ -78,11 +78,12 @@ class ArrayExamples:
             seed: Integer, for `augment`.
         """
         count = self.count
+        outputs = {} if outputs is None else {"teacher_outputs": outputs}
         # The teacher has seen its own where its outputs are there.
-        taught = [self._taught] if self.are_apart and outputs is None else []
-        x, labels, taught, *outputs = nest.map_structure(
-            constant,
-            (self._x, self._labels, taught, *([] if outputs is None else [outputs])),
+        is_asked = self.are_apart and not outputs
+        taught = {"teacher_inputs": self._taught} if is_asked else {}
+        x, labels, taught, outputs = nest.map_structure(
+            constant, (self._x, self._labels, taught, outputs)
         )
 
         @tf.function
@@ -91,12 +92,8 @@ class ArrayExamples:
             inputs = _rows(x, indices)
             if augment is not None:
                 inputs = augment(inputs, indices, rows // count, seed)
-            packed = batches.pack(
-                inputs,
-                *_rows(outputs, rows),
-                index=indices,
-                **dict(zip(["teacher_inputs"], _rows(taught, indices), strict=False)),
-            )
+            carried = _rows(outputs, rows) | _rows(taught, indices)
+            packed = batches.pack(inputs, index=indices, **carried)
             return _element(packed, _rows(labels, indices), self._given)
 
         return ExamplesDataset(rows_in_turn(views, count), gather)
@@ -195,6 +192,7 @@ class StreamedExamples:
         Returns:
             A tf.data.Dataset.
         """
+
         def add(index, pair):
             example, taught = pair
             x, *labels = _split(example)
@@ -327,17 +325,18 @@ def _check_dataset(dataset, for_teacher):
             "`dataset` must give dense tensors, each of one shape in all examples; pad "
             f"labels of any length. Received: elements {spec}."
         )
-    _check_numbers([x.dtype.as_numpy_dtype for x in nest.flatten(parts[0])])
+    check_numbers([x.dtype.as_numpy_dtype for x in nest.flatten(parts[0])])
     cardinality = int(dataset.cardinality())
     if cardinality in (0, tf.data.INFINITE_CARDINALITY):
         kind = "infinite; take(n) ends it" if cardinality else "empty"
         raise ValueError(f"`dataset` is {kind}.")
 
 
-def _check_numbers(dtypes):
-    # Text and objects; bfloat16 is a number although NumPy's kind of it is "V".
+def check_numbers(dtypes, what="`dataset` must give numbers as x"):
+    """Refuses text and objects, a ValueError; `what` begins the message."""
+    # bfloat16 is a number although NumPy's kind of it is "V".
     if any(np.dtype(dtype).kind in "OSUMm" for dtype in dtypes):
         raise ValueError(
-            "`dataset` must give numbers as x; do what makes them of text before. "
+            f"{what}; do what makes them of text before. "
             f"Received: {', '.join(np.dtype(dtype).name for dtype in dtypes)}."
         )

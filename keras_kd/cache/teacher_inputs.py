@@ -4,9 +4,11 @@ import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from keras_kd.cache.examples import ArrayExamples, StreamedExamples
+from keras_kd.cache.examples import ArrayExamples, StreamedExamples, check_numbers
 from keras_kd.data.pairing import check_fixed_order
 from keras_kd.training.batch import pack
+
+_NUMBERS = "`teacher_inputs` must be numbers"
 
 
 def with_teacher_inputs(examples, teacher_inputs):
@@ -45,7 +47,9 @@ def with_teacher_inputs(examples, teacher_inputs):
     """
     is_dataset = isinstance(teacher_inputs, tf.data.Dataset)
     if is_dataset:
-        _check_numbers(x.dtype.as_numpy_dtype for x in _specs(teacher_inputs))
+        specs = tf.nest.flatten(teacher_inputs.element_spec)
+        dtypes = [x.dtype.as_numpy_dtype for x in specs if hasattr(x, "dtype")]
+        check_numbers(dtypes, _NUMBERS)
     if isinstance(examples, tf.data.Dataset):
         if not is_dataset:
             teacher_inputs = tf.data.Dataset.from_tensor_slices(_arrays(teacher_inputs))
@@ -87,18 +91,5 @@ def _arrays(teacher_inputs):
             "or a tf.data.Dataset of single ones. Received: "
             f"{type(teacher_inputs).__name__}."
         )
-    _check_numbers(array.dtype for array in flat)
+    check_numbers([array.dtype for array in flat], _NUMBERS)
     return arrays
-
-
-def _specs(dataset):
-    return [x for x in tf.nest.flatten(dataset.element_spec) if hasattr(x, "dtype")]
-
-
-def _check_numbers(dtypes):
-    words = [np.dtype(x).name for x in dtypes if np.dtype(x).kind in "OSUMm"]
-    if words:
-        raise ValueError(
-            "`teacher_inputs` must be numbers; do what makes them of text before. "
-            f"Received: {', '.join(words)}."
-        )

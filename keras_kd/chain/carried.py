@@ -47,8 +47,7 @@ def check_carried(data):
     Raises:
         ValueError: They carry none, or those of a model.
     """
-    is_seen = data is not None and (is_dataset(data) or as_arrays(data) is not None)
-    if not is_seen:
+    if not _is_seen(data):
         return
     of = whose_answers(data)
     if of is None:
@@ -62,6 +61,11 @@ def check_carried(data):
             "`train_data` carries what cache_teacher kept of a model, and there is no "
             "teacher: teacher=None. Give the chain that model."
         )
+
+
+def _is_seen(data):
+    """Whether data show what they carry before a batch of them is read."""
+    return data is not None and (is_dataset(data) or as_arrays(data) is not None)
 
 
 def names_of(teachers):
@@ -141,8 +145,7 @@ def check_takes(stage, teachers, teacher, data):
             # What the function puts beside the examples is the first teacher's.
             check_same_inputs(teacher, stage.student)
         return
-    is_seen = is_dataset(data) or isinstance(data, keras.utils.PyDataset)
-    if not is_seen and as_arrays(data) is None:
+    if not _is_seen(data) and not isinstance(data, keras.utils.PyDataset):
         return
     x = x_of(data)
     is_shared = stage.train_data is None and not is_first(teachers)

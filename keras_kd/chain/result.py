@@ -1,6 +1,7 @@
 """What a fitted chain leaves: the models, and what was measured of each."""
 
 import dataclasses
+import functools
 import itertools
 import json
 import logging
@@ -275,17 +276,20 @@ class Measuring:
         """
         is_apart = is_taught_apart(x_of(data))
         was_asked = self._predictions.get("teacher") is not None
-        if is_apart and was_asked and not self._test(has_teacher_inputs):
+        if is_apart and was_asked and not self._test_carries[0]:
             raise ValueError(
                 "`train_data` has inputs for the teacher alone, and "
                 f"`{self._argument}` none, so the teacher was measured on the student's. "
                 "Give keras_kd.with_teacher_inputs(...).batch(...) for these, too."
             )
 
-    def _test(self, question):
-        """The answer of a function of x to the first batch of the test data."""
+    @functools.cached_property
+    def _test_carries(self):
+        """Whether the test data carry inputs for the teacher, and what was made of such."""
         batches = labelled.weighted_batches(self._test_data, self._argument)
-        return any(question(x) for x, *_ in itertools.islice(batches, 1))
+        for x, *_ in batches:
+            return has_teacher_inputs(x), is_taught_apart(x)
+        return False, False
 
     def _predict(self, name, model):
         if name not in self._predictions:
@@ -300,8 +304,8 @@ class Measuring:
 
     def _of_first(self, model, name):
         """As `_predict`, of one that may have inputs of its own; None without these."""
-        is_apart = self.first_takes_its_own or self._test(is_taught_apart)
-        if not is_apart or self._test(has_teacher_inputs):
+        has_inputs, is_apart = self._test_carries
+        if has_inputs or not (is_apart or self.first_takes_its_own):
             model = in_float32(model)
             return self._asked(model, self._test_data, name, of_teacher=True)
         logger.warning(

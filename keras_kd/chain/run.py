@@ -257,10 +257,10 @@ class _ChainRun:
 
     def _made_for(self, stage, teacher, make):
         """What a function of training data makes for a stage."""
-        given = is_given(self.chain.teachers_of(stage))
+        teachers = self.chain.teachers_of(stage)
+        given = is_given(teachers)
         data = make(None if given else teacher)
         passes.check_given(data)
-        teachers = self.chain.teachers_of(stage)
         if stage.train_data is None:
             data = self._without_unused(stage, data)
             check_made(stage, teachers, data)
@@ -268,10 +268,10 @@ class _ChainRun:
             self.measuring.check_first(data)
         if given:
             check_carried(data)
-            known = outputs_id(data)
+            known = found = outputs_id(data)
             if self.manifest:
-                known = self.manifest.remember(f"outputs_of_{stage.name}", known)
-            if known != outputs_id(data):
+                known = self.manifest.remember(f"outputs_of_{stage.name}", found)
+            if known != found:
                 raise RunError(
                     "the function `train_data` gives other teacher outputs than those that "
                     f"the run in {self.folder} was begun with. Nothing was changed: choose "

@@ -80,12 +80,13 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     checks.check_target(out, format, arguments["overwrite"])
     loaded = load_model(source)
     dataset = dataset or _data_of(run_dir)
-    (images, labels), calibration = _examples(dataset, data_dir, loaded)
-    if quantization == "int8":
+    is_calibrated = quantization == "int8"
+    (images, labels), calibration = _examples(dataset, data_dir, loaded, is_calibrated)
+    if is_calibrated:
         arguments["calibration"] = calibration
     if preprocessing:
         arguments["preprocessing"] = keras.layers.Rescaling(1 / 255)
-    elif quantization == "int8":
+    elif is_calibrated:
         arguments["calibration"] = data.scale(arguments["calibration"])
     examples = (images if preprocessing else data.scale(images), labels)
     exported = exporters.export(loaded, out, examples=examples, **arguments)
@@ -103,14 +104,15 @@ def _data_of(run_dir):
     return own if isinstance(own, str) else DataRecipe(**own).make()
 
 
-def _examples(dataset, data_dir, model):
-    """The test images, uint8, with their labels; and the first 1,000 to train on."""
+def _examples(dataset, data_dir, model, is_calibrated=True):
+    """The test images, uint8, with labels; and the first 1,000 to train on, or None."""
     from keras_kd import datasets
 
     like = None if model is None else model.input_shape[1:]
-    parts = datasets.load(dataset, data_dir, like=like)
+    wanted = ["train", "test"] if is_calibrated else ["test"]
+    parts = datasets.load(dataset, data_dir, wanted=wanted, like=like)
     images, labels = parts.test
-    return (images[:], labels), parts.train[0][:1000]
+    return (images[:], labels), parts.train[0][:1000] if is_calibrated else None
 
 
 def _export_all(run_dir, given, dataset, data_dir):

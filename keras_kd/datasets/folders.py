@@ -74,14 +74,14 @@ def read_folder(
         part_of(name, *shares) if part in (None, "train") else part
         for name, (part, _, _) in zip(names, files, strict=True)
     ]
-    labels = np.array([class_names.index(cls) for _, cls, _ in files], "int64")
+    numbers = {cls: number for number, cls in enumerate(class_names)}
+    labels = np.array([numbers[cls] for _, cls, _ in files], "int64")
     digests = [x.digest for x in looks]
     check_classes(labels, parts, class_names)
     paths = [path for *_, path in files]
     warn_of_duplicates(digests, [str(x.relative_to(folder)) for x in paths], parts)
     found = in_parts(ImageFiles(paths, size, channels, digests), labels, parts, class_names)
-    counts = {name: getattr(found, name) for name in PARTS}
-    counts = [f"{len(x[1]):,} {name}" for name, x in counts.items() if x]
+    counts = [f"{parts.count(name):,} {name}" for name in PARTS if name in parts]
     announce(
         f"Data: {len(files):,} images of {len(class_names)} classes in {folder}: "
         + ", ".join(counts)

@@ -71,11 +71,11 @@ def _asked(request):
 def _process():
     backend = keras.backend.backend()
     logger.info("Keras is on %s: a process on TensorFlow counts operations.", backend)
-    code = f"import sys\nsys.path[:] = {sys.path!r}\n"
-    code += "from keras_kd.evaluation import elsewhere\nelsewhere.serve()"
+    code = "from keras_kd.evaluation import elsewhere\nelsewhere.serve()"
+    command, environment = on_tensorflow(code)
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        env=os.environ | {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""},
+        command,
+        env=environment | {"CUDA_VISIBLE_DEVICES": ""},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -85,6 +85,12 @@ def _process():
     )
     atexit.register(_end, process)
     return process
+
+
+def on_tensorflow(code):
+    """(command, environment) of a process that runs code with Keras on TensorFlow."""
+    code = f"import sys\nsys.path[:] = {sys.path!r}\n{code}"
+    return [sys.executable, "-c", code], os.environ | {"KERAS_BACKEND": "tensorflow"}
 
 
 def _end(process):

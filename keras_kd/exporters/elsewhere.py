@@ -7,9 +7,7 @@ calibration as arrays; what comes back is what `export` gives, or the error that
 import dataclasses
 import json
 import logging
-import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_kd.evaluation.elsewhere import on_tensorflow
 from keras_kd.exporters.examples import batches
 
 logger = logging.getLogger(__name__)
@@ -60,10 +59,10 @@ def export(model, path, format, arguments):
             serialize = keras.saving.serialize_keras_object
             request["preprocessing"] = serialize(request["preprocessing"])
         (folder / _REQUEST).write_text(json.dumps(request))
-        code = f"import sys\nsys.path[:] = {sys.path!r}\n" + _RUN.format(folder=str(folder))
+        command, environment = on_tensorflow(_RUN.format(folder=str(folder)))
         done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {"KERAS_BACKEND": "tensorflow"},
+            command,
+            env=environment,
             capture_output=True,
             text=True,
             check=False,

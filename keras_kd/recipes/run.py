@@ -58,9 +58,9 @@ def run(
     with strategy.scope() if strategy else contextlib.nullcontext():
         teacher = load_model(recipe.teacher) if recipe.teacher else None
         chain = make_chain(recipe, teacher)
-    if isinstance(recipe.dataset, str):
-        workers.after_chief(lambda: data.prepare(recipe.dataset, data_dir))
-    parts = recipe_data.load(recipe, data_dir, like=recipe_data.takes(chain))
+    like = recipe_data.takes(chain)
+    # The chief prepares what the others then read.
+    parts = workers.after_chief(lambda: recipe_data.load(recipe, data_dir, like=like))
     own_outputs = Path(run_dir) / TEACHER_OUTPUTS
     train_data = recipe_data.TrainData(
         recipe, parts.train, outputs_dir or own_outputs, verbose=int(verbose in (1, 2))

@@ -223,9 +223,9 @@ class DataRecipe(Section):
     path: str
     image_size: tuple[PositiveInt, PositiveInt] | None = None
     channels: Literal[1, 3] | None = None
-    validation: Annotated[Number, Field(ge=0, lt=1)] = 0.1
-    test: Annotated[Number, Field(gt=0, lt=1)] = 0.1
-    skip_unreadable: Flag = False
+    validation: Annotated[Number, Field(ge=0, lt=1)] = Own.validation
+    test: Annotated[Number, Field(gt=0, lt=1)] = Own.test
+    skip_unreadable: Flag = Own.skip_unreadable
 
     def make(self):
         """The `Own` that `keras_kd.datasets.load` takes."""

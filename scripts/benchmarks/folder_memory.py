@@ -7,7 +7,6 @@ on noise of 32 x 32 in colours, a PNG file each. The last column but one is what
 would take as an array.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import tensorflow as tf
+from cache_memory import peak
 
 from keras_kd import datasets
 from keras_kd.cache.cache import cache_teacher
@@ -24,11 +24,6 @@ from keras_kd.data import scale
 
 SHAPE = (32, 32, 3)
 CLASSES = 10
-
-
-def peak():
-    """This process's largest resident memory so far, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def write_images(folder, count):
