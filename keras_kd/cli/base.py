@@ -80,6 +80,28 @@ dataset_option = click.option(
 )
 
 
+def data_of(dataset, run_dir):
+    """The data set to measure on: what is given, or what a run was on, or MNIST.
+
+    Of the run's own data its own test part, whatever shares it held out.
+
+    Args:
+        dataset: As `--dataset` gives it; None where it does not.
+        run_dir: A folder; it need not be a run's.
+    """
+    from keras_kd.recipes.sections import DataRecipe
+    from keras_kd.runs import manifest
+
+    is_run = run_dir and (Path(run_dir) / manifest.MANIFEST).is_file()
+    recipe = (manifest.read(run_dir).get("recipe") if is_run else None) or {}
+    own = recipe.get("dataset", "mnist")
+    if isinstance(own, dict):
+        own = DataRecipe(**own).make()
+        if dataset is not None and Path(dataset).resolve() == Path(own.path).resolve():
+            return own
+    return own if dataset is None else dataset
+
+
 # Each command imports what it needs, so that --help answers at once.
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="keras_kd")

@@ -1,10 +1,11 @@
 """keras-kd evaluate: a model on test data."""
 
 import functools
+from pathlib import Path
 
 import click
 
-from keras_kd.cli.base import data_dir, dataset_option, main
+from keras_kd.cli.base import data_dir, data_of, dataset_option, main
 
 
 @main.command()
@@ -30,7 +31,8 @@ def evaluate(model, dataset, teacher, task, data_dir):
     loaded, loaded_teacher = load_model(model), teacher and load_model(teacher)
     # Standard output holds the measurements alone.
     announce = functools.partial(click.echo, err=True)
-    like, dataset = loaded.input_shape[1:], dataset or "mnist"
+    # Of a run it lies in a folder of its stage.
+    dataset, like = data_of(dataset, Path(model).parent.parent), loaded.input_shape[1:]
     parts = datasets.load(dataset, data_dir, announce, wanted=["test"], like=like)
     test = data.batches(*parts.test, batch_size=1000)
     predictions, fidelity = predict(loaded, test, name=model, task=task), None

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from keras_kd.cli.base import data_dir, dataset_option, main, shown_log
+from keras_kd.cli.base import data_dir, data_of, dataset_option, main, shown_log
 
 
 @main.command()
@@ -47,7 +47,7 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     """Write a MODEL as a file for a device, and prove it on a data set's test images.
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student. int8 is
-    calibrated on the first 1,000 training images. With --all and --run-dir alone the files
+    calibrated on 1,000 training images. With --all and --run-dir alone the files
     of a run's models are written, but for those that are there, and measured together;
     keras-kd report then shows the table.
     """
@@ -79,7 +79,7 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     # Before the data are prepared, which may take a while.
     checks.check_target(out, format, arguments["overwrite"])
     loaded = load_model(source)
-    dataset = dataset or _data_of(run_dir)
+    dataset = data_of(dataset, run_dir or Path(model).parent.parent)
     is_calibrated = quantization == "int8"
     (images, labels), calibration = _examples(dataset, data_dir, loaded, is_calibrated)
     if is_calibrated:
@@ -93,26 +93,24 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     click.echo(f"{exported}\nWritten to {out}, the proof to {exporters.proof_path(out)}")
 
 
-def _data_of(run_dir):
-    """The data set that a run was on; without a run MNIST."""
-    from keras_kd.recipes.sections import DataRecipe
-    from keras_kd.runs import manifest
-
-    is_run = run_dir and (Path(run_dir) / manifest.MANIFEST).is_file()
-    recipe = (manifest.read(run_dir).get("recipe") if is_run else None) or {}
-    own = recipe.get("dataset", "mnist")
-    return own if isinstance(own, str) else DataRecipe(**own).make()
-
-
 def _examples(dataset, data_dir, model, is_calibrated=True):
-    """The test images, uint8, with labels; and the first 1,000 to train on, or None."""
-    from keras_kd import datasets
+    """The test images, uint8, with labels; and 1,000 to train on, or None."""
+    import numpy as np
+
+    from keras_kd import data, datasets
 
     like = None if model is None else model.input_shape[1:]
     wanted = ["train", "test"] if is_calibrated else ["test"]
     parts = datasets.load(dataset, data_dir, wanted=wanted, like=like)
     images, labels = parts.test
-    return (images[:], labels), parts.train[0][:1000] if is_calibrated else None
+    if not is_calibrated:
+        return (images[:], labels), None
+    train = parts.train[0]
+    rows = np.arange(min(len(train), 1000))
+    if dataset not in data.DATASETS:
+        # A user's own come class by class.
+        rows = np.linspace(0, len(train) - 1, len(rows)).astype(int)
+    return (images[:], labels), train[rows]
 
 
 def _export_all(run_dir, given, dataset, data_dir):
@@ -131,7 +129,7 @@ def _export_all(run_dir, given, dataset, data_dir):
     run = next(iter(reader.read(run_dir).runs.values()))
     files = [x.file("model.keras") for x in run.models if x.done and x.has_model]
     model = load_model(files[-1]) if files else None
-    dataset = dataset or _data_of(run_dir)
+    dataset = data_of(dataset, run_dir)
     (images, labels), calibration = _examples(dataset, data_dir, model)
     with shown_log():
         exports = export_run(

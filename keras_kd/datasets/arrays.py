@@ -39,6 +39,9 @@ def read_arrays(path, validation=0.1, test=0.1, announce=print):
     path = Path(path)
     check_shares(validation, test)
     arrays = _load(path)
+    others = [name for name in arrays if name not in sum(_PAIRS.values(), ())]
+    if others:
+        announce(f"Data: {', '.join(others)} in {path} are left out")
     x, y, given = [], [], []
     for part, (images, labels) in _PAIRS.items():
         if images in arrays:
@@ -71,8 +74,8 @@ def _load(path):
             arrays = dict(file)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} does not hold arrays: {error}.") from error
-    has = {images in arrays and labels in arrays for images, labels in _PAIRS.values()}
-    if True not in has or ("x" in arrays) == ("x_train" in arrays):
+    are_whole = all((x in arrays) == (y in arrays) for x, y in _PAIRS.values())
+    if not are_whole or ("x" in arrays) == ("x_train" in arrays):
         raise DataError(
             f"{path} must hold the arrays x and y, or x_train, y_train, x_test and y_test. "
             f"Received: {', '.join(arrays) or 'none'}."

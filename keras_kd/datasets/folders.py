@@ -145,7 +145,8 @@ def _images_in(folder):
     return sorted(
         x
         for x in folder.iterdir()
-        if x.is_file() and x.suffix.lower() in SUFFIXES and not x.name.startswith(".")
+        # A link to nothing is told when it is read.
+        if not x.is_dir() and x.suffix.lower() in SUFFIXES and not x.name.startswith(".")
     )
 
 
@@ -187,6 +188,8 @@ def _look_at_one(path):
     except OSError as error:
         return _Look("", None, str(error))
     digest = hashlib.sha256(content).hexdigest()
+    if content.startswith(b"BM"):
+        return _Look(digest, None, "it is a BMP; save it as PNG")
     try:
         with tf.device("CPU:0"):
             return _Look(digest, tuple(decode(content).shape))

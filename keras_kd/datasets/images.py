@@ -7,8 +7,8 @@ import tensorflow as tf
 
 from keras_kd.data.rows import Rows
 
-# What TensorFlow decodes, animations aside.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
+# What TensorFlow decodes rightly; of a BMP it leaves the palette out.
+SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class ImageFiles(Rows):

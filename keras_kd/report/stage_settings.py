@@ -169,7 +169,7 @@ def held_out(recipe):
     """
     own = recipe.get("dataset")
     if isinstance(own, dict):
-        share = own.get("validation", 0)
-        return f"{100 * share:g} %" if share else ""
+        # Given, or a share of the training images.
+        return "validation images" if own.get("validation", 0) else ""
     count = recipe.get("validation_examples")
     return f"{count:,}" if count else ""

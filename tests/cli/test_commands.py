@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from keras_kd import data, datasets, losses
 from keras_kd.cli import main
+from keras_kd.cli.base import data_of
+from keras_kd.cli.export import _examples
 from keras_kd.recipes import recipe, zoo
 from tests.runs.sample_run import make_run
 
@@ -286,6 +288,36 @@ def test_own_images_are_measured_and_exported(tmp_path, mnist_sample):
     assert proof["examples"] == 1200
     result = CliRunner().invoke(main, [*arguments[:-1], "nowhere", "--overwrite"])
     assert result.exit_code == 1 and "'nowhere' is no data set: give mnist" in result.output
+
+
+def test_a_runs_model_is_measured_on_its_own_test_part(tmp_path):
+    """Whatever shares the run held out, and none of what it was trained on."""
+    own = {"path": str(tmp_path / "photos"), "validation": 0.0, "test": 0.05}
+    run = make_run(tmp_path / "run", examples=20)
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["recipe"]["dataset"] = own
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    for given in (None, own["path"]):
+        found = data_of(given, run)
+        assert (found.path, found.validation, found.test) == tuple(own.values())
+    assert data_of("fashion_mnist", run) == "fashion_mnist"
+    assert data_of(None, tmp_path) == "mnist" and data_of("a", tmp_path) == "a"
+
+
+def test_own_images_calibrate_from_all_classes(tmp_path):
+    # Dark images first, as a folder of classes has them; no two are alike.
+    y = np.repeat([0, 1], 3000)
+    x = np.random.default_rng(0).integers(0, 100, (6000, 4, 4, 1))
+    x += 150 * y[:, None, None, None]
+    arrays = {"x_train": x.astype("uint8"), "y_train": y}
+    arrays |= {"x_test": arrays["x_train"][::100], "y_test": y[::100]}
+    np.savez(tmp_path / "own.npz", **arrays)
+    model = keras.Sequential([keras.layers.Input((4, 4, 1)), keras.layers.Flatten()])
+    _, calibration = _examples(str(tmp_path / "own.npz"), None, model)
+    assert len(calibration) == 1000
+    assert np.mean(calibration.mean(axis=(1, 2, 3)) > 125) == pytest.approx(0.5, abs=0.02)
+    _, calibration = _examples(str(tmp_path / "own.npz"), None, model, False)
+    assert calibration is None
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,19 @@ def test_kerass_own_names(tmp_path):
         ({"x": X[:0], "y": Y[:0]}, "must be images of bytes"),
         ({"x": X, "y": Y * 2}, "class '1' has no examples"),
         ({"x_train": X, "y_train": Y, "x": X, "y": Y}, "must hold the arrays"),
+        ({"x_train": X, "y_train": Y, "x_test": X}, "must hold the arrays.*x_test"),
+        ({"x": X, "y": Y, "y_test": Y}, "must hold the arrays.*y_test"),
     ],
 )
 def test_other_arrays_are_refused(tmp_path, arrays, message):
     with pytest.raises(DataError, match=message):
         quiet(written(tmp_path, **arrays))
+
+
+def test_what_else_is_in_the_file_is_told(tmp_path):
+    lines = []
+    read_arrays(written(tmp_path, x=X, y=Y, x_val=X, y_val=Y), announce=lines.append)
+    assert lines[0].startswith("Data: x_val, y_val in ")
 
 
 def test_other_files_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
@@ -81,6 +82,16 @@ def empty(photos):
     (photos / "fox").mkdir()
 
 
+def bmp(photos):
+    # Of one TensorFlow leaves the palette out, whatever it is called.
+    keras.utils.save_img(photos / "dog" / "0.bmp", pixels_of(99), scale=False)
+    (photos / "dog" / "0.bmp").rename(photos / "dog" / "b.png")
+
+
+def dangling(photos):
+    (photos / "dog" / "link.png").symlink_to("nowhere.png")
+
+
 def nested(photos):
     write_image(photos / "dog" / "puppies" / "0.png", pixels_of(99))
 
@@ -104,6 +115,8 @@ def one_class(photos):
         (other_size, "The images differ in size: .* is 6x8, .*big.png 9x9. Say image_size"),
         (grey, r"grey and some have colours: .*grey\.png and .*Say channels"),
         (empty, "fox holds no images"),
+        (bmp, "1 of 61 files .*b.png: it is a BMP"),
+        (dangling, "1 of 61 files .*link.png: .*No such file"),
         (nested, "puppies is a folder within a class"),
         (single, "class 'fox' has 1 example:"),
         (loose, "0.png is in no class"),

@@ -62,3 +62,12 @@ def test_given_models():
 )
 def test_images_in_words(chosen, words):
     assert stage_settings.images_in_words(chosen) == words
+
+
+def test_what_is_held_out_in_words():
+    assert stage_settings.held_out({"validation_examples": 5000}) == "5,000"
+    assert stage_settings.held_out({"validation_examples": 0}) == ""
+    # A share of own images, or a part that was given: the recipe does not tell which.
+    own = {"path": "photos", "validation": 0.1}
+    assert stage_settings.held_out({"dataset": own}) == "validation images"
+    assert stage_settings.held_out({"dataset": own | {"validation": 0.0}}) == ""
