@@ -7,10 +7,9 @@ import numpy as np
 
 from keras_kd.data.idx import DataError
 from keras_kd.datasets.parts import (
+    assigned,
     check_classes,
-    check_shares,
     in_parts,
-    part_of,
     warn_of_duplicates,
 )
 
@@ -37,7 +36,6 @@ def read_arrays(path, validation=0.1, test=0.1, announce=print):
         DataError: There is no such file, or its arrays are others.
     """
     path = Path(path)
-    check_shares(validation, test)
     arrays = _load(path)
     others = [name for name in arrays if name not in sum(_PAIRS.values(), ())]
     if others:
@@ -53,11 +51,7 @@ def read_arrays(path, validation=0.1, test=0.1, announce=print):
         raise DataError(f"{path}: x_train and x_test must be of one shape.")
     x, y = np.concatenate(x), np.concatenate(y)
     digests = [hashlib.sha256(image.tobytes()).digest() for image in x]
-    shares = validation, test * ("test" not in given)
-    parts = [
-        part_of(digest, *shares) if part in (None, "train") else part
-        for digest, part in zip(digests, given, strict=True)
-    ]
+    parts = assigned(digests, given, validation, test)
     names = tuple(map(str, range(int(y.max()) + 1)))
     check_classes(y, parts, names)
     warn_of_duplicates(digests, [f"example {k}" for k in range(len(y))], parts)

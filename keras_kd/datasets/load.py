@@ -14,8 +14,8 @@ class Own:
     """A user's own data, as `load` takes them.
 
     Attributes:
-        path: Of a folder of class folders, or of a .npz file.
-        image_size, channels, skip_unreadable: As
+        path: Of a folder of images, or of a .npz file.
+        image_size, channels, skip_unreadable, labels: As
             `keras_kd.datasets.folders.read_folder` takes them; of a folder.
         validation, test: Shares that are held out, where the data have no such parts.
     """
@@ -26,6 +26,7 @@ class Own:
     validation: float = 0.1
     test: float = 0.1
     skip_unreadable: bool = False
+    labels: bool = True
 
 
 def load(dataset, data_dir=None, announce=print, wanted=("train", "test"), like=None):
@@ -68,4 +69,6 @@ def load(dataset, data_dir=None, announce=print, wanted=("train", "test"), like=
     size = own.image_size or (size if None not in size else None)
     channels = own.channels or channels
     skip = own.skip_unreadable
-    return read_folder(own.path, size, channels, skip_unreadable=skip, **shares)
+    return read_folder(
+        own.path, size, channels, skip_unreadable=skip, labels=own.labels, **shares
+    )

@@ -15,27 +15,52 @@ logger = logging.getLogger(__name__)
 PARTS = ("train", "validation", "test")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Parts:
-    """A labelled data set.
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of a table.
 
     Attributes:
-        train, test: (x, labels): x an array or `keras_kd.data.rows.Rows`, labels class
-            numbers, int64 (n,).
+        name: As the file has it.
+        categories: What its numbers stand for, 0 for the first, a tuple of strings; None of
+            a column of numbers.
+    """
+
+    name: str
+    categories: tuple | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """A data set.
+
+    Attributes:
+        train, test: (x, labels): x an array or `keras_kd.data.rows.Rows` as `kind` says,
+            labels by `task`, (n,); None where the data have none.
         validation: The same; None where none is held out.
-        class_names: Of the labels, in their order, a tuple of strings.
+        class_names: Of the labels, in their order, a tuple of strings; None where labels
+            are no classes, or there are none.
+        kind: Of x, of n examples: "images", uint8 (n, height, width, channels); "table",
+            float32 (n, columns); "text", int32 (n, length), the bytes of UTF-8 each plus 1,
+            filled up with 0; "sequences", float32 (n, time, channels).
+        task: "multiclass", labels are class numbers, int64; "regression", they are values,
+            float32; None without labels.
+        columns: Of a table, a tuple of `Column`; else None.
     """
 
     train: tuple
     validation: tuple | None
     test: tuple
-    class_names: tuple
+    class_names: tuple | None
+    kind: str = "images"
+    task: str | None = "multiclass"
+    columns: tuple | None = None
 
     def digest(self):
         """What tells these examples and labels from others, hexadecimal digits."""
-        text = [repr(self.class_names)]
+        text = [repr((self.kind, self.task, self.class_names, self.columns))]
         for part in (self.train, self.validation, self.test):
-            text += [] if part is None else [digest(x) for x in part]
+            # Also where a part is missing: no other may take its place.
+            text += ["" if x is None else digest(x) for x in part or (None,)]
         return hashlib.sha256("\n".join(text).encode()).hexdigest()[:32]
 
 
@@ -56,19 +81,59 @@ def part_of(name, validation, test):
     return "validation" if place < test + validation else "train"
 
 
-def check_shares(validation, test):
-    """Refuses shares that leave nothing to train on; a `DataError`."""
+def shares(validation, test, given=()):
+    """The shares that are held out of the training examples.
+
+    Args:
+        validation, test: Shares in [0, 1).
+        given: Names of the parts that the data have themselves; of these no more is held
+            out.
+
+    Returns:
+        `(validation, test)`, 0 of what is given.
+
+    Raises:
+        DataError: A share is none, or nothing is left to train on or to test with.
+    """
     for name, share in (("validation", validation), ("test", test)):
         if not 0 <= share < 1:
             raise DataError(
                 f"`{name}` must be a share of the examples, 0 or greater and less than 1. "
                 f"Received: {name}={share!r}."
             )
-    if test == 0 or validation + test >= 1:
+    held_out = validation * ("validation" not in given), test * ("test" not in given)
+    if (test == 0 and "test" not in given) or sum(held_out) >= 1:
         raise DataError(
-            "`test` must be greater than 0, and with `validation` less than 1. Received: "
-            f"validation={validation!r}, test={test!r}."
+            "`test` must be greater than 0 where the data have no part for it, and with "
+            f"`validation` less than 1. Received: validation={validation!r}, test={test!r}."
         )
+    return held_out
+
+
+def assigned(names, given, validation, test):
+    """In which part each example is.
+
+    Args:
+        names: Strings or bytes that tell the examples apart, a list of n.
+        given: The part that the data say, or None, a list of n.
+        validation, test: Shares that are held out of those that are in none, or in train.
+
+    Returns:
+        A list of n strings.
+
+    Raises:
+        DataError: As `shares`.
+    """
+    held_out = shares(validation, test, set(given))
+    return [
+        part_of(name, *held_out) if part in (None, "train") else part
+        for name, part in zip(names, given, strict=True)
+    ]
+
+
+def counts(parts):
+    """How many examples each part has, in words."""
+    return ", ".join(f"{parts.count(x):,} {x}" for x in PARTS if x in parts)
 
 
 def check_classes(labels, parts, class_names):
@@ -123,14 +188,15 @@ def warn_of_duplicates(digests, names, parts):
         )
 
 
-def in_parts(x, labels, parts, class_names):
+def in_parts(x, labels, parts, class_names, kind="images", task=None, columns=None):
     """`Parts` of examples, each in the part that is said.
 
     Args:
         x: An array, or `Rows`.
-        labels: int64 (n,).
+        labels: (n,), or None.
         parts: A list of n strings.
-        class_names: A tuple.
+        class_names, kind, columns: As `Parts` has them.
+        task: The same. Defaults to "multiclass" where there are class names.
 
     Raises:
         DataError: There is nothing to train on, or to test with.
@@ -138,11 +204,13 @@ def in_parts(x, labels, parts, class_names):
     found = {}
     for name in PARTS:
         rows = np.flatnonzero(np.array(parts) == name)
-        found[name] = (select(x, rows), labels[rows]) if len(rows) else None
+        own = None if labels is None else labels[rows]
+        found[name] = (select(x, rows), own) if len(rows) else None
     missing = [name for name in ("train", "test") if found[name] is None]
     if missing:
         raise DataError(
-            f"No example of {len(labels)} is in the part {missing[0]!r}. Add some, or give "
-            "the parts yourself."
+            f"No example of {len(parts)} is in the part {missing[0]!r}. Add some, say "
+            "other shares, or give the parts yourself."
         )
-    return Parts(**found, class_names=class_names)
+    task = "multiclass" if class_names is not None else task
+    return Parts(**found, class_names=class_names, kind=kind, task=task, columns=columns)

@@ -224,8 +224,9 @@ class DataRecipe(Section):
     image_size: tuple[PositiveInt, PositiveInt] | None = None
     channels: Literal[1, 3] | None = None
     validation: Annotated[Number, Field(ge=0, lt=1)] = Own.validation
-    test: Annotated[Number, Field(gt=0, lt=1)] = Own.test
+    test: Annotated[Number, Field(ge=0, lt=1)] = Own.test
     skip_unreadable: Flag = Own.skip_unreadable
+    labels: Flag = Own.labels
 
     def make(self):
         """The `Own` that `keras_kd.datasets.load` takes."""

@@ -150,3 +150,28 @@ def test_one_picture_in_two_parts_is_told(photos, caplog):
             break
     quiet(photos)
     assert "1 examples are in two parts" in caplog.text and copy in caplog.text
+
+
+def test_without_classes(photos):
+    lines = []
+    found = read_folder(photos / "cat", test=0.3, announce=lines.append)
+    assert (found.class_names, found.task, found.kind) == (None, None, "images")
+    parts = (found.train, found.validation, found.test)
+    assert [labels for _, labels in parts] == [None] * 3
+    assert sum(len(images) for images, _ in parts) == 20
+    assert "20 images without labels" in lines[-1]
+    everything = quiet(photos, labels=False)
+    labelled = quiet(photos)
+    assert everything.test[0].paths == labelled.test[0].paths
+    assert everything.digest() != labelled.digest()
+
+
+def test_no_share_is_needed_of_a_part_that_is_given(photos):
+    (photos / "cat").rename(photos / "train")
+    (photos / "dog").rename(photos / "test")
+    shutil.rmtree(photos / "eel")
+    found = quiet(photos, test=0, validation=0)
+    assert len(found.train[0]) == 20 and len(found.test[0]) == 20
+    shutil.rmtree(photos / "test")
+    with pytest.raises(DataError, match="`test` must be greater than 0 where the data"):
+        quiet(photos, test=0)

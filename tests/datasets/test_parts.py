@@ -6,9 +6,9 @@ import pytest
 from keras_kd.data.idx import DataError
 from keras_kd.datasets.parts import (
     check_classes,
-    check_shares,
     in_parts,
     part_of,
+    shares,
     warn_of_duplicates,
 )
 
@@ -39,7 +39,7 @@ def test_no_example_moves_when_shares_grow():
 )
 def test_shares_that_leave_nothing(validation, test, message):
     with pytest.raises(DataError, match=message):
-        check_shares(validation, test)
+        shares(validation, test)
 
 
 def test_a_class_of_which_nothing_could_be_told():
