@@ -227,6 +227,9 @@ class DataRecipe(Section):
     test: Annotated[Number, Field(ge=0, lt=1)] = Own.test
     skip_unreadable: Flag = Own.skip_unreadable
     labels: Flag = Own.labels
+    label: str | None = None
+    length: PositiveInt | None = None
+    task: Literal["multiclass", "regression"] | None = None
 
     def make(self):
         """The `Own` that `keras_kd.datasets.load` takes."""

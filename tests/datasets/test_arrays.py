@@ -8,6 +8,7 @@ from keras_kd.datasets.arrays import read_arrays
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.integers(0, 256, (80, 5, 4, 3), "uint8"), np.arange(80) % 4
+ROWS, SERIES = RNG.normal(size=(80, 6)), RNG.normal(size=(80, 12, 2)).astype("float32")
 
 
 def written(tmp_path, **arrays):
@@ -51,14 +52,16 @@ def test_kerass_own_names(tmp_path):
     [
         ({"images": X, "y": Y}, "must hold the arrays x and y.*Received: images, y"),
         ({"x": X.astype("float32"), "y": Y}, "must be images of bytes.*float32"),
-        ({"x": X.reshape(80, -1), "y": Y}, r"\(80, 60\)"),
-        ({"x": X, "y": Y[:70]}, r"each of the 80 images.*\(70,\)"),
+        ({"x": X.reshape(-1), "y": Y}, r"x must be images.*\(4800,\)"),
+        ({"x": X, "y": Y[:70]}, r"each of the 80 examples.*\(70,\)"),
         ({"x": X, "y": Y - 1}, "one class number from 0 on"),
-        ({"x": X, "y": Y.astype("float32")}, "float32"),
+        ({"x": X, "y": np.zeros(80)}, "y is one value alone"),
+        ({"x": ROWS, "y": np.where(Y, Y, np.nan)}, "20 of 80 examples .* example 0"),
         ({"x": X[:0], "y": Y[:0]}, "must be images of bytes"),
         ({"x": X, "y": Y * 2}, "class '1' has no examples"),
         ({"x_train": X, "y_train": Y, "x": X, "y": Y}, "must hold the arrays"),
         ({"x_train": X, "y_train": Y, "x_test": X}, "must hold the arrays.*x_test"),
+        ({"x_train": X, "x_test": ROWS}, "must be of one shape and type"),
         ({"x": X, "y": Y, "y_test": Y}, "must hold the arrays.*y_test"),
     ],
 )
@@ -82,3 +85,45 @@ def test_other_files_are_refused(tmp_path):
     np.savez(tmp_path / "objects.npz", x=np.array([{}]), y=np.array([0]))
     with pytest.raises(DataError, match="does not hold arrays.*allow_pickle"):
         quiet(tmp_path / "objects.npz")
+
+
+@pytest.mark.parametrize(
+    ("x", "kind", "columns"),
+    [(X, "images", 0), (ROWS, "table", 6), (SERIES, "sequences", 0)],
+)
+def test_what_an_array_is_and_its_values(tmp_path, x, kind, columns):
+    y = Y + 0.5
+    found = quiet(written(tmp_path, x=x, y=y), test=0.3)
+    assert (found.kind, found.task, found.class_names) == (kind, "regression", None)
+    assert found.train[0].dtype == ("uint8" if kind == "images" else "float32")
+    assert found.train[1].dtype == np.float32 and len(found.columns or ()) == columns
+    first = np.flatnonzero((x.astype("float32") == found.test[0][0]).reshape(80, -1).all(1))
+    assert found.test[1][0] == y[first[0]]
+
+
+def test_without_labels_and_with_names(tmp_path):
+    path = written(tmp_path, x=SERIES, y=np.array(["b", "a"])[Y % 2])
+    found = quiet(path)
+    assert found.class_names == ("a", "b") and found.train[1].dtype == np.int64
+    found = quiet(path, labels=False)
+    assert found.train[1] is None and found.task is None
+    assert quiet(written(tmp_path, x_train=X, x_test=X[:9])).test[1] is None
+
+
+def test_a_task_that_is_said(tmp_path):
+    path = written(tmp_path, x=ROWS, y=Y)
+    assert quiet(path).class_names == ("0", "1", "2", "3")
+    assert quiet(path, task="regression").train[1].dtype == np.float32
+    with pytest.raises(DataError, match="`task` must be one of multiclass, regression"):
+        quiet(path, task="binary")
+    with pytest.raises(DataError, match="`task` is of labels"):
+        quiet(path, task="regression", labels=False)
+
+
+def test_rows_of_no_numbers_can_be_left_out(tmp_path):
+    x = np.where(np.arange(80)[:, None] == 7, np.inf, ROWS)
+    lines = []
+    path = written(tmp_path, x=x, y=Y)
+    found = read_arrays(path, skip_unreadable=True, announce=lines.append)
+    assert sum(len(part[1]) for part in (found.train, found.validation, found.test)) == 79
+    assert "1 of 80 examples" in lines[0]

@@ -26,8 +26,6 @@ def test_a_file(tmp_path):
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(40) % 2)
     path = str(tmp_path / "data.npz")
     assert quiet(path).train[0].shape[1:] == (3, 3, 1)
-    with pytest.raises(DataError, match="image_size is for folders"):
-        quiet(Own(path, image_size=(3, 3)))
 
 
 def test_a_name_reads_what_is_wanted(monkeypatch):
@@ -45,5 +43,40 @@ def test_a_name_reads_what_is_wanted(monkeypatch):
 
 
 def test_what_is_neither(tmp_path):
-    with pytest.raises(DataError, match="is no data set: give mnist, fashion_mnist, a fol"):
+    with pytest.raises(DataError, match="is no data set: give mnist, fashion_mnist, tfd"):
         quiet("cifar")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "field"),
+    [
+        (".npz", {"image_size": (3, 3)}),
+        (".csv", {"channels": 1}),
+        ("", {"label": "price"}),
+        ("", {"length": 9}),
+        ("texts", {"image_size": (3, 3)}),
+        ("texts", {"task": "regression"}),
+        ("tfds:tiny", {"skip_unreadable": True}),
+        (".csv", {"task": "regression", "labels": False}),
+    ],
+)
+def test_what_has_no_effect_is_refused(photos, suffix, field):
+    for name in ("pos", "neg"):
+        (photos.parent / "texts" / name).mkdir(parents=True)
+        (photos.parent / "texts" / name / "a.txt").write_text("a text")
+    path = {"texts": photos.parent / "texts"}.get(suffix, f"{photos}{suffix}")
+    path = suffix if suffix.startswith("tfds:") else path
+    with pytest.raises(DataError, match=f"`{next(iter(field))}` .*Received: "):
+        quiet(Own(str(path), **field))
+
+
+def test_texts_in_the_length_that_a_model_takes(tmp_path):
+    for name in ("pos", "neg"):
+        for number in range(30):
+            path = tmp_path / "texts" / name / f"{number}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{name} {number}")
+    found = quiet(str(tmp_path / "texts"), like=(5,))
+    assert found.kind == "text" and found.train[0].shape[1:] == (5,)
+    assert found.class_names == ("neg", "pos")
+    assert quiet(Own(str(tmp_path / "texts"), length=7)).train[0].shape[1:] == (7,)

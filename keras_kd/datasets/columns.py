@@ -1,0 +1,217 @@
+"""The columns of a table: what is in each, which are inputs, and what the labels are."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_kd.data.idx import DataError
+from keras_kd.datasets.parts import Column
+
+# Text of more values than these, or than half of the rows, is no category.
+MOST_CATEGORIES = 1000
+# Whole numbers are classes if there are no more, each in ten rows or more on average.
+_MOST_CLASSES, _ROWS_OF_A_CLASS = 50, 10
+_TASKS = ("multiclass", "regression")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Raw:
+    """A column as the file has it.
+
+    Attributes:
+        name: A string.
+        values: Strings (n,), objects, of text and truth values; else float64, or int64 of
+            whole numbers.
+        missing: Booleans (n,); the values there mean nothing.
+        is_flag: Whether they are truth values, as "false" and "true".
+    """
+
+    name: str
+    values: np.ndarray
+    missing: np.ndarray
+    is_flag: bool = False
+
+    @property
+    def is_text(self):
+        return self.values.dtype == object
+
+    @property
+    def is_whole(self):
+        return self.values.dtype == np.int64
+
+    @property
+    def known(self):
+        """The values that are not missing."""
+        return self.values[~self.missing]
+
+    def count(self):
+        """How many different values there are."""
+        return len(set(self.known)) if self.is_text else len(np.unique(self.known))
+
+    def is_category(self):
+        """Whether it is text that is one of a few values."""
+        most = min(MOST_CATEGORIES, len(self.values) // 2)
+        return self.is_flag or self.is_text and self.count() <= most
+
+    def all_differ(self):
+        """Whether each row has another value, as its number or its name is."""
+        is_one = self.is_whole or self.is_text
+        return is_one and not self.missing.any() and self.count() == len(self.values)
+
+    def is_count(self):
+        """Whether the values are consecutive whole numbers, in any order."""
+        if not self.is_whole or not self.all_differ():
+            return False
+        return int(self.values.max()) - int(self.values.min()) == len(self.values) - 1
+
+    def is_index(self):
+        """Whether it numbers the rows: consecutive whole numbers, or ever larger ones."""
+        rises = self.is_whole and bool((self.values[1:] > self.values[:-1]).all())
+        return len(self.values) > 2 and self.all_differ() and (self.is_count() or rises)
+
+    def rows(self, kept):
+        """The same of some rows alone."""
+        return dataclasses.replace(
+            self, values=self.values[kept], missing=self.missing[kept]
+        )
+
+
+def inputs_of(columns, path, announce):
+    """The columns that say something of a row: neither its number, nor always the same.
+
+    Args:
+        columns: A list of `Raw`, without the label.
+        path: Of the file, for messages.
+        announce: Called with a line that tells what is left out.
+
+    Returns:
+        A list of `Raw`: of one that is text alone, or of numbers and categories.
+
+    Raises:
+        DataError: None is left; or text of many values is beside others.
+    """
+    constant = [x for x in columns if x.count() < 2]
+    numbering = [x for x in columns if x.is_index() and x not in constant]
+    for word, some in (("always the same", constant), ("the row's number", numbering)):
+        if some:
+            names = ", ".join(repr(x.name) for x in some)
+            announce(f"Data: left out of {path}, as {word}: {names}")
+    found = [x for x in columns if x not in constant and x not in numbering]
+    if not found:
+        raise DataError(
+            f"{path} has no column to learn from. Its columns beside the label are "
+            f"{', '.join(repr(x.name) for x in columns) or 'none'}."
+        )
+    for column in found:
+        if len(found) > 1 and column.is_text and not column.is_category():
+            raise DataError(_of_text(column, found, path))
+    return found
+
+
+def _of_text(column, found, path):
+    """Why a column of text cannot be an input beside others."""
+    no_number = [not _is_number(x) for x in column.values]
+    few = np.flatnonzero(no_number)
+    if 0 < len(few) < len(no_number) / 2:
+        return (
+            f"{path}: column {column.name!r} holds numbers, but in row {few[0] + 1} (of "
+            f"{len(few)}) {column.values[few[0]]!r}. Write a number there, or nothing."
+        )
+    others = ", ".join(repr(x.name) for x in found if x is not column)
+    return (
+        f"{path}: column {column.name!r} is text of {column.count():,} values in "
+        f"{len(column.values):,} rows, too many for a category, and text is not learned "
+        f"from beside other columns ({others}). Remove the column; or, to learn from the "
+        "text, remove the others."
+    )
+
+
+def _is_number(text):
+    try:
+        return np.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def as_numbers(columns):
+    """What models take of columns without missing numbers.
+
+    Args:
+        columns: A list of `Raw`: numbers, text and truth values. A missing text is the
+            category "".
+
+    Returns:
+        `(x, columns, contents)`: float32 (n, columns); a tuple of `Column`; and bytes of
+        each row's content, a list of n, equal for equal rows and whatever other categories
+        there are.
+    """
+    x = np.empty((len(columns[0].values), len(columns)), "float32")
+    described, names = [], []
+    for place, column in enumerate(columns):
+        if not column.is_text:
+            # Of two zeros there is one.
+            x[:, place] = column.values + 0.0
+            described.append(Column(column.name))
+            continue
+        texts = np.where(column.missing, "", column.values)
+        categories, numbers = np.unique(texts.astype(str), return_inverse=True)
+        x[:, place] = numbers
+        described.append(Column(column.name, tuple(map(str, categories))))
+        names.append([f"{len(x)}:{x}" for x in texts])
+    numbers = x[:, [column.categories is None for column in described]]
+    texts = ["".join(x).encode() for x in zip(*names, strict=True)] or [b""] * len(x)
+    contents = [a.tobytes() + b for a, b in zip(numbers, texts, strict=True)]
+    return x, tuple(described), contents
+
+
+def labels_of(column, task, path):
+    """Labels, and what they are.
+
+    Text, truth values, and few whole numbers are classes; else they are values.
+
+    Args:
+        column: A `Raw` without missing values.
+        task: "multiclass" or "regression", which says it; or None.
+        path: Of the file, for messages.
+
+    Returns:
+        `(labels, class_names)`: class numbers, int64 (n,), with a tuple of strings; or
+        values, float32 (n,), and None.
+
+    Raises:
+        DataError: They number the rows, are all the same, or are not of the task.
+    """
+    check_task(task)
+    if column.count() < 2:
+        raise DataError(
+            f"{path}: the label column {column.name!r} holds one value alone, from which "
+            "nothing is to be learned."
+        )
+    is_count = column.is_count()
+    if is_count or (column.all_differ() and task != "regression"):
+        repair = "" if is_count else '; or, if these are values, say task = "regression"'
+        raise DataError(
+            f"{path}: the label column {column.name!r} is another one in every row, as a "
+            f"row's number or name is. Name the column of the labels with `label`{repair}."
+        )
+    few = min(_MOST_CLASSES, len(column.values) // _ROWS_OF_A_CLASS)
+    are_classes = column.is_text or column.is_whole and column.count() <= few
+    if task is not None:
+        are_classes = task == "multiclass"
+    if are_classes:
+        # Numbers in their order, not in that of their digits.
+        of_type = column.values.astype(str) if column.is_text else column.values
+        names, numbers = np.unique(of_type, return_inverse=True)
+        return numbers.astype("int64"), tuple(f"{x}" for x in names)
+    if column.is_text:
+        raise DataError(
+            f"{path}: the label column {column.name!r} is text, for instance "
+            f'{column.values[0]!r}, and no values: task = "regression" needs numbers.'
+        )
+    return column.values.astype("float32"), None
+
+
+def check_task(task):
+    """Refuses what is no task of a data set."""
+    if task not in (None, *_TASKS):
+        raise DataError(f"`task` must be one of {', '.join(_TASKS)}. Received: {task!r}.")

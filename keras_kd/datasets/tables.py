@@ -1,0 +1,260 @@
+"""A table in a CSV or Parquet file: a row is an example."""
+
+import collections
+import difflib
+from pathlib import Path
+
+import numpy as np
+
+from keras_kd.data.idx import DataError
+from keras_kd.datasets.columns import Raw, as_numbers, check_task, inputs_of, labels_of
+from keras_kd.datasets.parts import (
+    PARTS,
+    assigned,
+    check_classes,
+    counts,
+    in_parts,
+    warn_of_duplicates,
+)
+from keras_kd.datasets.texts import as_bytes
+from keras_kd.extras import needed_by
+
+SUFFIXES = (".csv", ".parquet")
+
+_LABEL, _PART, _TEXT = "label", ("part", "split"), "text"
+
+
+def read_table(
+    path,
+    label=None,
+    task=None,
+    length=None,
+    validation=0.1,
+    test=0.1,
+    skip_unreadable=False,
+    labels=True,
+    announce=print,
+    like=None,
+):
+    """The rows of a table: numbers and categories; or texts, if its one input is text.
+
+    A column `part` or `split` of "train", "validation" and "test" gives the parts. What is
+    held out is so by the hash of a row's content but the label: it stays where it is when
+    others come or go, and equal rows are in one part.
+
+    Args:
+        path: Of a .csv or .parquet file. The first row of a CSV names the columns.
+        label: The column of labels. Defaults to "label", if there is one; else there are
+            none.
+        task: "multiclass" or "regression", what labels are. Defaults to what they look
+            like; see `keras_kd.datasets.columns.labels_of`.
+        length: As `keras_kd.datasets.texts.as_bytes` takes it, of text.
+        validation, test: Shares that are held out.
+        skip_unreadable: Whether rows with a missing number, text or label are left out, and
+            counted.
+        labels: Whether labels are read. If not, their column is no input either.
+        announce: Called with each line that is told.
+        like: (length,), of texts whose length is not said.
+
+    Returns:
+        `keras_kd.datasets.parts.Parts` of the kind "table" or "text".
+
+    Raises:
+        DataError: The file, or a column, is not what is described; it names both.
+        ModuleNotFoundError: What reads tables is not installed.
+    """
+    path = Path(path)
+    check_task(task)
+    columns = _load(path)
+    name = _label_name(columns, label, path)
+    target = columns.pop(name, None)
+    if task is not None and (target is None or not labels):
+        raise DataError(f"`task` is of labels, and none are read of {path}. Leave it out.")
+    if target is None and labels:
+        announce(f"Data: {path} has no column 'label' and so no labels; `label` names one")
+    target = target if labels else None
+    given = _parts_of(columns, path)
+    inputs = inputs_of(list(columns.values()), path, announce)
+    is_text = _is_text(inputs)
+    kept = _whole_rows(inputs, target, is_text, path, skip_unreadable, announce)
+    inputs, given = [x.rows(kept) for x in inputs], [given[row] for row in kept]
+    if is_text:
+        contents = [x.encode() for x in inputs[0].values]
+        of_model = like[0] if like and len(like) == 1 else None
+        x, described = as_bytes(contents, length or of_model, announce), None
+    else:
+        if length is not None:
+            raise DataError(f"`length` is for texts, and {path} is a table of numbers.")
+        x, described, contents = as_numbers(inputs)
+    parts = assigned(contents, given, validation, test)
+    values, class_names = None, None
+    if target is not None:
+        values, class_names = labels_of(target.rows(kept), task, path)
+    if class_names is not None:
+        check_classes(values, parts, class_names)
+    _tell_equal(contents, kept, parts, announce)
+    found = in_parts(
+        x,
+        values,
+        parts,
+        class_names,
+        kind="text" if is_text else "table",
+        task=None if values is None else "regression",
+        columns=described,
+    )
+    announce(f"Data: {len(x):,} rows in {path}: {counts(parts)}")
+    announce(f"Data: {_in_words(inputs, described, name, values, class_names)}")
+    return found
+
+
+def _load(path):
+    """dict of column name to `Raw`."""
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    with needed_by("A table", "tables"):
+        import pyarrow
+        from pyarrow import csv, parquet
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = parquet.read_table(path)
+        else:
+            options = csv.ParseOptions(delimiter=_delimiter(path), newlines_in_values=True)
+            table = csv.read_csv(path, parse_options=options)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path} cannot be read as a table: {reason}") from error
+    names = collections.Counter(table.column_names)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise DataError(f"{path} has {names[twice[0]]} columns named {twice[0]!r}.")
+    if table.num_rows == 0:
+        raise DataError(f"{path} holds no rows.")
+    return {name: _raw(name, table[name], path) for name in table.column_names}
+
+
+def _delimiter(path):
+    """What separates the names in the first line: a comma, a semicolon or a tab."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline()
+    return max(",;\t", key=first.count)
+
+
+def _raw(name, column, path):
+    import pyarrow
+    from pyarrow import types
+
+    kind = column.type
+    if types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+        kind = column.type
+    is_flag = types.is_boolean(kind)
+    is_text = types.is_string(kind) or types.is_large_string(kind)
+    # Of nothing but missing values there is no type.
+    is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)
+    if not (is_flag or is_text or is_number or types.is_decimal(kind)):
+        raise DataError(
+            f"{path}: column {name!r} is of {kind}, which is neither number, text "
+            "nor truth value. Make numbers of it (of a date the day of the week, say), "
+            "or remove it."
+        )
+    if is_flag or is_text:
+        texts = column.cast(pyarrow.string()).fill_null("")
+        values = np.array(texts.to_pylist(), object)
+        return Raw(name, values, values == "", is_flag)
+    if types.is_integer(kind) and not types.is_uint64(kind):
+        missing = column.is_null().to_numpy()
+        return Raw(name, column.fill_null(0).to_numpy().astype("int64"), missing)
+    values = column.cast(pyarrow.float64()).to_numpy().astype("float64")
+    # What float32 cannot hold would be none either.
+    with np.errstate(over="ignore"):
+        return Raw(name, values, ~np.isfinite(values.astype("float32")))
+
+
+def _label_name(columns, label, path):
+    if label is None or label in columns:
+        return _LABEL if label is None else label
+    near = difflib.get_close_matches(label, columns, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise DataError(
+        f"{path} has no column {label!r}{hint or '.'} Its columns: {', '.join(columns)}."
+    )
+
+
+def _parts_of(columns, path):
+    """The part that each row says, or None; takes their column out of the others."""
+    rows = len(next(iter(columns.values())).values) if columns else 0
+    for name in _PART:
+        column = columns.get(name)
+        values = set(column.values) if column and column.is_text else ()
+        if "train" not in values:
+            continue
+        others = sorted(values - set(PARTS))
+        if others:
+            row = int(np.flatnonzero(column.values == others[0])[0]) + 1
+            raise DataError(
+                f"{path}: column {name!r} says the part of a row: {', '.join(PARTS)}. "
+                f"Received in row {row}: {others[0]!r}."
+            )
+        return list(columns.pop(name).values)
+    return [None] * rows
+
+
+def _is_text(inputs):
+    column = inputs[0]
+    is_named = column.name == _TEXT and column.is_text and not column.is_flag
+    return len(inputs) == 1 and (is_named or column.is_text and not column.is_category())
+
+
+def _whole_rows(inputs, target, is_text, path, skip_unreadable, announce):
+    """The rows in which nothing is missing; of a category that is one more category."""
+    needed = [x for x in inputs if is_text or not x.is_text]
+    needed += [] if target is None else [target]
+    bad = np.zeros(len(inputs[0].values), bool)
+    for column in needed:
+        bad |= column.missing
+    kept = np.flatnonzero(~bad)
+    if bad.any() and (not skip_unreadable or not len(kept)):
+        row = int(np.flatnonzero(bad)[0])
+        column = next(x for x in needed if x.missing[row])
+        raise DataError(
+            f"{path}: {bad.sum():,} of {len(bad):,} rows lack a value, the first of them "
+            f"row {row + 1} in column {column.name!r}. Fill it in, remove the rows or the "
+            "column, or say skip_unreadable, which leaves the rows out."
+        )
+    if bad.any():
+        names = ", ".join(repr(x.name) for x in needed if x.missing.any())
+        announce(
+            f"Data: {bad.sum():,} of {len(bad):,} rows of {path} lack a value ({names}), "
+            "and are left out"
+        )
+    return kept
+
+
+def _tell_equal(contents, kept, parts, announce):
+    again = len(contents) - len(set(contents))
+    if again:
+        announce(f"Data: {again:,} rows have the same inputs as rows before them")
+    warn_of_duplicates(contents, [f"row {row + 1}" for row in kept], parts)
+
+
+def _in_words(inputs, described, name, values, class_names):
+    """Of what is learned, and what."""
+    if described is None:
+        words = f"text in {inputs[0].name!r}"
+    else:
+        words = f"{len(described)} column{'s'[: len(described) != 1]}: " + ", ".join(
+            x.name
+            if x.categories is None
+            else f"{x.name} ({len(x.categories)} categories)"
+            for x in described
+        )
+    if values is None:
+        return f"{words}; no labels"
+    if class_names is None:
+        low, high = values.min(), values.max()
+        return (
+            f"{words}; label {name!r}: values from {low:,.6g} to {high:,.6g} "
+            '(task = "multiclass" makes them classes)'
+        )
+    shown = ", ".join(class_names[:10]) + ", ..." * (len(class_names) > 10)
+    return f"{words}; label {name!r}: {len(class_names)} classes ({shown})"
