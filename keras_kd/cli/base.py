@@ -75,8 +75,9 @@ data_dir = click.option(
 
 dataset_option = click.option(
     "--dataset",
-    help="mnist or fashion_mnist; a folder with a folder of images for each class; or a "
-    ".npz file. [default: the run's own, else mnist]",
+    help="mnist, fashion_mnist or tfds:NAME; a folder of images or texts, with a folder "
+    "for each class; or a .npz, .csv or .parquet file. "
+    "[default: the run's own, else mnist]",
 )
 
 

@@ -19,10 +19,12 @@ from keras_kd.cli.base import data_dir, data_of, dataset_option, main
 )
 @data_dir
 def evaluate(model, dataset, teacher, task, data_dir):
-    """Measure a MODEL on a data set's test images.
+    """Measure a MODEL on a data set's test examples.
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student.
     """
+    import tensorflow as tf
+
     from keras_kd import data, datasets
     from keras_kd.evaluation.evaluate import Evaluation
     from keras_kd.evaluation.predictions import predict
@@ -34,7 +36,15 @@ def evaluate(model, dataset, teacher, task, data_dir):
     # Of a run it lies in a folder of its stage.
     dataset, like = data_of(dataset, Path(model).parent.parent), loaded.input_shape[1:]
     parts = datasets.load(dataset, data_dir, announce, wanted=["test"], like=like)
-    test = data.batches(*parts.test, batch_size=1000)
+    images, labels = parts.test
+    if labels is None:
+        raise data.DataError(f"{dataset} has no labels to measure by. Give data with some.")
+    if parts.kind == "images":
+        test = data.batches(images, labels, batch_size=1000)
+    else:
+        test = tf.data.Dataset.from_tensor_slices((images, labels)).batch(1000)
+    # Classes may be those of one unit.
+    task = task or ("regression" if parts.task == "regression" else None)
     predictions, fidelity = predict(loaded, test, name=model, task=task), None
     if teacher:
         others = predict(loaded_teacher, test, name=teacher, task=task)

@@ -57,8 +57,8 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
         # It gets ready while the model and the data are loaded.
         converter.start()
     import keras
+    import numpy as np
 
-    from keras_kd import data
     from keras_kd.exporters import checks
     from keras_kd.exporters import export as exporters
     from keras_kd.files import inside
@@ -81,20 +81,28 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     loaded = load_model(source)
     dataset = data_of(dataset, run_dir or Path(model).parent.parent)
     is_calibrated = quantization == "int8"
-    (images, labels), calibration = _examples(dataset, data_dir, loaded, is_calibrated)
-    if is_calibrated:
-        arguments["calibration"] = calibration
+    parts, calibration = _examples(dataset, data_dir, loaded, is_calibrated)
+    as_taken = parts.for_models
     if preprocessing:
+        if parts.kind != "images":
+            raise click.UsageError("--preprocessing scales images, which the data are not.")
         arguments["preprocessing"] = keras.layers.Rescaling(1 / 255)
-    elif is_calibrated:
-        arguments["calibration"] = data.scale(arguments["calibration"])
-    examples = (images if preprocessing else data.scale(images), labels)
+        as_taken = np.asarray
+    if is_calibrated:
+        arguments["calibration"] = as_taken(calibration)
+    images, labels = parts.test
+    examples = as_taken(images[:])
+    if labels is not None:
+        examples = (examples, labels)
+    if parts.task == "regression":
+        arguments["task"] = arguments["task"] or "regression"
+    arguments["class_names"] = checks.fitting(parts.names, loaded)
     exported = exporters.export(loaded, out, examples=examples, **arguments)
     click.echo(f"{exported}\nWritten to {out}, the proof to {exporters.proof_path(out)}")
 
 
 def _examples(dataset, data_dir, model, is_calibrated=True):
-    """The test images, uint8, with labels; and 1,000 to train on, or None."""
+    """The data's `Parts`; and 1,000 of the examples to train on, or None."""
     import numpy as np
 
     from keras_kd import data, datasets
@@ -102,19 +110,17 @@ def _examples(dataset, data_dir, model, is_calibrated=True):
     like = None if model is None else model.input_shape[1:]
     wanted = ["train", "test"] if is_calibrated else ["test"]
     parts = datasets.load(dataset, data_dir, wanted=wanted, like=like)
-    images, labels = parts.test
     if not is_calibrated:
-        return (images[:], labels), None
+        return parts, None
     train = parts.train[0]
     rows = np.arange(min(len(train), 1000))
     if dataset not in data.DATASETS:
         # A user's own come class by class.
         rows = np.linspace(0, len(train) - 1, len(rows)).astype(int)
-    return (images[:], labels), train[rows]
+    return parts, train[rows]
 
 
 def _export_all(run_dir, given, dataset, data_dir):
-    from keras_kd import data
     from keras_kd.exporters.run_exports import export_run
     from keras_kd.recipes.model_files import load_model
     from keras_kd.report.devices import conditions, device_table
@@ -130,12 +136,14 @@ def _export_all(run_dir, given, dataset, data_dir):
     files = [x.file("model.keras") for x in run.models if x.done and x.has_model]
     model = load_model(files[-1]) if files else None
     dataset = data_of(dataset, run_dir)
-    (images, labels), calibration = _examples(dataset, data_dir, model)
+    parts, calibration = _examples(dataset, data_dir, model)
+    images, labels = parts.test
+    examples = parts.for_models(images[:])
     with shown_log():
         exports = export_run(
             run_dir,
-            (data.scale(images), labels),
-            data.scale(calibration),
+            examples if labels is None else (examples, labels),
+            parts.for_models(calibration),
             task=task,
             overwrite=overwrite,
         )

@@ -8,6 +8,7 @@ import logging
 import numpy as np
 
 from keras_kd.data.idx import DataError
+from keras_kd.data.pipeline import scale
 from keras_kd.data.rows import digest, select
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,16 @@ class Parts:
     kind: str = "images"
     task: str | None = "multiclass"
     columns: tuple | None = None
+
+    def for_models(self, x):
+        """What models take of examples: images in [0, 1], all else as it is."""
+        return scale(x) if self.kind == "images" else x
+
+    @property
+    def names(self):
+        """`class_names` that say more than their numbers, a list; else None."""
+        numbers = tuple(map(str, range(len(self.class_names or ()))))
+        return None if self.class_names in (None, numbers) else list(self.class_names)
 
     def digest(self):
         """What tells these examples and labels from others, hexadecimal digits."""

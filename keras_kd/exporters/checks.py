@@ -120,6 +120,51 @@ def limits_of(outputs, limits, min_agreement):
     )
 
 
+def check_class_names(class_names, outputs, answers):
+    """Class names as a list, or None.
+
+    Args:
+        class_names: As `export` takes them.
+        outputs: A list of `keras_kd.exporters.outputs.Output`.
+        answers: The model's, to some examples.
+
+    Raises:
+        ValueError: They are not one for each class of the one output.
+    """
+    if class_names is None:
+        return None
+    are_texts = not isinstance(class_names, str) and all(
+        isinstance(x, str) for x in class_names
+    )
+    given = f"Received: class_names={class_names!r}."
+    if not are_texts:
+        raise ValueError(f"`class_names` must be strings, in the classes' order. {given}")
+    if len(outputs) > 1 or outputs[0].activation is None:
+        what = "values" if len(outputs) == 1 else "several"
+        raise ValueError(
+            f"`class_names` are of one output's classes, and the model's outputs are {what}"
+            f". Leave them out. {given}"
+        )
+    units = outputs[0].in_structure(answers).shape[-1]
+    count = 2 if outputs[0].task == "binary" else units
+    if len(class_names) != count or len(set(class_names)) != count:
+        raise ValueError(
+            f"`class_names` must be {count} names, each another, as the model has "
+            f"{count} classes. {given}"
+        )
+    return list(class_names)
+
+
+def fitting(class_names, model):
+    """Class names for a model that has so many outputs, as `export` takes them; else None.
+
+    A model may know more classes than there are in some data, or one unit for two.
+    """
+    shape = getattr(model, "output_shape", None)
+    units = shape[-1] if isinstance(shape, tuple) else None
+    return class_names if class_names and units == len(class_names) else None
+
+
 def check_model(model):
     """The model, if it is one that can be exported and proved."""
     if not isinstance(model, keras.Model):

@@ -48,6 +48,7 @@ class Exported:
         proof: A `keras_kd.exporters.proof.Proof`, as a dict.
         tolerance, min_agreement: What it had to keep to; of values there is no agreement.
         versions: dict of each package that made or ran the file to its version.
+        class_names: What the outputs' classes are called, in their order, or None.
     """
 
     file: str
@@ -66,6 +67,7 @@ class Exported:
     tolerance: float
     min_agreement: float | None
     versions: dict
+    class_names: list | None = None
 
     def __str__(self):
         lines = [
@@ -87,6 +89,7 @@ def export(
     batch_size=None,
     preprocessing=None,
     task=None,
+    class_names=None,
     tolerance=None,
     min_agreement=None,
     overwrite=False,
@@ -132,6 +135,9 @@ def export(
             differ. Defaults to a Distiller's, or to what last activation, number of units
             and the loss that the model is compiled with show. Where one linear unit shows
             nothing, it is compared as numbers.
+        class_names: What the classes are called, a string for each output, for whoever
+            reads the answers; of one output that is a yes or no, two. They are written
+            beside the file.
         tolerance: The largest difference of an output that is allowed, as a fraction of
             the range of the Keras model's outputs. Defaults to the format's in
             `keras_kd.exporters.proof.TOLERANCES`.
@@ -180,6 +186,7 @@ def export(
             "batch_size": batch_size,
             "preprocessing": preprocessing,
             "task": task or task_of(compiled),
+            "class_names": class_names and list(class_names),
             "tolerance": tolerance,
             "min_agreement": min_agreement,
             "overwrite": overwrite,
@@ -200,6 +207,7 @@ def export(
     answers = _answers(model, first, preprocessing)
     outputs = find_outputs(model, compiled, answers, in_order, task)
     limits = checks.limits_of(outputs, limits, min_agreement)
+    class_names = checks.check_class_names(class_names, outputs, answers)
     head = next(batches)
     proof.check_first(answers, outputs, given, head[1])
     batches = itertools.chain([head], batches)
@@ -234,6 +242,7 @@ def export(
         "parameters": model.count_params(),
         "real_examples": examples is not None,
         "calibration_examples": 0 if calibrated is None else len(calibrated),
+        "class_names": class_names,
     }
     # Both are written before either gets its name.
     with (

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 
 from keras_kd import files as run_dirs
-from keras_kd.exporters import export, file_profile, runtimes
+from keras_kd.exporters import checks, export, file_profile, runtimes
 from keras_kd.runs import manifest, reader
 from keras_kd.runs.schema import DeviceFile, Exports, RefusedFile
 from keras_kd.training.loading import load_keras_file
@@ -89,6 +89,7 @@ def _export_model(model, given, calibration, files, refused):
         else:
             try:
                 loaded = loaded or load_keras_file(model.file("model.keras"))
+                arguments["class_names"] = checks.fitting(model.class_names, loaded)
                 export.export(loaded, path, **arguments)
             except Exception as error:  # Whatever it is, the other formats may work.
                 reason = str(error)

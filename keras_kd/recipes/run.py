@@ -74,6 +74,8 @@ def run(
     if not isinstance(recipe.dataset, str):
         # A run is of the examples that it was begun with.
         settings["data"] = parts.digest()
+    if parts.names:
+        settings["class_names"] = parts.names
     keras.utils.set_random_seed(recipe.seed)
     result = chain.fit(
         None,

@@ -11,6 +11,9 @@ _LEAST_ANSWERS = 5
 # More classes than these have no room for numbers in the confusion matrix.
 _MOST_NUMBERS = 20
 
+# Letters of a class's name there.
+_LONGEST = 14
+
 # More than these would be smaller than what can be seen, and a matrix of millions.
 _MOST_CLASSES = 200
 
@@ -85,6 +88,7 @@ def confusion(model, name):
         _draw_confusion,
         model.answers,
         classes,
+        [model.class_name(x) for x in classes.tolist()],
         size=(5, 4.8),
     )
 
@@ -102,7 +106,7 @@ def _counts(classes, values):
     return np.bincount(np.searchsorted(classes, values), minlength=len(classes))
 
 
-def _draw_confusion(figure, answers, classes):
+def _draw_confusion(figure, answers, classes, names):
     shown = np.isin(answers.labels, classes) & np.isin(answers.predicted, classes)
     pairs = [
         np.searchsorted(classes, x[shown]) for x in (answers.labels, answers.predicted)
@@ -118,8 +122,11 @@ def _draw_confusion(figure, answers, classes):
     if len(classes) > _MOST_NUMBERS:
         figure.colorbar(shaded, ax=axes, label="mistakes", shrink=0.8)
         return
-    axes.set_xticks(range(len(classes)), classes)
-    axes.set_yticks(range(len(classes)), classes)
+    names = [x if len(x) <= _LONGEST else f"{x[: _LONGEST - 1]}…" for x in names]
+    across = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    are_long = any(len(x) > 2 for x in names)
+    axes.set_xticks(range(len(classes)), names, **(across if are_long else {}))
+    axes.set_yticks(range(len(classes)), names)
     size = 9.5 if len(classes) <= 10 else 6.5
     for (row, column), count in np.ndenumerate(counts):
         right = row == column

@@ -122,6 +122,7 @@ def card(run_dir, name, *, title=None, license=None, dataset=None, data_license=
             "rounded": _rounded(files, name),
             "repeat": repeat(run.manifest),
             "weakest": _weakest(model),
+            "class_names": _class_names(model, files),
             "versions": {"keras_kd": run.manifest.keras_kd, **run.manifest.versions},
         },
     )
@@ -318,11 +319,18 @@ def _output(layer):
 
 
 def _weakest(model):
-    """The class, of those with examples, with the lowest accuracy; None of other tasks."""
+    """(name, `ClassRow`) of the class with the lowest accuracy; None of other tasks."""
     if not model.metrics.evaluation.is_right_or_wrong:
         return None
     classes = [x for x in model.metrics.evaluation.per_class if x.accuracy is not None]
-    return min(classes, key=lambda x: x.accuracy, default=None)
+    weakest = min(classes, key=lambda x: x.accuracy, default=None)
+    return weakest and (model.class_name(weakest.label), weakest)
+
+
+def _class_names(model, files):
+    """What its classes are called, as the run says it, or an exported file; else none."""
+    of_files = [x.export.class_names for x in files if x.model == model.name]
+    return next((x for x in (model.class_names, *of_files) if x), [])
 
 
 def _lineage(run, model):

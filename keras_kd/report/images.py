@@ -2,8 +2,10 @@
 
 import base64
 import dataclasses
+import functools
 import io
 import math
+from collections.abc import Callable
 
 import matplotlib
 import numpy as np
@@ -16,6 +18,8 @@ _LARGEST = 160
 
 # Images side by side in the one picture of all.
 _COLUMNS = 5
+# Letters of a class's name in it.
+_LONGEST = 14
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,7 @@ class Disagreement:
         student: The student's answer.
         source: The image, as a data URI.
         pixels: (height, width) or (height, width, 3), uint8.
+        class_name: A function that gives what a label or an answer is called.
     """
 
     index: int
@@ -37,6 +42,7 @@ class Disagreement:
     student: int
     source: str
     pixels: np.ndarray
+    class_name: Callable
 
 
 def disagreements(run, name):
@@ -66,6 +72,7 @@ def disagreements(run, name):
                 int(model.answers.predicted[index]),
                 _data_uri(pixels),
                 pixels,
+                model.class_name,
             )
         )
     return shown
@@ -114,11 +121,19 @@ def _draw_sheet(figure, shown, rows):
         left, top = column + 0.5 - 0.4 * width, row + 0.02
         extent = (left, left + 0.8 * width, top + 0.63 * height, top)
         axes.imshow(image.pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
-        teachers = "/".join(map(str, image.teachers.values()))
-        text = f"label {image.label}\nT {teachers}, S {image.student}"
+        called = functools.partial(map, image.class_name)
+        teachers = "/".join(map(_short, called(image.teachers.values())))
+        label, student = map(_short, called((image.label, image.student)))
+        # Names have no room side by side.
+        between = ", " if len(f"{teachers}{student}") < 5 else "\n"
+        text = f"label {label}\nT {teachers}{between}S {student}"
         axes.text(column + 0.5, row, text, ha="center", va="bottom", fontsize=10)
-    # Square images, with room for two lines of text above each.
+    # Square images, with room for three lines of text above each.
     axes.set(xlim=(0, _COLUMNS), ylim=(rows, -0.4), aspect="auto")
+
+
+def _short(name):
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def picture_sheet(run, name, number):

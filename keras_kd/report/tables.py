@@ -164,7 +164,7 @@ def class_table(models):
         classes = sorted(classes, key=lambda row: -row.errors)[:MOST_CLASSES]
     rows = [
         [
-            str(row.label),
+            first.class_name(row.label),
             f"{row.examples:,}",
             f"{row.errors:,}",
             _percent(row.precision),

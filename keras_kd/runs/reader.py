@@ -43,6 +43,7 @@ class Model:
         stage: Its `StageEntry`; None for the given teacher.
         done: Whether it is finished, so that all but `history` can be read.
         files: dict of file name to SHA-256, as the manifest has them.
+        class_names: Of the run's labels, in their order; None where they have none.
     """
 
     name: str
@@ -50,6 +51,12 @@ class Model:
     stage: StageEntry | None
     done: bool
     files: dict
+    class_names: list | None = None
+
+    def class_name(self, label):
+        """What a label is called, a string; its number where it has no name."""
+        known = self.class_names or ()
+        return known[label] if 0 <= label < len(known) else str(label)
 
     @property
     def taught_by(self):
@@ -285,14 +292,16 @@ def _read_manifest(path):
 
 
 def _run(path, manifest):
-    models = [_model(x.name, path, x, x) for x in manifest.stages]
+    entries = [(x.name, x, x) for x in manifest.stages]
     if manifest.teacher:
-        models.insert(0, _model("teacher", path, None, manifest.teacher))
+        entries.insert(0, ("teacher", None, manifest.teacher))
+    models = [_model(path, *x, manifest.class_names) for x in entries]
     return Run(path, manifest, models)
 
 
-def _model(name, path, stage, entry):
-    return Model(name, path / name, stage, entry.state == "done", entry.files)
+def _model(path, name, stage, entry, class_names):
+    done = entry.state == "done"
+    return Model(name, path / name, stage, done, entry.files, class_names)
 
 
 def _parsed(cls, path):

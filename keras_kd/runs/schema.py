@@ -70,6 +70,8 @@ class _Head(_Section):
 class RunManifest(_Head):
     kind: Literal["run"]
     teacher: TeacherEntry | None = None
+    # Of the labels, in their order, where they have names.
+    class_names: list[str] | None = None
     stages: Annotated[list[StageEntry], pydantic.Field(min_length=1)]
 
     @pydantic.model_validator(mode="after")
@@ -224,6 +226,7 @@ class ExportEntry(_Section):
     calibration_examples: Count
     proof: ProofEntry
     versions: dict[str, str] = {}
+    class_names: list[str] | None = None
 
 
 class LatencyEntry(_Section):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_kd as kd
+from keras_kd.exporters import checks
 
 pytest.importorskip("ai_edge_litert.interpreter")
 pytest.importorskip("onnxruntime")
@@ -70,6 +71,18 @@ REFUSED = {
         {"task": "regression", "min_agreement": 0.9},
         r"`min_agreement` is .* values \(task=regression\).*`tolerance` alone.*0\.9",
     ),
+    "too few class names": ({"class_names": ["a", "b"]}, "must be 3 names.*'a', 'b'"),
+    "a class name twice": ({"class_names": ["a", "b", "a"]}, "must be 3 names, each ano"),
+    "class numbers": ({"class_names": [0, 1, 2]}, "`class_names` must be strings"),
+    "a word": ({"class_names": "abc"}, "`class_names` must be strings"),
+    "class names of values": (
+        {"class_names": ["a", "b", "c"], "task": "regression"},
+        "`class_names` are of one output's classes, and the model's outputs are values",
+    ),
+    "class names of a yes or no": (
+        {"class_names": ["a"], "task": "binary", "model": model_of(1)},
+        "must be 2 names",
+    ),
     "agreement of who knows what": (
         {"model": model_of(1), "min_agreement": 0.9},
         r"`min_agreement` is .* values \(task=None\).*say another `task`",
@@ -120,6 +133,13 @@ REFUSED = {
         "answers `examples` with NaN or infinite",
     ),
 }
+
+
+def test_names_that_fit():
+    names = ["a", "b", "c"]
+    assert checks.fitting(names, model_of(3)) == names
+    assert checks.fitting(names, model_of(4)) is None
+    assert checks.fitting(None, model_of(3)) is None
 
 
 @pytest.mark.parametrize("case", REFUSED)

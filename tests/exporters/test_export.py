@@ -143,12 +143,15 @@ def test_probabilities_are_not_softened_twice(tmp_path, make_model):
 
 def test_the_proof_is_beside_the_file(tmp_path, make_model):
     model = make_model()
-    path, report = exported(model, tmp_path / "new" / "student", "litert")
+    names = ["cat", "dog", "eel"]
+    new = tmp_path / "new" / "student"
+    path, report = exported(model, new, "litert", class_names=names)
     written = json.loads((tmp_path / "new" / "student.tflite.export.json").read_text())
     assert written["proof"] == report.proof
     assert written["file_bytes"] == path.stat().st_size
     assert written["parameters"] == 4 * 8 + 8 + 8 * 3 + 3
     assert written["real_examples"] is True
+    assert written["class_names"] == report.class_names == names
     assert set(written["versions"]) == {"keras", "tensorflow", "ai-edge-litert"}
     assert (written["tolerance"], written["min_agreement"]) == (1e-4, 0.999)
     assert f"{written['file_bytes']:,}" in str(report)

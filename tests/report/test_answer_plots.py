@@ -23,7 +23,7 @@ def drawn(monkeypatch):
     monkeypatch.setattr(answer_plots, "drawn", only_draw)
 
 
-def a_model(labels, predicted, confidence=None):
+def a_model(labels, predicted, confidence=None, class_name=str):
     if confidence is None:
         confidence = np.full(len(labels), 0.9)
     answers = Answers(
@@ -32,7 +32,7 @@ def a_model(labels, predicted, confidence=None):
         np.array(confidence, dtype="float32"),
         np.log(np.full(len(labels), 0.5, dtype="float32")),
     )
-    return SimpleNamespace(name="student", answers=answers)
+    return SimpleNamespace(name="student", answers=answers, class_name=class_name)
 
 
 STYLE = {"student": {"color": "#000000", "marker": "o", "linestyle": "-"}}
@@ -73,6 +73,14 @@ def test_confusion():
     shaded = figure.axes[0].images[0].get_array()
     assert shaded.mask[0, 0] and not shaded.mask[0, 1]
     assert "most mistakes" not in caption
+
+
+def test_confusion_of_classes_with_names():
+    names = {0: "bag", 2: "a name of many letters", 5: "coat"}
+    model = a_model([0, 2, 5], [0, 2, 0], class_name=names.get)
+    figure, _ = confusion(model, "confusion_1")
+    for labels in (figure.axes[0].get_xticklabels(), figure.axes[0].get_yticklabels()):
+        assert [x.get_text() for x in labels] == ["bag", "a name of man…", "coat"]
 
 
 def test_confusion_of_many_classes(monkeypatch):

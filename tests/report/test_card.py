@@ -68,6 +68,13 @@ def test_the_class_that_is_most_often_wrong(tmp_path):
     (label,) = (x for x, accuracy in accuracies.items() if accuracy == lowest)
     text = card.card(folder, "alone")
     assert f"Most often wrong is class {label}:\n{100 * lowest:.2f} % right" in text
+    assert "Classes, in" not in text
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["class_names"] = [f"*{x}*" for x in "abcdefghij"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    text = card.card(folder, "alone")
+    assert f"Most often wrong is class \\*{'abcdefghij'[label]}\\*:" in text
+    assert "Classes, in the outputs' order: \\*a\\*, \\*b\\*," in text
 
 
 def test_exported_files_are_in_it(folder):

@@ -1,5 +1,7 @@
 import base64
 import io
+import json
+import re
 
 import numpy as np
 import pytest
@@ -34,8 +36,31 @@ def test_who_answers_what(tmp_path):
         assert image.teachers == {"ta": ta[image.index]}
         pixels = np.round(255 * images[image.index, :, :, 0].astype("float32"))
         np.testing.assert_array_equal(decoded(image), pixels)
+    assert shown[0].class_name(3) == "3"
     sheet = contact_sheet(shown, "student", 1)
     assert sheet.name == "disagreements_1" and sheet.png.startswith(b"\x89PNG")
+
+
+def test_classes_by_their_names(tmp_path, monkeypatch):
+    path = make_run(tmp_path / "run", 100)
+    figures = []
+
+    def only_draw(name, alt, caption, draw, *arguments, size):
+        figures.append(Figure(size))
+        draw(figures[0], *arguments)
+
+    monkeypatch.setattr("keras_kd.report.images.drawn", only_draw)
+    manifest = json.loads((path / "manifest.json").read_text())
+    names = ["a", "bb", "a name of many letters", *"cdefghi"]
+    (path / "manifest.json").write_text(json.dumps(manifest | {"class_names": names}))
+    shown = disagreements(reader.read(path).runs[None], "student")
+    contact_sheet(shown, "student", 1)
+    short = [x if len(x) < 15 else "a name of man…" for x in names]
+    for image, text in zip(shown, figures[0].axes[0].texts, strict=True):
+        label, teacher, student = re.split("\n|, ", text.get_text())
+        assert label == f"label {short[image.label]}"
+        assert teacher == f"T {short[image.teachers['ta']]}"
+        assert student == f"S {short[image.student]}"
 
 
 @pytest.mark.parametrize("channels, shape", [(3, (160, 80, 3)), (2, (160, 80))])

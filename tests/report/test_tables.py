@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -104,6 +106,14 @@ def test_classes(run):
         assert row[4].startswith(f"{100 * right / np.sum(of_class):.2f} (")
         assert row[5] == f"{100 * np.mean(taught[of_class] == labels[of_class]):.2f}"
     assert table.header[2] == "student: errors" and table.header[5] == "ta: accuracy, %"
+
+
+def test_classes_by_their_names(run):
+    named = dataclasses.replace(run["student"], class_names=list("abcdefg"))
+    numbers = [row[0] for row in class_table([run["student"]]).rows]
+    assert numbers == [str(k) for k in range(10)]
+    names = [row[0] for row in class_table([named]).rows]
+    assert names == [*"abcdefg", "7", "8", "9"]
 
 
 def test_the_worst_of_many_classes(run, monkeypatch):

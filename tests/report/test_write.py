@@ -171,7 +171,9 @@ def test_a_hostile_run(tmp_path):
     make_run(tmp_path / "run", examples=20, recipe_name=HOSTILE)
     path = tmp_path / "run" / "manifest.json"
     text = path.read_text()
-    path.write_text(text.replace('"alone"', '"<i>alone | $x_$"'))
+    text = text.replace('"alone"', '"<i>alone | $x_$"')
+    # Names of classes, too.
+    path.write_text(json.dumps(json.loads(text) | {"class_names": [HOSTILE] * 10}))
     (tmp_path / "run" / "alone").rename(tmp_path / "run" / "<i>alone | $x_$")
     unfinish(tmp_path / "run", "ta", "failed", "<script>alert(1)</script>\n# | `x`")
     write_report(tmp_path / "run")
