@@ -124,9 +124,10 @@ def _deep(folder, suffixes, part):
 
 
 def _folders_in(folder):
-    return sorted(
-        x for x in folder.iterdir() if x.is_dir() and not x.name.startswith(".")
-    )
+    found = [x for x in folder.iterdir() if x.is_dir() and not x.name.startswith(".")]
+    # A link to where one comes from leads nowhere else.
+    around = {folder.resolve(), *folder.resolve().parents}
+    return sorted(x for x in found if not x.is_symlink() or x.resolve() not in around)
 
 
 def _directly_in(folder, suffixes):

@@ -115,8 +115,8 @@ def _source(path):
     if path.startswith(prepared.PREFIX):
         return "tfds"
     if Path(path).is_dir():
-        are_texts = has_any(Path(path), texts.SUFFIXES)
-        are_texts = are_texts and not has_any(Path(path), images.SUFFIXES)
+        has_images = has_any(Path(path), images.SUFFIXES)
+        are_texts = not has_images and has_any(Path(path), texts.SUFFIXES)
         return "texts" if are_texts else "folder"
     if suffix in tables.SUFFIXES:
         return "table"

@@ -78,13 +78,13 @@ def read_table(
     is_text = _is_text(inputs)
     kept = _whole_rows(inputs, target, is_text, path, skip_unreadable, announce)
     inputs, given = [x.rows(kept) for x in inputs], [given[row] for row in kept]
+    if length is not None and not is_text:
+        raise DataError(f"`length` is for texts, and {path} is a table of numbers.")
     if is_text:
         contents = [x.encode() for x in inputs[0].values]
         of_model = like[0] if like and len(like) == 1 else None
         x, described = as_bytes(contents, length or of_model, announce), None
     else:
-        if length is not None:
-            raise DataError(f"`length` is for texts, and {path} is a table of numbers.")
         x, described, contents = as_numbers(inputs)
     parts = assigned(contents, given, validation, test)
     values, class_names = None, None

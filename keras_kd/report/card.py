@@ -256,6 +256,7 @@ class _Shape:
     Attributes:
         kind: What it is, in words.
         threshold: Above which an output of one unit is a yes.
+        is_image: Whether it takes images.
     """
 
     takes: str
@@ -265,6 +266,7 @@ class _Shape:
     task: str
     kind: str
     threshold: str
+    is_image: bool
 
     @classmethod
     def of(cls, loaded, evaluation):
@@ -273,7 +275,7 @@ class _Shape:
             layers = [f"{len(layers)} layers"]
         # A subclassed model has neither.
         inputs, outputs = symbolic_inputs(loaded), symbolic_outputs(loaded)
-        is_image = inputs and len(inputs[0].shape) == 4
+        is_image = bool(inputs) and len(inputs[0].shape) == 4
         classes = str(outputs[0].shape[-1]) if outputs else "several"
         where, place = _PLACES[min(evaluation.places, 2)]
         kind, task = _KINDS[evaluation.task]
@@ -288,6 +290,7 @@ class _Shape:
             task=place or task,
             kind=kind.format(classes, "s" * (classes != "1")) + where,
             threshold=threshold,
+            is_image=is_image,
         )
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from keras_kd.data.idx import DataError
-from keras_kd.datasets.layout import files_in
+from keras_kd.datasets.layout import files_in, has_any
 
 
 def found(folder, *names, labels=True):
@@ -40,6 +40,12 @@ def test_classes_that_are_no_labels(tmp_path):
     # Where they are labels an image has the same name, and so the same part.
     other, _ = found(tmp_path / "other", "cat/a.png", "dog/b.png")
     assert "cat/a.png" in other
+
+
+def test_a_link_to_its_own_folder(tmp_path):
+    (tmp_path / "again").symlink_to(tmp_path)
+    files, _ = found(tmp_path, "a.png", labels=False)
+    assert list(files) == ["a.png"] and not has_any(tmp_path, (".txt",))
 
 
 def test_parts_of_classes_that_are_no_labels(tmp_path):

@@ -5,6 +5,9 @@ import pytest
 
 from keras_kd.data.idx import DataError
 from keras_kd.datasets.parts import (
+    Column,
+    Parts,
+    assigned,
     check_classes,
     in_parts,
     part_of,
@@ -40,6 +43,39 @@ def test_no_example_moves_when_shares_grow():
 def test_shares_that_leave_nothing(validation, test, message):
     with pytest.raises(DataError, match=message):
         shares(validation, test)
+
+
+def test_of_a_part_that_is_given_no_more_is_held_out():
+    assert shares(0.3, 0.8, {"test"}) == (0.3, 0)
+    assert shares(0.8, 0.3, {"validation", None}) == (0, 0.3)
+    # Of "b", "c" and "d" none would stay to train on.
+    given = ["train", "train", None, "test"]
+    parts = assigned(["b", "c", "d", "d"], given, 0, 0.9)
+    assert parts == ["train", "train", "train", "test"]
+
+
+def test_what_kind_it_is_is_part_of_what_it_is():
+    x = np.zeros((4, 1), "float32")
+    parts = ["train", "test"] * 2
+    digests = {
+        in_parts(x, labels, parts, None, kind, task, columns).digest()
+        for labels, kind, task, columns in (
+            (None, "table", None, (Column("a"),)),
+            (None, "table", None, (Column("b"),)),
+            (None, "table", None, (Column("a", ("x", "y")),)),
+            (None, "sequences", None, None),
+            (x[:, 0], "table", "regression", (Column("a"),)),
+        )
+    }
+    assert len(digests) == 5
+
+
+def test_names_that_say_more_than_numbers():
+    def names(class_names):
+        return Parts((), None, (), class_names).names
+
+    assert names(("0", "1")) is None and names(None) is None
+    assert names(("1", "0")) == ["1", "0"]
 
 
 def test_a_class_of_which_nothing_could_be_told():

@@ -99,6 +99,7 @@ def test_no_row_moves_when_others_come_or_categories(tmp_path):
         ([1.0, 2.0], "multiclass", ("1.0", "2.0")),
         ([10, 9], "regression", None),
         (list(range(0, 120, 2)), None, None),
+        (list(range(0, 60, 2)), None, None),
     ],
 )
 def test_what_labels_are(tmp_path, values, task, expected):

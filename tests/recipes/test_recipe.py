@@ -1,5 +1,6 @@
 """Recipes: read as data, refused with the place of what is wrong, run to a folder."""
 
+import dataclasses
 import re
 
 import keras
@@ -7,6 +8,7 @@ import pytest
 
 from keras_kd.datasets.load import Own
 from keras_kd.recipes import recipe
+from keras_kd.recipes.sections import DataRecipe
 from keras_kd.tuning.recipe import TunedRecipe
 from tests.conftest import MINIMAL
 
@@ -411,6 +413,7 @@ def test_own_data_are_a_table(write_recipe):
     path.write_text(path.read_text().replace('"mnist"', own))
     loaded = recipe.load(path)
     assert loaded.dataset.make() == Own("photos", (96, 64), None, 0.1, 0.2, True)
+    assert set(DataRecipe.model_fields) == {x.name for x in dataclasses.fields(Own)}
     # A tenth is held out, so an epoch can be chosen by it.
     assert loaded.holds_out
     again = recipe.Recipe.model_validate(loaded.model_dump(**recipe.AS_JSON))
