@@ -2,6 +2,7 @@
 
 import collections
 import difflib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from keras_kd.datasets.texts import as_bytes
 from keras_kd.extras import needed_by
 
 SUFFIXES = (".csv", ".parquet")
+
+# A number that is not whole, and is no name; and among how many texts it is looked for.
+_FRACTION, _LOOKED_AT = re.compile(r"[-+]?\d*[.,]\d+"), 1000
 
 _LABEL, _PART, _TEXT = "label", ("part", "split"), "text"
 
@@ -123,7 +127,14 @@ def _load(path):
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read as a table: {reason}") from error
+    # As in "a, b".
+    table = table.rename_columns([name.strip() for name in table.column_names])
     names = collections.Counter(table.column_names)
+    no_names = [name for name in names if _FRACTION.fullmatch(name)]
+    if no_names:
+        raise DataError(
+            f"{path} must name its columns in the first row. Received: {no_names[0]!r}."
+        )
     twice = [name for name, count in names.items() if count > 1]
     if twice:
         raise DataError(f"{path} has {names[twice[0]]} columns named {twice[0]!r}.")
@@ -147,6 +158,8 @@ def _raw(name, column, path):
     if types.is_dictionary(kind):
         column = column.cast(kind.value_type)
         kind = column.type
+    if types.is_binary(kind) and path.suffix.lower() == ".csv":
+        raise DataError(f"{path}: column {name!r} is no UTF-8. Save the file as such.")
     is_flag = types.is_boolean(kind)
     is_text = types.is_string(kind) or types.is_large_string(kind)
     # Of nothing but missing values there is no type.
@@ -159,7 +172,13 @@ def _raw(name, column, path):
         )
     if is_flag or is_text:
         texts = column.cast(pyarrow.string()).fill_null("")
-        values = np.array(texts.to_pylist(), object)
+        values = np.array([x.strip() for x in texts.to_pylist()], object)
+        numbers = [x for x in values[:_LOOKED_AT] if x]
+        if numbers and all(map(_FRACTION.fullmatch, numbers)):
+            raise DataError(
+                f"{path}: column {name!r} holds numbers with a comma, {numbers[0]!r}. "
+                "Write them with a point."
+            )
         return Raw(name, values, values == "", is_flag)
     if types.is_integer(kind) and not types.is_uint64(kind):
         missing = column.is_null().to_numpy()

@@ -71,6 +71,12 @@ def test_numbers_categories_and_values(tmp_path, suffix, delimiter):
     assert "'label': values from 10.5 to 16.5" in lines[-1]
 
 
+def test_blanks_around_names_and_texts_do_not_count(tmp_path):
+    columns = {name: x for name, x in a_table().items() if name != "new"}
+    plain = quiet(written(tmp_path, columns)).digest()
+    assert quiet(written(tmp_path, columns, delimiter=", ")).digest() == plain
+
+
 def test_files_of_both_kinds_are_one_data_set(tmp_path):
     columns = a_table()
     paths = [written(tmp_path, columns, suffix) for suffix in (".csv", ".parquet")]
@@ -202,6 +208,14 @@ def test_files_that_are_no_tables(tmp_path):
     (tmp_path / "none.parquet").write_text("no table")
     with pytest.raises(DataError, match="none.parquet cannot be read as a table: "):
         quiet(tmp_path / "none.parquet")
+    for content, message in (
+        (b"a,b\n\xe9,1\n", "column 'a' is no UTF-8"),
+        (b"0.5,a\n1,2\n", "must name its columns .*'0.5'"),
+        (b"a;b\n0,5;1\n", "'a' holds numbers with a comma, '0,5'"),
+    ):
+        (tmp_path / "odd.csv").write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            quiet(tmp_path / "odd.csv")
     (tmp_path / "twice.csv").write_text("a,a\n1,2\n")
     with pytest.raises(DataError, match="2 columns named 'a'"):
         quiet(tmp_path / "twice.csv")
