@@ -327,5 +327,7 @@ def test_a_renamed_recipe_is_the_same_run(folder, description):
     Manifest.open(folder, description | {"recipe_name": "mine"})
     renamed = description | {"recipe_name": "yours"}
     assert Manifest.open(folder, renamed).content["recipe_name"] == "mine"
+    # As classes have, of a run that was begun before they had names.
+    Manifest.open(folder, renamed | {"class_names": ["cat", "dog"]})
     with pytest.raises(RunError, match="(?s)recipe_name: 'mine' .*seed: 0 in the run"):
         Manifest.open(folder, {"recipe_name": "yours"} | description | {"seed": 1})
