@@ -1,9 +1,13 @@
 """Widths of teacher assistants, for steps of one ratio from the teacher to the student."""
 
+import functools
+
 import numpy as np
 
 from keras_kd.evaluation.profile import profile
 from keras_kd.recipes import zoo
+from keras_kd.students.family_of import Known
+from keras_kd.students.largest import costs
 
 
 def choose(families, teacher, student, count):
@@ -12,32 +16,33 @@ def choose(families, teacher, student, count):
     Where the student has no fewer parameters than the teacher, of log MACs alone.
 
     Args:
-        families: What `zoo.family_of` says of teacher and student; one may be None.
+        families: What `zoo.family_of` says of teacher and student, or `family_of` of
+            `keras_kd.students` with its width in a tuple; one may be None.
         teacher, student: Their `keras_kd.evaluation.profile.Profile`s, or what has its
         attributes;
             the student's MACs are fewer.
         count: An integer >= 1.
 
     Returns:
-        `(family, widths)`: a key of `zoo.FAMILIES`, and a list of tuples of integers, of
-        which each model has fewer MACs than the one before.
+        `(family, widths)`: the family, as it was given, and a list of tuples of integers,
+        of which each model has fewer MACs than the one before.
 
     Raises:
         ValueError: The family has not that many models between them.
     """
     family, _ = families[0] or families[1]
     widths = _between(*families)
-    costs = _costs(family, widths)
+    found = _costs(family, widths)
     # What a profile rounds may move a model's MACs by one.
-    inside = (costs[:, 0] < teacher.macs - 1) & (costs[:, 0] > student.macs + 1)
-    widths, costs = np.array(widths)[inside], costs[inside]
-    _, falling = np.unique(-costs[:, 0], return_index=True)
-    widths, costs = widths[falling], costs[falling]
+    inside = (found[:, 0] < teacher.macs - 1) & (found[:, 0] > student.macs + 1)
+    widths, found = np.array(widths)[inside], found[inside]
+    _, falling = np.unique(-found[:, 0], return_index=True)
+    widths, found = widths[falling], found[falling]
     measures = 2 if student.parameters < teacher.parameters else 1
     ends = [(x.macs, x.parameters)[:measures] for x in (teacher, student)]
     targets = np.geomspace(*np.array(ends, "float64"), count + 2)[1:-1]
-    _check_reach(widths, costs[:, 0], targets[:, 0])
-    chosen = _nearest(np.log(costs[:, :measures]), np.log(targets))
+    _check_reach(widths, found[:, 0], targets[:, 0])
+    chosen = _nearest(np.log(found[:, :measures]), np.log(targets))
     return family, [tuple(x) for x in widths[chosen].tolist()]
 
 
@@ -82,6 +87,11 @@ def _costs(family, widths):
     Both are a sum of a constant, of multiples of each width, and of multiples of each
     product of two neighbours: as many models as there are terms give them all.
     """
+    if isinstance(family, Known):
+        model = functools.cache(lambda width: family.build(width))
+        counts = (lambda x: profile(x).macs), (lambda x: x.count_params())
+        found = [costs(family.family, model, count) for count in counts]
+        return np.array([[cost(x) for cost in found] for (x,) in widths])
     one = np.eye(len(widths[0]), dtype=int)
     doubled = np.vstack([0 * one[:1], one, one[1:] + one[:-1]])
     # Even widths, so that the half operation that a profile drops is the same in each.

@@ -16,17 +16,20 @@ from pathlib import Path
 
 import keras
 
-from keras_kd import files
+from keras_kd import files, students
 from keras_kd.evaluation.profile import profile
 from keras_kd.losses.arguments import check_integer
 from keras_kd.recipes import assistant_widths, zoo
 from keras_kd.recipes.model_files import load_model
+from keras_kd.students.families import FAMILIES
+from keras_kd.students.family_of import Known
 from keras_kd.tables import markdown_table
 from keras_kd.training.teacher_and_student import check_models, check_same_inputs
 
+_PLANNED = [name for name, family in FAMILIES.items() if family.proportional]
 HEAD = """\
 # Epochs, optimizer and loss are those of the recipe mnist, not chosen for these models.
-dataset = "mnist"
+dataset = {dataset}
 seed = 0
 batch_size = 256
 """
@@ -39,8 +42,10 @@ optimizer = {{ name = "adam", learning_rate = 0.001 }}
 losses = [{{ name = "kd", temperature = 4.0, form = "cross_entropy" }}]
 student_loss_weight = 0.5
 """
+# Where plans are of models of any shapes.
+OWN_DATA = '{ path = "data" }  # your own'
 NO_STAGE = """
-# The student {model} is of no family in keras_kd.recipes.zoo, so no stage can build it:
+# The student {model} is of no family that recipes know, so no stage can build it:
 # let the last assistant teach it with keras_kd.DistillationChain.
 """
 
@@ -51,8 +56,9 @@ class PlannedModel:
 
     Attributes:
         role: "teacher", "assistant" or "student".
-        name: As given; an assistant's is its name in `keras_kd.recipes.zoo`.
-        architecture: Its name in `keras_kd.recipes.zoo`, None if it is of no family there.
+        name: As given; an assistant's is its architecture.
+        architecture: Its name in `keras_kd.recipes.zoo`, or a family of
+            `keras_kd.students` and its width, "separable_cnn_24"; None if it is of neither.
         file: Its file, or its name among the shipped models; None where there is none.
         parameters, macs: See `keras_kd.evaluation.profile.Profile`.
     """
@@ -106,14 +112,17 @@ class Plan:
         """The plan as the text of a recipe, which `keras_kd.recipes.recipe.load` reads."""
         teacher, *taught = self.models
         names = [f"ta{i + 1}" for i in range(len(taught) - 1)] + ["student"]
-        text = HEAD
+        own = any(_of_students(x.architecture) for x in self.models)
+        text = HEAD.format(dataset=OWN_DATA if own else '"mnist"')
         if teacher.file is None:
             text += "# Not there yet: train the teacher, and save it under this name.\n"
         text += f"teacher = {_quoted(teacher.file or teacher.name + '.keras')}\n"
         for name, model in zip(names, taught, strict=True):
             stage = STAGE if model.architecture else NO_STAGE
-            model = model.architecture or model.name
-            text += stage.format(name=_quoted(name), model=_quoted(model))
+            named = model.architecture or model.name
+            text += stage.format(
+                name=_quoted(name), model=_of_students(named) or _quoted(named)
+            )
         return text
 
     def write(self, path):
@@ -146,9 +155,9 @@ def plan(teacher, student, assistants=1):
     as near to both as the family's models come. Where the student has no fewer parameters
     than the teacher, even steps of parameters would not lead down, and MACs alone count.
 
-    They are of the teacher's family in `keras_kd.recipes.zoo`, or of the student's if
-    the teacher is of none. Between two models of one family and depth, each width goes
-    from the one's to the other's; else the widths keep their proportions.
+    They are of the teacher's family in `keras_kd.recipes.zoo` or `keras_kd.students`, or of
+    the student's if the teacher is of none. Between two models of one family and depth,
+    each width goes from the one's to the other's; else the widths keep their proportions.
 
     What the paper says of the choice (sections "What is the Best TA Size?" and "Why
     Limiting to 1-step TA?"; on CIFAR, sizes are in layers): an assistant of any size was
@@ -184,17 +193,46 @@ def plan(teacher, student, assistants=1):
     check_same_inputs(teacher_model, student_model)
     _check_outputs(teacher_model, student_model)
     _check_smaller(teacher, student)
-    families = zoo.family_of(teacher_model), zoo.family_of(student_model)
+    families = _family_of(teacher_model), _family_of(student_model)
     if families == (None, None):
         raise ValueError(
-            "`teacher` or `student` must be of a family in keras_kd.recipes.zoo, which the "
-            f"assistants are of: {', '.join(zoo.FAMILIES)}. Received: {teacher.name!r} and "
+            "`teacher` or `student` must be of a family in keras_kd.recipes.zoo or "
+            "keras_kd.students, which the assistants are of: "
+            f"{', '.join([*zoo.FAMILIES, *_PLANNED])}. Received: {teacher.name!r} and "
             f"{student.name!r}, which are of none."
         )
     family, chosen = assistant_widths.choose(families, teacher, student, assistants)
-    names = [zoo.family_name(family, widths) for widths in chosen]
-    between = [_planned("assistant", name, name, None, zoo.build(name)) for name in names]
+    between = [_assistant(family, widths) for widths in chosen]
     return Plan([teacher, *between, student])
+
+
+def _family_of(model):
+    """`(family, widths)` of the zoo, or of students; None of neither."""
+    found = zoo.family_of(model)
+    if found is None and (of_students := students.family_of(model)):
+        known, width = of_students
+        return known, (width,)
+    return found
+
+
+def _name_of(family, widths):
+    name = family.family if isinstance(family, Known) else family
+    return zoo.family_name(name, widths)
+
+
+def _assistant(family, widths):
+    name = _name_of(family, widths)
+    of_students = isinstance(family, Known)
+    model = family.build(*widths) if of_students else zoo.build(name)
+    return _planned("assistant", name, name, None, model)
+
+
+def _of_students(architecture):
+    """A recipe's table of a family of students and its width; None of anything else."""
+    family, _, width = (architecture or "").rpartition("_")
+    if family not in _PLANNED or not width.isdigit():
+        return None
+    return f"{{ family = {_quoted(family)}, width = {width} }}"
 
 
 def _end(role, given):
@@ -208,10 +246,8 @@ def _end(role, given):
     else:
         model, architecture = _built(role, name), name
     planned = _planned(role, name, architecture, file, model)
-    family = zoo.family_of(model)
-    if family and not architecture:
-        name = zoo.family_name(*family)
-        planned = dataclasses.replace(planned, architecture=name)
+    if not architecture and (family := _family_of(model)):
+        planned = dataclasses.replace(planned, architecture=_name_of(*family))
     return model, planned
 
 

@@ -2,12 +2,14 @@
 
 import math
 import re
+import tomllib
 
 import keras
 import pytest
 
 import keras_kd as kd
-from keras_kd.evaluation.profile import Profile
+from keras_kd import students
+from keras_kd.evaluation.profile import Profile, profile
 from keras_kd.recipes import planner, recipe, zoo
 from keras_kd.recipes.planner import Plan, PlannedModel
 
@@ -132,7 +134,7 @@ def test_recipe_of_a_student_that_no_stage_can_build(tmp_path):
     loaded = load(plan, tmp_path)
     assert loaded.teacher == f"{odd}.keras"
     assert [x.name for x in loaded.stage] == ["ta1"]
-    assert "is of no family in keras_kd.recipes.zoo" in plan.recipe()
+    assert "is of no family that recipes know" in plan.recipe()
 
 
 def test_write_refuses_what_is_there(tmp_path):
@@ -170,6 +172,39 @@ def test_teacher_of_no_family():
     plan = planner.plan(small(units=27), "mnist_fc_3")
     assert plan.models[0].architecture is None
     assert plan.models[1].name == "mnist_fc_9"
+
+
+@pytest.mark.parametrize(
+    "family, shapes",
+    [
+        ("separable_cnn", ((20, 24, 3), (4,))),
+        ("unet", ((15, 20, 3), (15, 20, 2))),
+        ("mlp", ((4,), (3,))),
+    ],
+)
+def test_families_of_students(family, shapes):
+    """Of any shapes; MACs go by one ratio, as near as whole widths come."""
+    teacher, student = (students.build(family, *shapes, x) for x in (40, 5))
+    plan = planner.plan(teacher, student)
+    assistant = plan.models[1]
+    width = int(assistant.name.removeprefix(f"{family}_"))
+    assert assistant.architecture == assistant.name
+    measured = profile(students.build(family, *shapes, width))
+    assert (assistant.macs, assistant.parameters) == (measured.macs, measured.parameters)
+    middle = math.sqrt(plan.models[0].macs * plan.models[-1].macs)
+    assert assistant.macs == pytest.approx(middle, rel=0.2)
+    table = tomllib.loads(plan.recipe())
+    assert table["dataset"] == {"path": "data"}
+    assert [x["model"] for x in table["stage"]] == [
+        {"family": family, "width": x} for x in (width, 5)
+    ]
+
+
+def test_a_teacher_of_no_family_and_a_student_of_one():
+    student = students.build("separable_cnn", (12, 12, 2), (3,), 3)
+    plan = planner.plan(small((12, 12, 2), outputs=3, units=2000), student)
+    assert plan.models[0].architecture is None
+    assert re.fullmatch("separable_cnn_[0-9]+", plan.models[1].name)
 
 
 def test_same_plan_again():
