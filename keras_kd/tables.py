@@ -1,8 +1,23 @@
 """Tables as Markdown."""
 
+import functools
 import re
 
 from tabulate import tabulate
+
+
+class Table(str):
+    """A table as Markdown; a notebook shows it as one."""
+
+    def __new__(cls, rows, numbers_from):
+        left, right = ["left"] * numbers_from, ["right"] * (len(rows[0]) - numbers_from)
+        how = {"headers": "keys", "disable_numparse": True, "colalign": left + right}
+        made = super().__new__(cls, tabulate(rows, tablefmt="pipe", **how))
+        made._html = functools.partial(tabulate, rows, tablefmt="html", **how)
+        return made
+
+    def _repr_html_(self):
+        return self._html()
 
 
 def markdown_table(rows, numbers_from):
@@ -14,12 +29,9 @@ def markdown_table(rows, numbers_from):
             behind it are, too.
 
     Returns:
-        The table, a string without a newline at its end.
+        The table, a `Table`, without a newline at its end.
     """
-    left, right = ["left"] * numbers_from, ["right"] * (len(rows[0]) - numbers_from)
-    return tabulate(
-        rows, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=left + right
-    )
+    return Table(rows, numbers_from)
 
 
 def plain(text):

@@ -1,5 +1,7 @@
 """Tables and texts as Markdown."""
 
+import re
+
 import pytest
 
 from keras_kd.tables import code, markdown_table, plain, shown_count
@@ -48,3 +50,11 @@ def test_code_cannot_be_ended():
 def test_shown_count():
     assert shown_count(1234) == "1,234" and shown_count(0) == "0"
     assert shown_count(None) == "unknown"
+
+
+def test_a_notebook_shows_a_table_as_one():
+    table = markdown_table([{"a": "<b>", "n": "1"}, {"a": "x", "n": "22"}], numbers_from=1)
+    html = table._repr_html_()
+    assert html.count("<tr>") == 3 and "&lt;b&gt;" in html and "<b>" not in html
+    assert re.search(r"text-align: right;\">\s*22\s*</td>", html)
+    assert str(table).startswith("| a ")

@@ -2,7 +2,7 @@
 
 import keras
 import tensorflow as tf
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from keras_kd.cache.answers import TeacherAnswers
 from keras_kd.cache.examples import ArrayExamples, StreamedExamples

@@ -6,7 +6,7 @@ import sys
 import threading
 
 import keras
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from keras_kd.evaluation.profile import profile
 from keras_kd.training.precision import in_float32
@@ -17,11 +17,11 @@ logger = logging.getLogger("keras_kd")
 class Progress:
     """Shows a chain's progress while its block runs.
 
-    On a terminal it is a bar with the time left of the whole chain: an epoch of a stage
-    counts as many units as its student has multiply-accumulates, which is about what it
-    takes; if those of one are unknown, all epochs count alike. Elsewhere each stage is a
-    line, when it is done. Lines go to the logger "keras_kd", or are printed where nothing
-    listens to what it informs of.
+    On a terminal and in a notebook it is a bar with the time left of the whole chain: an
+    epoch of a stage counts as many units as its student has multiply-accumulates, which is
+    about what it takes; if those of one are unknown, all epochs count alike. Elsewhere each
+    stage is a line, when it is done. Lines go to the logger "keras_kd", or are printed
+    where nothing listens to what it informs of.
 
     Args:
         stages: A list of `keras_kd.Stage`.
@@ -43,7 +43,7 @@ class Progress:
         return 0 if self._verbose == "auto" else self._verbose
 
     def __enter__(self):
-        if self._verbose == "auto" and sys.stderr.isatty():
+        if self._verbose == "auto" and (sys.stderr.isatty() or in_notebook()):
             students = {x.name: in_float32(x.student) for x in self._stages}
             self._units = {name: profile(x).macs for name, x in students.items()}
             if None in self._units.values():
@@ -84,6 +84,11 @@ class Progress:
             logger.info(line)
         else:
             tqdm.write(line)
+
+
+def in_notebook():
+    """Whether bars are widgets of a notebook, as `tqdm.auto` finds."""
+    return any(x.__module__ == "tqdm.notebook" for x in tqdm.__mro__)
 
 
 class _Epochs(keras.callbacks.Callback):

@@ -124,6 +124,9 @@ class ChainResult:
         ]
         return markdown_table(rows, numbers_from=2)
 
+    def _repr_html_(self):
+        return self.table()._repr_html_()
+
     def write(self, folder):
         """Writes the models' table to a run folder, as Markdown and as JSON."""
         run_dirs.write_text(folder / "results.md", self.table() + "\n")

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import tensorflow_datasets as tfds
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from keras_kd.data.idx import DATASETS, DataError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from keras_kd.data.idx import DataError
 from keras_kd.datasets.images import SUFFIXES, ImageFiles, decode

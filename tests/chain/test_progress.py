@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_kd import Stage
+from keras_kd.chain import progress
 from keras_kd.chain.progress import CtrlC, Progress, logger
 from keras_kd.evaluation.profile import profile
 from keras_kd.training.several_steps import batches_at_a_time
@@ -206,3 +207,12 @@ def test_who_ignores_it_goes_on_to(handler):
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, handler)
+
+
+def test_a_notebook_has_a_bar(monkeypatch):
+    """What `tqdm.auto` gives there is a widget's class."""
+    from tqdm.notebook import tqdm_notebook
+
+    assert not progress.in_notebook()
+    monkeypatch.setattr(progress, "tqdm", tqdm_notebook)
+    assert progress.in_notebook()
