@@ -22,6 +22,7 @@ from keras_kd.recipes import run as recipe_run
 from keras_kd.recipes import zoo
 from keras_kd.report.write import write_report
 from keras_kd.tuning.recipe import TunedRecipe
+from tests.conftest import MINIMAL
 from tests.report.test_write import undrawn  # noqa: F401
 from tests.runs.sample_run import make_run
 
@@ -181,7 +182,7 @@ def test_the_first_page_is_short():
 
 
 # Those whose examples are run by tests of their own, which look at what comes of it.
-OF_THEIR_OWN = {TOP, street("exporters"), *SHIPPED}
+OF_THEIR_OWN = {TOP, street("exporters"), street("distillation"), *SHIPPED}
 
 
 @ignore_shuffle
@@ -310,7 +311,13 @@ def test_lines_of_a_recipe(write_recipe):
     for whole in wholes:
         assert recipe.load(write_recipe(text=whole)).stage
     lines += re.findall(r"`(losses = \[.*?\])`", street("recipes").read_text("utf-8"))
+    (models,) = [code for code in lines if code.startswith("model = ")]
+    lines.remove(models)
     assert lines
+    for line in models.splitlines():
+        text = MINIMAL.format(extra="", stage="").replace('model = "mnist_student"', line)
+        (stage,) = recipe.load(write_recipe(text=text)).stage
+        assert not isinstance(stage.model, str)
     for line in lines:
         (stage,) = recipe.load(write_recipe(stage=line)).stage
         assert stage.losses[0].make()

@@ -59,6 +59,7 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     import keras
     import numpy as np
 
+    from keras_kd import data
     from keras_kd.exporters import checks
     from keras_kd.exporters import export as exporters
     from keras_kd.files import inside
@@ -82,7 +83,7 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     dataset = data_of(dataset, run_dir or Path(model).parent.parent)
     is_calibrated = quantization == "int8"
     parts, calibration = _examples(dataset, data_dir, loaded, is_calibrated)
-    as_taken = parts.for_models
+    as_taken = data.for_models
     if preprocessing:
         if parts.kind != "images":
             raise click.UsageError("--preprocessing scales images, which the data are not.")
@@ -121,6 +122,7 @@ def _examples(dataset, data_dir, model, is_calibrated=True):
 
 
 def _export_all(run_dir, given, dataset, data_dir):
+    from keras_kd import data
     from keras_kd.exporters.run_exports import export_run
     from keras_kd.recipes.model_files import load_model
     from keras_kd.report.devices import conditions, device_table
@@ -138,12 +140,12 @@ def _export_all(run_dir, given, dataset, data_dir):
     dataset = data_of(dataset, run_dir)
     parts, calibration = _examples(dataset, data_dir, model)
     images, labels = parts.test
-    examples = parts.for_models(images[:])
+    examples = data.for_models(images[:])
     with shown_log():
         exports = export_run(
             run_dir,
             examples if labels is None else (examples, labels),
-            parts.for_models(calibration),
+            data.for_models(calibration),
             task=task,
             overwrite=overwrite,
         )

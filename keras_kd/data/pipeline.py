@@ -54,6 +54,11 @@ def scale(images):
     return tf.cast(images, tf.float32) / 255.0
 
 
+def for_models(x):
+    """What models take of a data set's examples: bytes in [0, 1], others as they are."""
+    return scale(x) if x.dtype == np.uint8 else x
+
+
 def batches(
     images,
     labels,
@@ -67,11 +72,12 @@ def batches(
     augment_seed=0,
     with_index=False,
 ):
-    """Batches of images in [0, 1] and labels, ready for `fit`.
+    """Batches of examples, images in [0, 1], and labels, ready for `fit`.
 
     Args:
         images: uint8, (n, height, width, channels); an array, or `keras_kd.data.rows.Rows`.
-        labels: Integers, (n,).
+            Of another type they are no images, and given as they are.
+        labels: (n, ...); None where there are none.
         batch_size: Examples a batch, at least 1; at most n with `drop_remainder`.
         shuffle: Whether all examples are shuffled anew each epoch.
         seed: Integer that fixes the order of every epoch, or None.
@@ -81,13 +87,13 @@ def batches(
         with_index: Whether each image carries its number, as `keras_kd.with_index` has it.
 
     Returns:
-        A `tf.data.Dataset` of (float32 images, labels).
+        A `tf.data.Dataset` of (float32 images, labels), or of images alone.
 
     Raises:
         ValueError: Lengths differ, or `batch_size` is out of range.
     """
     count = len(images)
-    if len(labels) != count:
+    if labels is not None and len(labels) != count:
         raise ValueError(
             "`images` and `labels` must be equally long. "
             f"Received: {count} images and {len(labels)} labels."
@@ -97,7 +103,8 @@ def batches(
             "`batch_size` must be at least 1 and, where the remainder is dropped, at most "
             f"the number of examples, {count}. Received: batch_size={batch_size}."
         )
-    images, labels = constant(images), tf.constant(np.asarray(labels))
+    images = constant(images)
+    labels = None if labels is None else constant(np.asarray(labels))
     # Shuffling indices and gathering whole batches keeps up with the smallest student;
     # shuffling the images one by one does not.
     rows = rows_in_turn(views, count)
@@ -106,12 +113,12 @@ def batches(
 
     def take(batch):
         indices = batch % count
-        inputs = scale(gather(images, indices))
+        inputs = for_models(gather(images, indices))
         if augment is not None:
             inputs = augment(inputs, indices, batch // count, augment_seed)
         if with_index:
             inputs = pack(inputs, index=indices)
-        return inputs, tf.gather(labels, indices)
+        return inputs if labels is None else (inputs, tf.gather(labels, indices))
 
     batched = rows.batch(batch_size, drop_remainder=drop_remainder)
     return without_autotune(batched.map(take, num_parallel_calls=2).prefetch(2))

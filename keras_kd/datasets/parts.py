@@ -8,7 +8,6 @@ import logging
 import numpy as np
 
 from keras_kd.data.idx import DataError
-from keras_kd.data.pipeline import scale
 from keras_kd.data.rows import digest, select
 
 logger = logging.getLogger(__name__)
@@ -55,10 +54,6 @@ class Parts:
     kind: str = "images"
     task: str | None = "multiclass"
     columns: tuple | None = None
-
-    def for_models(self, x):
-        """What models take of examples: images in [0, 1], all else as it is."""
-        return scale(x) if self.kind == "images" else x
 
     @property
     def names(self):

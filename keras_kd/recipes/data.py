@@ -12,6 +12,7 @@ from keras_kd import data, datasets
 from keras_kd.cache.cache import cache_teacher
 from keras_kd.data.rows import digest, select
 from keras_kd.data.views import stored_views
+from keras_kd.evaluation.unlabelled import decisions
 from keras_kd.models.fingerprints import model_fingerprint
 
 
@@ -38,10 +39,32 @@ def load(recipe, data_dir, announce=print, wanted=("train", "test"), like=None):
     return parts
 
 
-def takes(chain):
-    """The shape (height, width, channels) that a chain's models take; None if not known."""
-    shape = getattr(chain.stages[0].student, "input_shape", None)
+def takes(model):
+    """The shape of one example that a model takes; None if it is not known, or several."""
+    shape = getattr(model, "input_shape", None)
     return shape[1:] if isinstance(shape, tuple) else None
+
+
+def answered(parts, teacher, task, announce=print):
+    """`Parts` without labels, with the teacher's answers as those of what is measured.
+
+    What is right is then what the teacher says. Training data stay without labels.
+
+    Args:
+        parts: `keras_kd.datasets.parts.Parts`.
+        teacher: A `keras.Model`, of inputs as `data.for_models` gives them.
+        task: What its outputs mean, a key of `keras_kd.tasks.find.ACTIVATIONS`.
+        announce: Called with a line that tells it.
+    """
+    announce("Labels: none, so right is what the teacher answers")
+    held_out = {"validation": parts.validation, "test": parts.test}
+    return dataclasses.replace(
+        parts,
+        **{
+            name: part and (part[0], decisions(teacher, data.for_models(part[0]), task))
+            for name, part in held_out.items()
+        },
+    )
 
 
 def hold_out(arrays, count):
@@ -72,23 +95,29 @@ def choose(stage, arrays, seed):
         stage: A `StageRecipe`, of which `classes`, `examples` and `repeat`
             are read.
         arrays: (images, labels), (n, ...) and (n,); images may be
-            `keras_kd.data.rows.Rows`.
+            `keras_kd.data.rows.Rows`, labels None.
         seed: Integer, of the draw of `examples`: of each class as many, or one more.
 
     Raises:
         ValueError: There are no such images, or not so many.
     """
     images, labels = arrays
-    rows = _rows_of(stage, labels, seed)
-    if len(rows) == len(labels) and stage.repeat == 1:
+    rows = _rows_of(stage, arrays, seed)
+    if len(rows) == len(images) and stage.repeat == 1:
         return images, labels
     rows = np.tile(rows, stage.repeat)
-    return select(images, rows), labels[rows]
+    return select(images, rows), None if labels is None else labels[rows]
 
 
-def _rows_of(stage, labels, seed):
+def _rows_of(stage, arrays, seed):
     """Which of the training images a stage is trained on, each once, in their order."""
-    rows = np.arange(len(labels))
+    images, labels = arrays
+    rows = np.arange(len(images))
+    if labels is None and (stage.classes or stage.examples):
+        which = "classes" if stage.classes else "examples"
+        raise ValueError(
+            f"Stage {stage.name!r}: `{which}` goes by labels, and the data have none."
+        )
     if stage.classes is not None:
         missing = sorted(set(stage.classes) - set(labels.tolist()))
         if missing:
@@ -138,7 +167,7 @@ class TrainData:
         # Now, not when the stages before it have been trained.
         for stage in recipe.stage:
             if stage.epochs > 0:
-                _check_stage(stage, recipe, arrays[1])
+                _check_stage(stage, recipe, arrays)
         self._recipe, self._arrays = recipe, arrays
         self._folder, self._verbose = Path(folder), verbose
         # Of the last stage that had them; there is not memory for those of all.
@@ -172,7 +201,7 @@ class TrainData:
         # float32, as so few outputs need no compression.
         cached = cache_teacher(
             teacher,
-            (data.scale(images), labels),
+            (data.for_models(images), labels),
             path=self._folder / _cache_name(teacher, images, views if augment else 0),
             dtype="float32",
             views=views,
@@ -197,8 +226,14 @@ class TrainData:
         return views, self._stored
 
 
-def _check_stage(stage, recipe, labels):
-    count = len(_rows_of(stage, labels, recipe.seed)) * stage.repeat
+def _check_stage(stage, recipe, arrays):
+    if arrays[1] is None and not (stage.losses and stage.student_loss_weight == 0):
+        raise ValueError(
+            f"Stage {stage.name!r}: the data have no labels, so it must have `losses`, and "
+            f"student_loss_weight = 0. Received: {len(stage.losses)} losses, "
+            f"student_loss_weight={stage.student_loss_weight!r}."
+        )
+    count = len(_rows_of(stage, arrays, recipe.seed)) * stage.repeat
     batch_size = recipe.batch_size_of(stage)
     if count < batch_size:
         raise ValueError(

@@ -15,7 +15,7 @@ def zoo_or_file(value):
 
 def is_trained(model):
     """Whether a stage's model is a file, or a shipped one; else it is one of the zoo."""
-    return model.endswith(".keras") or "/" in model
+    return isinstance(model, str) and (model.endswith(".keras") or "/" in model)
 
 
 def load_to_train(name):
@@ -34,12 +34,22 @@ def load_model(name_or_path):
         ValueError: The file is not a model that Keras can load safely, or the name leads
             out of the folder of shipped models.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".keras":
-        path = files.inside(SHIPPED_MODELS, name_or_path) / "model.keras"
+    path = _path(name_or_path)
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no model {str(name_or_path)!r} (looked for {path}). A model is a "
             "path that ends in .keras, or the name of a folder in models/ of a clone."
         )
     return load_keras_file(path)
+
+
+def is_there(name_or_path):
+    """Whether `load_model` finds a file under a name."""
+    return _path(name_or_path).is_file()
+
+
+def _path(name_or_path):
+    path = Path(name_or_path)
+    if path.suffix != ".keras":
+        path = files.inside(SHIPPED_MODELS, name_or_path) / "model.keras"
+    return path

@@ -10,11 +10,17 @@ from pydantic import Field
 from keras_kd import data
 from keras_kd.chain.chain import DistillationChain
 from keras_kd.chain.stage import named
+from keras_kd.evaluation.unlabelled import answer_shape
 from keras_kd.recipes.sections import (
+    APPLICATION,
+    NAME,
+    TABLE,
+    ApplicationRecipe,
     AugmentationRecipe,
     DataRecipe,
     Flag,
     Integer,
+    ModelRecipe,
     PositiveInt,
     Rate,
     Section,
@@ -22,11 +28,10 @@ from keras_kd.recipes.sections import (
     one_of,
 )
 from keras_kd.recipes.stage import StageRecipe
+from keras_kd.teachers.scales import SCALES
 from keras_kd.training.teacher_and_student import check_same_inputs
 
 RECIPES = Path(__file__).parent
-# Which of the forms of a field a problem is in; a reader of the file needs no word for it.
-_NAME, _TABLE = "a name", "a table"
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 # A field of a number may hold a schedule's table, of which pydantic would warn.
@@ -38,9 +43,9 @@ class Recipe(Section):
 
     # A name; or a table of the user's own: { path = "photos", image_size = [96, 96] }.
     dataset: Annotated[
-        Annotated[str, one_of(list(data.DATASETS), "data set"), pydantic.Tag(_NAME)]
-        | Annotated[DataRecipe, pydantic.Tag(_TABLE)],
-        pydantic.Discriminator(lambda x: _NAME if isinstance(x, str) else _TABLE),
+        Annotated[str, one_of(list(data.DATASETS), "data set"), pydantic.Tag(NAME)]
+        | Annotated[DataRecipe, pydantic.Tag(TABLE)],
+        pydantic.Discriminator(lambda x: NAME if isinstance(x, str) else TABLE),
     ]
     seed: Seed = 0
     batch_size: PositiveInt
@@ -48,6 +53,8 @@ class Recipe(Section):
     dtype_policy: Annotated[str, one_of(DTYPE_POLICIES, "dtype policy")] = "float32"
     # "mnist/teacher" is a folder of models/; a path that ends in .keras is a file.
     teacher: str | None = None
+    # How the teacher wants its images; as a student's, [0, 1], without.
+    teacher_scale: Annotated[str, one_of(list(SCALES), "scale")] | None = None
     # As DistillationChain takes them.
     dense: Flag = False
     drop_rate: Rate = 0.0
@@ -132,14 +139,21 @@ class Recipe(Section):
             )
         return self
 
+    @property
+    def is_sized_by_data(self):
+        """Whether a model's shape is that of the data, and of their classes."""
+        tables = (ModelRecipe, ApplicationRecipe)
+        return any(isinstance(x.model, tables) for x in self.stage)
+
     @pydantic.model_validator(mode="after")
     def _tasks_are_those_of_the_data(self):
         for stage in self.stage:
-            if stage.task not in (None, "multiclass"):
+            named = isinstance(self.dataset, str)
+            if named and stage.task not in (None, "multiclass"):
                 raise ValueError(
                     f"stage {stage.name!r} has task = {stage.task!r}, and the labels of "
                     f'{self.dataset} are one class of several: give "multiclass", or leave '
-                    "task out. Other data go with the Python classes"
+                    "task out"
                 )
         return self
 
@@ -150,20 +164,27 @@ class Recipe(Section):
         return self
 
 
-def make_chain(recipe, teacher):
+def make_chain(recipe, teacher, parts=None):
     """The `DistillationChain` of a recipe, with models of their first weights.
 
     Args:
         recipe: A `Recipe`.
-        teacher: Its teacher, loaded; or None.
+        teacher: Its teacher, loaded, as it sees the students' inputs; or None.
+        parts: The `keras_kd.datasets.parts.Parts`, for a recipe that is sized by them.
 
     Raises:
         ValueError: A model does not fit another one, or a stage its model.
     """
+    if recipe.is_sized_by_data and parts is None:
+        raise ValueError(
+            "A `model` that is a table, of a family, is for keras-kd run: its size is that "
+            "of the data. Give its name, or a .keras file."
+        )
+    outputs = parts and _outputs_for(parts, teacher)
     models = {} if teacher is None else {"teacher": teacher}
     stages = []
     for section in recipe.stage:
-        stage = section.make(recipe.seed, recipe.dtype_policy, models)
+        stage = section.make(recipe.seed, recipe.dtype_policy, models, parts, outputs)
         if teacher is not None:
             # All models of a recipe are shown the images of one data set.
             with named(stage):
@@ -173,6 +194,13 @@ def make_chain(recipe, teacher):
     return DistillationChain(
         teacher, stages, recipe.dense, recipe.drop_rate, seed=recipe.seed
     )
+
+
+def _outputs_for(parts, teacher):
+    """The shape of one example's outputs: the teacher's, or as the labels are."""
+    if teacher is not None:
+        return answer_shape(teacher, data.for_models(parts.train[0][:1]))
+    return (len(parts.class_names or [""]),)
 
 
 def names():
@@ -261,7 +289,7 @@ def _place(location, table):
             words[-1] += f" {part + 1}"
             if words == [f"stage {part + 1}"] and isinstance(table["stage"][part], dict):
                 words[0] += f' ("{table["stage"][part].get("name", "")}")'
-        elif part not in (_NAME, _TABLE):
+        elif part not in (NAME, TABLE, APPLICATION):
             words.append(part)
     return " > ".join(words)
 

@@ -2,20 +2,29 @@
 
 import contextlib
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import keras
 import numpy as np
+import platformdirs
 
 from keras_kd import data, files
 from keras_kd.distribution.workers import Workers
 from keras_kd.evaluation.uncertainty import over_seeds
+from keras_kd.models.symbolic import input_shapes
 from keras_kd.recipes import data as recipe_data
-from keras_kd.recipes.model_files import load_model
+from keras_kd.recipes import recipe as recipes
+from keras_kd.recipes.model_files import is_there, load_model
 from keras_kd.recipes.recipe import AS_JSON, make_chain
 from keras_kd.runs import manifest
 from keras_kd.tables import markdown_table, shown_count
+from keras_kd.tasks.find import find_task
+from keras_kd.teachers.of_texts import of_bytes, takes_texts
+from keras_kd.teachers.scales import scaled
+
+logger = logging.getLogger(__name__)
 
 # A folder of a run folder, while it runs.
 TEACHER_OUTPUTS = ".teacher_outputs"
@@ -29,6 +38,9 @@ def run(
     name=None,
     outputs_dir=None,
     strategy=None,
+    teacher=None,
+    settings=None,
+    parts=None,
 ):
     """Runs a recipe: prepares the data, trains every stage, writes the run folder.
 
@@ -44,6 +56,9 @@ def run(
             which is removed when the run is done.
         strategy: A `tf.distribute.Strategy` to train under; all its workers call this,
             with a `run_dir` that all of them see. Defaults to None: on one device.
+        teacher: A `keras.Model` instead of the recipe's, one that no file holds.
+        settings: As `DistillationChain.fit` takes them, beside the recipe.
+        parts: The recipe's data, where they are read already.
 
     Returns:
         `(result, accuracies)`: the chain's `ChainResult`, and the accuracies after each
@@ -55,12 +70,24 @@ def run(
         ValueError: A model does not fit the data or another model.
     """
     workers = Workers(strategy)
-    with strategy.scope() if strategy else contextlib.nullcontext():
-        teacher = load_model(recipe.teacher) if recipe.teacher else None
-        chain = make_chain(recipe, teacher)
-    like = recipe_data.takes(chain)
-    # The chief prepares what the others then read.
-    parts = workers.after_chief(lambda: recipe_data.load(recipe, data_dir, like=like))
+    scope = strategy.scope if strategy else contextlib.nullcontext
+    with scope():
+        if teacher is None and strategy is None:
+            teacher = _trained_first(recipe, data_dir, verbose)
+        teacher = teacher_of(recipe, teacher)
+        chain = None if recipe.is_sized_by_data else make_chain(recipe, teacher)
+    shown = teacher if teacher is not None else chain and chain.stages[0].student
+    like = recipe_data.takes(shown)
+    if parts is None:
+        # The chief prepares what the others then read.
+        parts = workers.after_chief(lambda: recipe_data.load(recipe, data_dir, like=like))
+    if chain is None:
+        with scope():
+            chain = make_chain(recipe, teacher, parts)
+    settings = dict(settings or {})
+    if parts.task is None:
+        parts = recipe_data.answered(parts, teacher, _task_of(recipe, teacher))
+        settings["labels_of"] = "teacher"
     own_outputs = Path(run_dir) / TEACHER_OUTPUTS
     train_data = recipe_data.TrainData(
         recipe, parts.train, outputs_dir or own_outputs, verbose=int(verbose in (1, 2))
@@ -70,7 +97,7 @@ def run(
     validation_data = test_data if recipe.test_each_epoch else None
     if parts.validation is not None:
         validation_data = data.batches(*parts.validation, batch_size=1000)
-    settings = {"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)}
+    settings |= {"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)}
     if not isinstance(recipe.dataset, str):
         # A run is of the examples that it was begun with.
         settings["data"] = parts.digest()
@@ -144,6 +171,72 @@ def _of_all_seeds(folder):
     return rows
 
 
+def _trained_first(recipe, data_dir, verbose):
+    """A shipped teacher that is not there, outside a clone: trained now, and kept.
+
+    Returns:
+        The teacher; None where the recipe's is there, or no recipe trains it.
+    """
+    made_by = (recipe.teacher or "").replace("/", "_")
+    if recipe.teacher is None or is_there(recipe.teacher) or made_by not in recipes.names():
+        return None
+    trained = recipes.load(made_by)
+    folder = platformdirs.user_cache_path("keras_kd") / made_by
+    path = folder / trained.stage[-1].name / "model.keras"
+    if not (folder / "results.json").is_file():
+        logger.info(
+            "The teacher %s ships with a clone alone: it is trained first, by the recipe "
+            "%s, and kept in %s.",
+            recipe.teacher,
+            made_by,
+            folder,
+        )
+        run(trained, folder, data_dir, verbose, made_by)
+    return load_model(path)
+
+
+def teacher_of(recipe, teacher=None):
+    """The teacher of a recipe as its students' inputs reach it; or None.
+
+    Args:
+        recipe: A `Recipe`.
+        teacher: Instead of the recipe's own.
+
+    Raises:
+        FileNotFoundError, ValueError: As `load_model`, or as `teachers.scales.scaled`.
+    """
+    if teacher is None and recipe.teacher is not None:
+        teacher = load_model(recipe.teacher)
+    if teacher is not None and takes_texts(teacher):
+        return of_bytes(teacher)
+    if recipe.teacher_scale is None:
+        return teacher
+    if teacher is None:
+        raise ValueError("teacher_scale goes with a teacher, and the recipe has none.")
+    shape, own = None, recipe.dataset
+    if not isinstance(own, str) and own.image_size:
+        known = input_shapes(teacher)
+        shape = (*own.image_size, own.channels or (known[0][-1] if known else 3))
+    return scaled(teacher, recipe.teacher_scale, shape)
+
+
+def _task_of(recipe, teacher):
+    """What the outputs of a teacher mean, of whose answers students alone learn."""
+    if teacher is None:
+        raise ValueError(
+            "The data have no labels, and the recipe no teacher: nothing says what is "
+            "right."
+        )
+    said = [x.task for x in recipe.stage if x.task is not None]
+    task = said[0] if said else find_task(teacher)[0]
+    if task is None:
+        raise ValueError(
+            "What the outputs of the teacher mean cannot be told, and the data have no "
+            "labels. Give each stage its `task`."
+        )
+    return task
+
+
 def give_data(recipe, chain, train_data, parts):
     """Gives each stage of a recipe's chain what it is trained on.
 
@@ -157,13 +250,18 @@ def give_data(recipe, chain, train_data, parts):
     """
     labels = [x[1] for x in (parts.train, parts.validation) if x is not None]
     for section, stage in zip(recipe.stage, chain.stages, strict=True):
-        _check_labels(stage, np.concatenate(labels))
+        if parts.task == "multiclass":
+            _check_labels(stage, np.concatenate(labels), section.task)
         if stage.epochs:
             stage.train_data = train_data.of(section)
+            if parts.train[1] is None:
+                # Keras measures them in training, too.
+                stage.metrics = None
 
 
-def _check_labels(stage, labels):
-    num_classes = stage.student.output_shape[-1]
+def _check_labels(stage, labels, task):
+    # One unit says no or yes.
+    num_classes = 2 if task == "binary" else stage.student.output_shape[-1]
     if np.min(labels) < 0 or np.max(labels) >= num_classes:
         raise ValueError(
             f"Stage {stage.name!r}: labels must be in 0..{num_classes - 1}, the outputs "

@@ -5,15 +5,20 @@ import math
 from typing import Annotated, Literal
 
 import keras
+import numpy as np
 import pydantic
 from pydantic import Field
 
-from keras_kd import losses
+from keras_kd import losses, students
 from keras_kd.data.augmentation import Deform
 from keras_kd.datasets.load import Own
 from keras_kd.losses.arguments import check_positive, is_finite_number
 from keras_kd.losses.schedules import is_schedule, last_step
+from keras_kd.students import applications
 from keras_kd.training import checks
+
+# What a model's name begins with that is one of keras.applications.
+_APPLICATIONS = "applications/"
 
 # Numbers of an optimizer that are steps or limits; others may be of any sign.
 _SIZES = ("learning_rate", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm")
@@ -21,6 +26,10 @@ _SIZES += ("epsilon", "initial_accumulator_value", "l1_regularization_strength")
 _SIZES += ("l2_regularization_strength", "l2_shrinkage_regularization_strength")
 # What of an average stays at each step: with 1 nothing is ever added.
 _KEPT = ("beta_1", "beta_2", "rho", "momentum", "ema_momentum")
+
+
+# The forms of a field that is a name, or a table; of a problem no reader needs the word.
+NAME, TABLE, APPLICATION = "a name", "a table", "an application"
 
 
 def one_of(names, kind):
@@ -101,6 +110,8 @@ def _or_schedule(check):
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Integer = Annotated[int, Field(strict=True)]
 PositiveInt = Annotated[Integer, Field(ge=1)]
+# A number, or a text with a unit: "100kB".
+Limit = Annotated[float, Field(strict=True)] | Annotated[int, Field(strict=True)] | str
 Seed = Annotated[Integer, Field(ge=0, lt=2**32)]
 Flag = Annotated[bool, Field(strict=True)]
 # Of a dropout layer, or of teachers that are left out.
@@ -217,6 +228,38 @@ class EnsembleRecipe(Section):
     temperature: Annotated[Number, Field(gt=0), _checked("temperature")] = 4.0
 
 
+class ApplicationRecipe(Section):
+    """An architecture of keras.applications, untrained, in the shape of the data.
+
+        model = { application = "MobileNetV3Small", alpha = 0.5 }
+        model = "applications/MobileNetV3Small"
+    """
+
+    model_config = pydantic.ConfigDict(extra="allow", frozen=True)
+    application: str
+
+    @classmethod
+    def of(cls, name):
+        """Of "applications/NAME", a table; anything else as it is."""
+        if isinstance(name, str) and name.startswith(_APPLICATIONS):
+            return {"application": name.removeprefix(_APPLICATIONS)}
+        return name
+
+    def make(self, input_shape, output_shape):
+        """A model of its first weights.
+
+        Raises:
+            ValueError: As `keras_kd.students.applications.build`.
+        """
+        own = self.model_extra
+        return applications.build(self.application, input_shape, output_shape, **own)
+
+    @pydantic.model_validator(mode="after")
+    def _arguments_fit(self):
+        applications.check(self.application, self.model_extra)
+        return self
+
+
 class DataRecipe(Section):
     """A user's own data; the fields are those of `keras_kd.datasets.load.Own`."""
 
@@ -234,3 +277,51 @@ class DataRecipe(Section):
     def make(self):
         """The `Own` that `keras_kd.datasets.load` takes."""
         return Own(**self.model_dump())
+
+
+class ModelRecipe(Section):
+    """A model of a family, in the shape of the data; the fields are those of `students`."""
+
+    family: Annotated[str, one_of(students.names(), "family")]
+    # Its width, or the largest within these limits.
+    width: PositiveInt | None = None
+    max_bytes: Limit | None = None
+    max_macs: Limit | None = None
+    max_parameters: Limit | None = None
+    max_latency: Limit | None = None
+
+    def make(self, parts, output_shape):
+        """A model of its first weights, which knows the training inputs' means.
+
+        Args:
+            parts: A `keras_kd.datasets.parts.Parts`.
+            output_shape: Of one example.
+        """
+        x = parts.train[0]
+        shape, width = tuple(x.shape[1:]), self.width
+        if width is None:
+            limits = self._limits()
+            width = students.largest(
+                self.family, shape, output_shape, limits, parts.columns
+            )
+        model = students.build(self.family, shape, output_shape, width, parts.columns)
+        if parts.kind != "images":
+            students.prepare(model, x)
+        if parts.task != "regression":
+            return model
+        # Values of any size come out of numbers about 1, which it learns as fast.
+        mean, deviation = np.mean(parts.train[1]), np.std(parts.train[1]) or 1.0
+        values = keras.layers.Rescaling(float(deviation), float(mean), name="values")
+        return keras.Model(model.inputs, values(model.output), name=model.name)
+
+    def _limits(self):
+        given = self.model_dump(exclude={"family", "width"})
+        return students.Limits(**given)
+
+    @pydantic.model_validator(mode="after")
+    def _sized_once(self):
+        limits = vars(self._limits())
+        given = [x for x in limits if x.startswith("max_") and limits[x] is not None]
+        if (self.width is None) == (not given):
+            raise ValueError("give its width, or limits: max_bytes, max_macs, ...")
+        return self

@@ -11,11 +11,16 @@ from keras_kd.chain.stage import Stage
 from keras_kd.files import check_folder_name
 from keras_kd.recipes.model_files import is_trained, load_to_train, zoo_or_file
 from keras_kd.recipes.sections import (
+    APPLICATION,
+    NAME,
+    TABLE,
+    ApplicationRecipe,
     EnsembleRecipe,
     Flag,
     Fraction,
     Integer,
     LossRecipe,
+    ModelRecipe,
     Number,
     OptimizerRecipe,
     PositiveInt,
@@ -32,10 +37,33 @@ from keras_kd.teachers import Ensemble
 Label = Annotated[Integer, Field(ge=0)]
 
 
+def _values_alone(parts):
+    """The task of data whose labels are values; of others the models show it."""
+    return parts.task if parts.task == "regression" else None
+
+
+def _form(model):
+    if isinstance(model, str):
+        return NAME
+    is_application = isinstance(model, ApplicationRecipe) or "application" in model
+    return APPLICATION if is_application else TABLE
+
+
 class StageRecipe(Section):
     name: Annotated[str, pydantic.AfterValidator(check_folder_name)]
     # Of the zoo; or a trained model, as `teacher` names them.
-    model: Annotated[str, pydantic.AfterValidator(zoo_or_file)] | None = None
+    # Or in the shape of the data: { family = "separable_cnn", width = 24 }, or one of
+    # keras.applications, untrained: "applications/MobileNetV3Small".
+    model: (
+        Annotated[
+            Annotated[str, pydantic.AfterValidator(zoo_or_file), pydantic.Tag(NAME)]
+            | Annotated[ModelRecipe, pydantic.Tag(TABLE)]
+            | Annotated[ApplicationRecipe, pydantic.Tag(APPLICATION)],
+            pydantic.Discriminator(_form),
+            pydantic.BeforeValidator(ApplicationRecipe.of),
+        ]
+        | None
+    ) = None
     # Instead of `model`: stages before this one, or "teacher", together.
     ensemble: EnsembleRecipe | None = None
     # With 0 a trained model is given as it is, and teaches.
@@ -85,7 +113,9 @@ class StageRecipe(Section):
         """Whether a loss tells examples apart by their numbers."""
         return any(loss.make().needs_index for loss in self.losses)
 
-    def make(self, seed, dtype_policy="float32", models=None):
+    def make(
+        self, seed, dtype_policy="float32", models=None, parts=None, output_shape=None
+    ):
         """The `Stage`.
 
         Args:
@@ -93,6 +123,8 @@ class StageRecipe(Section):
             dtype_policy: Of the student.
             models: dict of name to model, of the stages before and "teacher", for an
                 ensemble.
+            parts: The data, a `keras_kd.datasets.parts.Parts`, for a family's model.
+            output_shape: Of one example, for the same.
 
         Raises:
             ValueError: An ensemble's models are not there before it, or do not go together;
@@ -104,7 +136,13 @@ class StageRecipe(Section):
         with_default = keras.config.dtype_policy()
         keras.config.set_dtype_policy(dtype_policy)
         try:
-            student = load_to_train(self.model)
+            if isinstance(self.model, ModelRecipe):
+                student = self.model.make(parts, output_shape)
+            elif isinstance(self.model, ApplicationRecipe):
+                shape = tuple(parts.train[0].shape[1:])
+                student = self.model.make(shape, output_shape)
+            else:
+                student = load_to_train(self.model)
         finally:
             keras.config.set_dtype_policy(with_default)
         if self.epochs and is_trained(self.model):
@@ -124,7 +162,7 @@ class StageRecipe(Section):
             patience=self.patience,
             restore_best=self.restore_best,
             monitor=self.monitor,
-            task=self.task,
+            task=self.task or (parts and _values_alone(parts)),
         )
 
     def _ensemble(self, models):

@@ -69,8 +69,10 @@ def is_given(model):
 
 def start(run, model):
     """The file, or shipped model, whose weights a stage began with; None: none."""
-    name = table(run, model.name).get("model") or ""
-    return name if "/" in name or name.endswith(".keras") else None
+    name = table(run, model.name).get("model")
+    # A table is a family's, untrained.
+    is_name = isinstance(name, str) and not name.startswith("applications/")
+    return name if is_name and ("/" in name or name.endswith(".keras")) else None
 
 
 def batch_size(run, model):

@@ -77,6 +77,11 @@ def notes(runs):
     measured = [x.metrics.evaluation for _, of_name in finished(runs) for x in of_name]
     counted = dict.fromkeys(x.counts for x in measured if not x.is_right_or_wrong)
     sentences = []
+    if any(getattr(run.manifest, "labels_of", None) for run in runs):
+        sentences += [
+            "The data have no labels: right is what the teacher answers, so its own scores "
+            "say nothing."
+        ]
     if any(x.is_right_or_wrong for x in measured):
         sentences += ["In brackets is the 95 % Wilson interval of the test accuracy."]
     if counted:

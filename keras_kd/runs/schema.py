@@ -72,6 +72,8 @@ class RunManifest(_Head):
     teacher: TeacherEntry | None = None
     # Of the labels, in their order, where they have names.
     class_names: list[str] | None = None
+    # Of whom the labels are that are measured on, where the data have none.
+    labels_of: Literal["teacher"] | None = None
     stages: Annotated[list[StageEntry], pydantic.Field(min_length=1)]
 
     @pydantic.model_validator(mode="after")

@@ -11,9 +11,10 @@ import pytest
 
 from keras_kd import data, datasets
 from keras_kd.chain.stage_run import StageRun
-from keras_kd.recipes import recipe
+from keras_kd.recipes import model_files, recipe
 from keras_kd.recipes import run as recipe_run
 from keras_kd.recipes import zoo
+from keras_kd.recipes.recipe import Recipe
 from keras_kd.runs.manifest import RunError
 
 
@@ -391,3 +392,101 @@ def test_a_run_is_of_the_images_that_it_was_begun_with(write_recipe, photos, tmp
     keras.utils.save_img(changed, np.full((28, 28, 1), 9), scale=False)
     with pytest.raises(RunError, match="data"):
         recipe_run.run(loaded, tmp_path / "run", verbose=0)
+
+
+def test_a_shipped_teacher_that_is_not_there_is_trained_first(
+    write_recipe, sample_data, tmp_path, monkeypatch
+):
+    """As from an installed wheel, outside a clone; and it is kept."""
+    monkeypatch.setattr(model_files, "SHIPPED_MODELS", tmp_path / "none")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    trained = recipe.load(write_recipe())
+    monkeypatch.setattr(recipe, "load", lambda name: trained)
+    loaded = Recipe.model_validate(trained.model_dump() | {"teacher": "mnist/teacher"})
+    with monkeypatch.context() as once:
+        once.setattr(recipe_run, "make_chain", stop_at_the_second_call())
+        with pytest.raises(InterruptedError):
+            recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    kept = tmp_path / "cache" / "keras_kd" / "mnist_teacher" / "first" / "model.keras"
+    before = kept.stat().st_mtime_ns
+    result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert [x.model for x in result.models] == ["teacher", "first"]
+    assert kept.stat().st_mtime_ns == before
+
+
+def stop_at_the_second_call():
+    called = []
+
+    def make(*args):
+        called.append(args)
+        if len(called) == 2:
+            raise InterruptedError
+        return recipe.make_chain(*args)
+
+    return make
+
+
+UNLABELLED = """
+dataset = {{ path = "{path}", labels = false, validation = 0.2, test = 0.2 }}
+batch_size = 8
+teacher = "{teacher}"
+teacher_scale = "{scale}"
+[[stage]]
+name = "student"
+model = {{ family = "separable_cnn", width = 2 }}
+epochs = 1
+losses = [{{ name = "kd" }}]
+student_loss_weight = {weight}
+restore_best = true
+"""
+
+
+def test_without_labels_right_is_what_the_teacher_answers(write_recipe, tmp_path):
+    """The teacher wants bytes, and its data are in [0, 1]: it sees them as it wants."""
+    inputs = keras.Input((6, 6, 1))
+    mean = keras.layers.GlobalAveragePooling2D()(inputs)
+    teacher = keras.Model(inputs, keras.layers.Dense(2)(mean))
+    teacher.set_weights([np.float32([[-1, 1]]), np.float32([127.5, -127.5])])
+    teacher.save(tmp_path / "t.keras")
+    images = np.random.default_rng(0).integers(0, 256, (60, 6, 6, 1)).astype("uint8")
+    np.savez(tmp_path / "data.npz", x=images)
+    given = {"path": tmp_path / "data.npz", "teacher": tmp_path / "t.keras"}
+    given |= {"scale": "bytes", "weight": 0.0}
+    loaded = recipe.load(write_recipe(text=UNLABELLED.format(**given)))
+    result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    teacher, student = result.models
+    assert teacher.accuracy == 1.0 and student.evaluation.fidelity.agreement < 1.0
+    written = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert written["labels_of"] == "teacher"
+    labels = np.loadtxt(
+        tmp_path / "run" / "teacher" / "answers.csv", delimiter=",", skiprows=1
+    )[:, 1]
+    held_out = datasets.load(loaded.dataset.make()).test[0]
+    np.testing.assert_array_equal(labels, held_out.mean(axis=(1, 2, 3)) > 127.5)
+    given["weight"] = 0.5
+    loaded = recipe.load(write_recipe(text=UNLABELLED.format(**given)))
+    with pytest.raises(ValueError, match="the data have no labels, so it must have"):
+        recipe_run.run(loaded, tmp_path / "other", verbose=0)
+
+
+# An untrained student may answer with numbers in [0, 1].
+@pytest.mark.filterwarnings("ignore:The outputs of 'student' are taken as logits")
+def test_a_yes_or_no_of_two_classes(write_recipe, tmp_path):
+    inputs = keras.Input((6, 6, 1))
+    mean = keras.layers.GlobalAveragePooling2D()(inputs)
+    teacher = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(mean))
+    teacher.set_weights([np.float32([[20]]), np.float32([-10])])
+    teacher.save(tmp_path / "t.keras")
+    images = np.random.default_rng(0).integers(0, 256, (60, 6, 6, 1)).astype("uint8")
+    labels = (images.mean(axis=(1, 2, 3)) > 127.5).astype("int64")
+    np.savez(tmp_path / "data.npz", x=images, y=labels)
+    given = {"path": tmp_path / "data.npz", "teacher": tmp_path / "t.keras"}
+    text = UNLABELLED.format(**given, scale="unit", weight=0.5)
+    text = text.replace("labels = false, ", "") + 'task = "binary"\n'
+    loaded = recipe.load(write_recipe(text=text))
+    result, _ = recipe_run.run(loaded, tmp_path / "run", verbose=0)
+    assert result.models[0].accuracy == 1.0
+    labels[::4] = 2
+    np.savez(tmp_path / "data.npz", x=images, y=labels)
+    with pytest.raises(ValueError, match=r"labels must be in 0\.\.1"):
+        recipe_run.run(loaded, tmp_path / "other", verbose=0)

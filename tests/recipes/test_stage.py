@@ -4,7 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_kd.datasets.parts import Parts
 from keras_kd.recipes import recipe, zoo
+from keras_kd.recipes.sections import ApplicationRecipe
 from keras_kd.report.recipe import as_toml
 from tests.conftest import MINIMAL
 from tests.recipes.test_recipe import GIVEN_ALONE
@@ -102,3 +104,72 @@ def test_task(write_recipe):
     assert again == loaded
     # On labels alone it says what is measured.
     assert recipe.load(write_recipe(text=text)).stage[0].make(seed=0).task == "multiclass"
+
+
+def test_an_application_of_keras():
+    made = ApplicationRecipe.of("applications/MobileNetV3Small")
+    assert made == {"application": "MobileNetV3Small"}
+    assert ApplicationRecipe.of("mnist/teacher") == "mnist/teacher"
+    table = {"application": "MobileNetV3Small", "alpha": 0.25}
+    model = ApplicationRecipe.model_validate(table).make((32, 32, 1), (3,))
+    assert (model.input_shape, model.output_shape) == ((None, 32, 32, 1), (None, 3))
+    with pytest.raises(ValueError, match="`aplha` is no argument.*alpha, minimalistic"):
+        ApplicationRecipe.model_validate({"application": "MobileNetV3Small", "aplha": 1})
+
+
+@pytest.mark.parametrize(
+    "model, parameters",
+    [
+        # Of 3 columns and their being known, by hand: 6 * 4 + 4, 4 * 4 + 4, 4 + 1; and
+        # three means and variances and a count.
+        ('{ family = "mlp", width = 4 }', 53 + 7),
+        ('{ family = "mlp", max_parameters = "70" }', 53 + 7),
+        ('"applications/MobileNetV3Small"', None),
+        ('{ application = "MobileNetV3Small", alpha = 0.25 }', None),
+    ],
+)
+def test_a_model_in_the_shape_of_the_data(write_recipe, model, parameters):
+    stage = f"""
+dataset = {{ path = "rows.csv" }}
+batch_size = 8
+[[stage]]
+name = "student"
+model = {model}
+epochs = 1
+"""
+    loaded = recipe.load(write_recipe(text=stage))
+    assert recipe.load(write_recipe(text=as_toml(loaded.model_dump(**recipe.AS_JSON))))
+    with pytest.raises(ValueError, match="its size is that of the data"):
+        recipe.make_chain(loaded, None)
+    x = np.random.default_rng(0).normal(5.0, 2.0, (50, 3)).astype("float32")
+    parts = Parts((x, x[:, 0]), None, (x, x[:, 0]), None, "table", "regression")
+    if parameters is None:
+        x = np.zeros((50, 32, 32, 3), "uint8")
+        parts = Parts((x, np.arange(50) % 4), None, (x, None), tuple("abcd"))
+    (made,) = recipe.make_chain(loaded, None, parts).stages
+    if parameters is None:
+        assert made.student.output_shape == (None, 4)
+        return
+    assert made.student.count_params() == parameters
+    # Untrained, its values are about those of the labels.
+    answers = made.student.predict(x, verbose=0)
+    assert answers.shape == (50, 1) and abs(np.mean(answers) - 5.0) < 6.0
+    (normal,) = [k for k in made.student.layers if k.name == "normalization"]
+    np.testing.assert_allclose(normal.mean.numpy().ravel(), x.mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        ('{ family = "mpl", width = 4 }', "no such family: 'mpl'.*did you mean 'mlp'"),
+        ('{ family = "mlp" }', "give its width, or limits"),
+        ('{ family = "mlp", width = 4, max_macs = 9 }', "give its width, or limits"),
+        ('{ family = "mlp", max_bytes = "9 kilos" }', "`max_bytes`"),
+        ('{ application = "MobilNet" }', "must be one of keras.applications"),
+        ('"applications/MobileNetV3Smal"', "Did you mean 'MobileNetV3Small'"),
+    ],
+)
+def test_a_model_that_is_none(write_recipe, model, message):
+    text = MINIMAL.format(extra="", stage="").replace('"mnist_student"', model)
+    with pytest.raises(ValueError, match=f"(?s)stage 1.*model.*{message}"):
+        recipe.load(write_recipe(text=text))
