@@ -5,6 +5,7 @@ from keras_kd.cli import (  # noqa: F401
     card,
     compare,
     data,
+    distill,
     evaluate,
     export,
     methods,

@@ -23,7 +23,15 @@ KINDS = (
 
 
 def export_run(
-    run_dir, examples, calibration, *, task=None, overwrite=False, **measuring
+    run_dir,
+    examples,
+    calibration,
+    *,
+    kinds=None,
+    task=None,
+    min_agreement=None,
+    overwrite=False,
+    **measuring,
 ):
     """Exports the finished models of a run in every format, and measures the files.
 
@@ -37,7 +45,10 @@ def export_run(
         run_dir: The folder of a run; of one over several seeds, the first seed is taken.
         examples, calibration: As `export` takes them, inputs of the models; not an
             iterator, as each file needs them again.
+        kinds: dict of a model's name to its files, a list of (format, quantization); of
+            others there are none. Defaults to all of all.
         task: As `export` takes it, of all models; by default what each was measured as.
+        min_agreement: As `export` takes it, of quantised files.
         overwrite: Whether all files are made anew.
         **measuring: `threads` and others of
         `keras_kd.exporters.file_profile.profile_files`.
@@ -52,10 +63,13 @@ def export_run(
         ValueError: No model is finished; none could be exported, with the reason for each
             file; a file is damaged.
     """
-    for format in runtimes.FORMATS:
-        runtimes.need_runtimes(format)
     run = next(iter(reader.read(run_dir).runs.values()))
     models = [model for model in run.models if model.done and model.has_model]
+    if kinds is None:
+        kinds = {model.name: KINDS for model in models}
+    models = [model for model in models if model.name in kinds]
+    for format in {format for model in models for format, _ in kinds[model.name]}:
+        runtimes.need_runtimes(format)
     if not models:
         raise ValueError(f"No model of {run.path} is finished; there is nothing to export.")
     files, refused = [], []
@@ -63,7 +77,9 @@ def export_run(
         for model in models:
             given = {"examples": examples, "overwrite": overwrite}
             given["task"] = task or model.metrics.evaluation.task
-            _export_model(model, given, calibration, files, refused)
+            _export_model(
+                model, kinds[model.name], given, calibration, min_agreement, files, refused
+            )
         if not files:
             reasons = "\n".join(f"{x.model}/{x.file}: {x.reason}" for x in refused)
             raise ValueError(f"No file was written.\n{reasons}")
@@ -76,14 +92,16 @@ def export_run(
     return exports
 
 
-def _export_model(model, given, calibration, files, refused):
+def _export_model(model, kinds, given, calibration, min_agreement, files, refused):
     """Adds a model's `DeviceFile`s and `RefusedFile`s, and writes what is not there."""
     loaded = None
-    for format, quantization in KINDS:
+    for format, quantization in kinds:
         path = model.folder / export.file_name(model.name, format, quantization)
         arguments = given | {"format": format, "quantization": quantization}
         if quantization == "int8":
             arguments["calibration"] = calibration
+        if quantization is not None:
+            arguments["min_agreement"] = min_agreement
         if path.exists() and not given["overwrite"]:
             logger.info("%s: there already", path.name)
         else:

@@ -1,0 +1,1 @@
+"""From a teacher and data to a file for a device, in one call."""
