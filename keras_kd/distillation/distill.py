@@ -185,8 +185,9 @@ class _Call:
 
     def make(self, run_dir):
         """Does all that is left to do in a folder, and gives the `Distilled`."""
+        # As the user gave it, also where the limits are lowered by what was measured; and
         # JSON knows no tuples.
-        asked = json.loads(json.dumps(self.given | {"limits": vars(self.limits)}))
+        asked = json.loads(json.dumps(self.given))
         recipe = self._begun(run_dir, asked)
         if recipe is None:
             files.check_new(run_dir)

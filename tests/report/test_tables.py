@@ -203,3 +203,10 @@ def test_classes_of_pixels_and_labels(tmp_path):
     assert table.header[4:] == ["recall, %", "alone: recall, %"]
     values = reader.read(make_task_run(tmp_path / "values", "regression")).runs[None]
     assert class_table([values["student"]]).rows == []
+
+
+def test_without_labels_the_teacher_says_what_is_right(run):
+    said = "The data have no labels: right is what the teacher answers"
+    assert said not in " ".join(notes([run]))
+    manifest = run.manifest.model_copy(update={"labels_of": "teacher"})
+    assert notes([dataclasses.replace(run, manifest=manifest)])[0].startswith(said)
