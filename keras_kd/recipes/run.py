@@ -18,9 +18,12 @@ from keras_kd.recipes import data as recipe_data
 from keras_kd.recipes import recipe as recipes
 from keras_kd.recipes.model_files import is_there, load_model
 from keras_kd.recipes.recipe import AS_JSON, make_chain
+from keras_kd.report.tables import score_cell
 from keras_kd.runs import manifest
+from keras_kd.runs.schema import EvaluationEntry
 from keras_kd.tables import markdown_table, shown_count
 from keras_kd.tasks.find import find_task
+from keras_kd.tasks.scores import SCORES
 from keras_kd.teachers.of_texts import of_bytes, takes_texts
 from keras_kd.teachers.scales import scaled
 
@@ -295,18 +298,23 @@ def _over_seeds(results):
     for same in zip(*results, strict=True):
         if _is_one(same):
             same = same[:1]
-        first, evaluations = same[0], [x["evaluation"] for x in same]
-        errors = over_seeds([x["errors"] for x in evaluations])
-        accuracy = over_seeds([x["accuracy"] for x in evaluations])
+        first = same[0]
+        evaluations = [EvaluationEntry.model_validate(x["evaluation"]) for x in same]
+        score = SCORES[evaluations[0].counts]
+        row = {
+            "model": first["model"],
+            "taught by": first["taught_by"],
+            "seeds": len(same),
+            score.label: score_cell(score, evaluations, with_interval=False),
+        }
+        if evaluations[0].is_right_or_wrong:
+            errors = over_seeds([x.errors for x in evaluations])
+            row[f"errors in {evaluations[0].examples:,}"] = f"{errors.mean:.1f}"
         seconds = [x["seconds"] for x in same]
         rows.append(
-            {
-                "model": first["model"],
-                "taught by": first["taught_by"],
-                "seeds": len(same),
-                "accuracy (%)": accuracy.percent(),
-                f"errors in {evaluations[0]['examples']:,}": f"{errors.mean:.1f}",
-                "parameters": f"{first['parameters']:,}",
+            row
+            | {
+                "parameters": shown_count(first["parameters"]),
                 "MACs": shown_count(first["macs"]),
                 "seconds": "-" if None in seconds else f"{sum(seconds) / len(same):.0f}",
             }

@@ -73,6 +73,10 @@ class Trials:
         """
         recipe = self._recipe
         self._parts = recipe_data.load(recipe, data_dir, wanted=["train"])
+        if self._parts.task is None:
+            raise ValueError(
+                "A search compares its trials by labels, and the data have none."
+            )
         outputs = files.make(self._folder / TEACHER_OUTPUTS)
         self._train_data = recipe_data.TrainData(recipe, self._parts.train, outputs)
         if self._once:

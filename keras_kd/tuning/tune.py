@@ -11,9 +11,8 @@ from keras_kd import files
 from keras_kd.chain.progress import Progress
 from keras_kd.extras import needed_by
 from keras_kd.models.fingerprints import model_fingerprint
-from keras_kd.recipes.model_files import load_model
 from keras_kd.recipes.recipe import AS_JSON
-from keras_kd.recipes.run import TEACHER_OUTPUTS
+from keras_kd.recipes.run import TEACHER_OUTPUTS, teacher_of
 from keras_kd.runs import manifest
 from keras_kd.tuning import trials as tune_trials
 
@@ -62,7 +61,7 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None):
         from keras_kd.tuning import report as tune_report
         from keras_kd.tuning import search
     is_distributed, is_worker = _role()
-    teacher = load_model(recipe.teacher) if recipe.teacher else None
+    teacher = teacher_of(recipe)
     trials = tune_trials.Trials(recipe, teacher, folder)
     settings = _settings(recipe, teacher, name)
     progress = Progress([], verbose)

@@ -490,3 +490,28 @@ def test_a_yes_or_no_of_two_classes(write_recipe, tmp_path):
     np.savez(tmp_path / "data.npz", x=images, y=labels)
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.1"):
         recipe_run.run(loaded, tmp_path / "other", verbose=0)
+
+
+def test_values_over_seeds(write_recipe, tmp_path):
+    x = np.random.default_rng(0).normal(size=(80, 3)).astype("float32")
+    np.savez(tmp_path / "data.npz", x=x, y=x[:, 0] * 3)
+    text = f"""
+dataset = {{ path = "{tmp_path}/data.npz" }}
+batch_size = 16
+[[stage]]
+name = "alone"
+model = {{ family = "mlp", width = 2 }}
+epochs = 1
+"""
+    loaded = recipe.load(write_recipe(text=text))
+    table = recipe_run.run_seeds(loaded, 2, tmp_path / "runs", verbose=0)
+    errors = []
+    for seed in (0, 1):
+        folder = tmp_path / "runs" / f"seed-{seed}" / "alone"
+        test_x, labels = datasets.load(loaded.dataset.make()).test
+        model = keras.saving.load_model(folder / "model.keras")
+        answers = model.predict(test_x, verbose=0)[:, 0]
+        errors.append(np.mean(np.abs(answers - labels)))
+    mean, deviation = statistics.mean(errors), statistics.stdev(errors)
+    assert "| mean absolute error |" in " ".join(table.splitlines()[0].split())
+    assert f"{mean:.4f} ± {deviation:.4f}" in table

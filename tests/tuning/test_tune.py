@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -21,6 +23,7 @@ from keras_kd.chain.stage_run import StageRun
 from keras_kd.cli import main
 from keras_kd.recipes import recipe
 from keras_kd.recipes import run as recipe_run
+from keras_kd.recipes import zoo
 from keras_kd.runs.manifest import RunError
 from keras_kd.tuning import trials as tune_trials
 from keras_kd.tuning import tune as tunes
@@ -314,6 +317,24 @@ def test_an_error_ends_the_search(load, no_test_images, tmp_path):
     tuned = load("trials = 2\nobjective = 'val_acuracy'")
     with pytest.raises(ValueError, match="Received: 'val_acuracy'. Known: val_accuracy, "):
         tune(tuned, tmp_path / "search", verbose=0)
+
+
+def test_a_teacher_sees_its_own_scale(load, tmp_path, monkeypatch):
+    zoo.build("mnist_fc_8").save(tmp_path / "teacher.keras")
+    head = f'teacher = "{tmp_path}/teacher.keras"\nteacher_scale = "bytes"\nbatch_size'
+    loaded, seen = load(batch_size=head), []
+
+    def look(recipe, teacher, folder):
+        seen.append(teacher)
+        raise InterruptedError
+
+    monkeypatch.setattr(tune_trials, "Trials", look)
+    with pytest.raises(InterruptedError):
+        tune(loaded, tmp_path / "search", verbose=0)
+    (teacher,) = seen
+    images = np.random.default_rng(0).random((4, 28, 28, 1), "float32")
+    own = keras.saving.load_model(tmp_path / "teacher.keras")
+    np.testing.assert_allclose(teacher(images), own(images * 255), rtol=1e-4, atol=1e-4)
 
 
 def test_without_keras_tuner(load, tmp_path, monkeypatch):
