@@ -111,6 +111,16 @@ def main():
 
 
 @contextlib.contextmanager
+def begun_again_by_the_same_command():
+    """Says so, where Ctrl-C ends the block, and ends the process."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        click.echo("\nStopped. To go on, give the same command.", err=True)
+        raise SystemExit(130) from stop
+
+
+@contextlib.contextmanager
 def shown_log():
     """Shows what the library logs while the block runs; above the bar if there is one."""
     from tqdm import tqdm

@@ -5,7 +5,12 @@ from pathlib import Path
 
 import click
 
-from keras_kd.cli.base import data_dir, main, shown_log
+from keras_kd.cli.base import (
+    begun_again_by_the_same_command,
+    data_dir,
+    main,
+    shown_log,
+)
 
 
 @main.command()
@@ -75,7 +80,6 @@ def distill(teacher, data, no_labels, no_baseline, label, skip_unreadable, **arg
     texts, with a folder for each class or without classes; a table (.csv, .parquet), a
     .npz file, tfds:NAME, mnist or fashion_mnist. Given again after a stop it goes on.
     """
-    from keras_kd.data import DATASETS
     from keras_kd.datasets.load import Own
     from keras_kd.distillation.distill import distill as make
     from keras_kd.exporters import converter
@@ -87,19 +91,15 @@ def distill(teacher, data, no_labels, no_baseline, label, skip_unreadable, **arg
         # As with `python script.py`, a module that lies here is found.
         sys.path.insert(0, "")
     arguments["image_size"] = arguments["image_size"] or None
-    if label is not None or skip_unreadable or data not in DATASETS:
+    if label is not None or skip_unreadable:
         data = Own(data, label=label, skip_unreadable=skip_unreadable)
-    try:
-        with shown_log():
-            found = make(
-                teacher,
-                data,
-                labels=not no_labels,
-                baseline=not no_baseline,
-                announce=click.echo,
-                **arguments,
-            )
-    except KeyboardInterrupt as stop:
-        click.echo("\nStopped. To go on, give the same command.", err=True)
-        raise SystemExit(130) from stop
+    with begun_again_by_the_same_command(), shown_log():
+        found = make(
+            teacher,
+            data,
+            labels=not no_labels,
+            baseline=not no_baseline,
+            announce=click.echo,
+            **arguments,
+        )
     click.echo(f"\n{found.result.table()}\n\n{found}")

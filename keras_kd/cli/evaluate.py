@@ -23,8 +23,6 @@ def evaluate(model, dataset, teacher, task, data_dir):
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student.
     """
-    import tensorflow as tf
-
     from keras_kd import data, datasets
     from keras_kd.evaluation.evaluate import Evaluation
     from keras_kd.evaluation.predictions import predict
@@ -39,10 +37,7 @@ def evaluate(model, dataset, teacher, task, data_dir):
     images, labels = parts.test
     if labels is None:
         raise data.DataError(f"{dataset} has no labels to measure by. Give data with some.")
-    if parts.kind == "images":
-        test = data.batches(images, labels, batch_size=1000)
-    else:
-        test = tf.data.Dataset.from_tensor_slices((images, labels)).batch(1000)
+    test = data.batches(images, labels, batch_size=1000)
     # Classes may be those of one unit.
     task = task or ("regression" if parts.task == "regression" else None)
     predictions, fidelity = predict(loaded, test, name=model, task=task), None

@@ -92,9 +92,7 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     if is_calibrated:
         arguments["calibration"] = as_taken(calibration)
     images, labels = parts.test
-    examples = as_taken(images[:])
-    if labels is not None:
-        examples = (examples, labels)
+    examples = as_taken(images[:]), labels
     if parts.task == "regression":
         arguments["task"] = arguments["task"] or "regression"
     arguments["class_names"] = checks.fitting(parts.names, loaded)
@@ -104,9 +102,8 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
 
 def _examples(dataset, data_dir, model, is_calibrated=True):
     """The data's `Parts`; and 1,000 of the examples to train on, or None."""
-    import numpy as np
-
     from keras_kd import data, datasets
+    from keras_kd.data.rows import spread
 
     like = None if model is None else model.input_shape[1:]
     wanted = ["train", "test"] if is_calibrated else ["test"]
@@ -114,11 +111,9 @@ def _examples(dataset, data_dir, model, is_calibrated=True):
     if not is_calibrated:
         return parts, None
     train = parts.train[0]
-    rows = np.arange(min(len(train), 1000))
-    if dataset not in data.DATASETS:
-        # A user's own come class by class.
-        rows = np.linspace(0, len(train) - 1, len(rows)).astype(int)
-    return parts, train[rows]
+    # Named ones come in any order.
+    is_named = dataset in data.DATASETS
+    return parts, train[:1000] if is_named else train[spread(len(train), 1000)]
 
 
 def _export_all(run_dir, given, dataset, data_dir):
@@ -140,11 +135,10 @@ def _export_all(run_dir, given, dataset, data_dir):
     dataset = data_of(dataset, run_dir)
     parts, calibration = _examples(dataset, data_dir, model)
     images, labels = parts.test
-    examples = data.for_models(images[:])
     with shown_log():
         exports = export_run(
             run_dir,
-            examples if labels is None else (examples, labels),
+            (data.for_models(images[:]), labels),
             data.for_models(calibration),
             task=task,
             overwrite=overwrite,

@@ -4,7 +4,12 @@ from pathlib import Path
 
 import click
 
-from keras_kd.cli.base import data_dir, main, shown_log
+from keras_kd.cli.base import (
+    begun_again_by_the_same_command,
+    data_dir,
+    main,
+    shown_log,
+)
 
 
 @main.command()
@@ -29,11 +34,7 @@ def tune(recipe, run_dir, data_dir):
     name = Path(recipe).stem
     run_dir = run_dir or Path("runs") / name
     click.echo(f"Folder: {run_dir}")
-    try:
-        with shown_log():
-            table = search(loaded, run_dir, data_dir, name=name)
-    except KeyboardInterrupt as stop:
-        click.echo("\nStopped. To go on, give the same command.", err=True)
-        raise SystemExit(130) from stop
+    with begun_again_by_the_same_command(), shown_log():
+        table = search(loaded, run_dir, data_dir, name=name)
     if table is not None:
         click.echo(f"\n{table}\n\nTo run the best: keras-kd run {run_dir / 'best.toml'}")

@@ -3,6 +3,7 @@
 import abc
 import functools
 import hashlib
+import math
 
 import numpy as np
 import tensorflow as tf
@@ -58,6 +59,11 @@ class Rows(abc.ABC):
     def ndim(self):
         return len(self.shape)
 
+    @property
+    def nbytes(self):
+        """What the examples would take in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
     def __getitem__(self, rows):
         """As of a NumPy array, for one number, a slice, or an array of numbers."""
         numbers = np.arange(len(self))[rows]
@@ -109,6 +115,14 @@ def gather(x, rows):
 def as_array(x):
     """`Rows` as they are, anything else as a NumPy array."""
     return x if isinstance(x, Rows) else np.asarray(x)
+
+
+def spread(count, most):
+    """Numbers of at most `most` of `count` examples, evenly apart, the first and the last.
+
+    A user's own come class by class, so that the first of them are of one class.
+    """
+    return np.linspace(0, count - 1, min(count, most)).astype(int)
 
 
 def select(x, rows):

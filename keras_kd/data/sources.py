@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -216,9 +215,8 @@ def _quiet_tfds():
 def _download(dataset, data_dir):
     """TFDS's own download and preparation, its files checked like any other source's."""
     try:
-        request = urllib.request.Request(dataset.probe, method="HEAD")
-        urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
-    except (OSError, urllib.error.URLError) as error:
+        ask_host(dataset.probe)
+    except OSError as error:
         raise DataError(f"its host cannot be reached ({error})") from error
     with _staging(dataset, data_dir) as staging:
         downloads = staging / "downloads"
@@ -228,6 +226,12 @@ def _download(dataset, data_dir):
         except Exception as error:  # TFDS raises many kinds for a failed download.
             raise DataError(f"TFDS could not download it ({error})") from error
         _check_downloads(dataset, downloads)
+
+
+def ask_host(address):
+    """Asks whether a host answers, in seconds; an OSError where it does not."""
+    request = urllib.request.Request(address, method="HEAD")
+    urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
 
 
 def _check_downloads(dataset, folder):

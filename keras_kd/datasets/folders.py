@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from keras_kd.data.idx import DataError
 from keras_kd.datasets.images import SUFFIXES, ImageFiles, decode
-from keras_kd.datasets.layout import files_in, say_what_is_left_out
+from keras_kd.datasets.layout import files_in, readable, say_what_is_left_out
 from keras_kd.datasets.parts import (
     assigned,
     check_classes,
@@ -143,23 +143,11 @@ def _look_at_one(path):
 
 def _readable(files, looks, folder, skip_unreadable, announce):
     """The files that are images, and the looks at them."""
-    bad = [(x.path, look) for x, look in zip(files, looks, strict=True) if look.problem]
-    if bad and not skip_unreadable:
-        path, look = bad[0]
-        raise DataError(
-            f"{len(bad)} of {len(files)} files cannot be read as images, the first of them "
-            f"{path}: {look.problem}. Mend or remove them, or say skip_unreadable."
-        )
-    if bad:
-        first = ", ".join(str(path) for path, _ in bad[:3]) + " ..." * (len(bad) > 3)
-        announce(
-            f"Data: {len(bad)} of {len(files)} files of {folder} cannot be read, and are "
-            f"left out: {first}"
-        )
-    both = [x for x in zip(files, looks, strict=True) if not x[1].problem]
-    if not both:
+    problems = [look.problem for look in looks]
+    kept = readable(files, problems, "images", skip_unreadable, folder, announce)
+    if not kept:
         raise DataError(f"None of the {len(files)} files of {folder} is an image.")
-    return map(list, zip(*both, strict=True))
+    return ([x[number] for number in kept] for x in (files, looks))
 
 
 def _one_size(files, looks):

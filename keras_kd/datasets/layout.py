@@ -139,6 +139,38 @@ def _directly_in(folder, suffixes):
     )
 
 
+def readable(files, problems, what, skip_unreadable, folder, announce):
+    """Which files can be read, or why that is refused.
+
+    Args:
+        files: A list of n `File`s.
+        problems: What is wrong with each, or None, a list of n.
+        what: Such files in a word, for messages.
+        skip_unreadable: Whether the others are left out, and counted.
+        folder: A `pathlib.Path`, for messages.
+        announce: Called with a line that tells what is left out.
+
+    Returns:
+        Their numbers, a list.
+
+    Raises:
+        DataError: One cannot be read; the message names it.
+    """
+    bad = [(x.path, y) for x, y in zip(files, problems, strict=True) if y]
+    if bad and not skip_unreadable:
+        raise DataError(
+            f"{len(bad)} of {len(files)} files cannot be read as {what}, the first of them "
+            f"{bad[0][0]}: {bad[0][1]}. Mend or remove them, or say skip_unreadable."
+        )
+    if bad:
+        announce(
+            f"Data: {len(bad)} of {len(files)} files of {folder} cannot be read, and are "
+            f"left out: {', '.join(str(path) for path, _ in bad[:3])}"
+            + " ..." * (len(bad) > 3)
+        )
+    return [number for number, problem in enumerate(problems) if not problem]
+
+
 def has_any(folder, suffixes):
     """Whether such a file is in a folder, however deep."""
     return any(_directly_in(folder, suffixes)) or any(

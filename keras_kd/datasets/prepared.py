@@ -5,14 +5,13 @@ import hashlib
 import math
 import re
 import urllib.error
-import urllib.request
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from keras_kd.data.idx import DataError
-from keras_kd.data.sources import default_data_dir
+from keras_kd.data.sources import ask_host, default_data_dir
 from keras_kd.datasets.folders import of_classes
 from keras_kd.datasets.images import fitted
 from keras_kd.datasets.parts import (
@@ -34,7 +33,7 @@ _AT_ONCE = 256
 # No namespaces, from which TFDS would load code.
 _NAME = re.compile(r"\w+(/[\w.+-]+)?(:[\d.]+)?")
 # Without a network TFDS tries for minutes; its host answers in seconds.
-_PROBE, _PROBE_SECONDS = "https://storage.googleapis.com", 3
+_PROBE = "https://storage.googleapis.com"
 
 
 def read_prepared(
@@ -133,8 +132,7 @@ def _builder(name, data_dir, announce):
     if builder.info.splits:
         return builder
     try:
-        request = urllib.request.Request(_PROBE, method="HEAD")
-        urllib.request.urlopen(request, timeout=_PROBE_SECONDS).close()
+        ask_host(_PROBE)
     except urllib.error.HTTPError:
         pass  # It answers.
     except OSError as error:

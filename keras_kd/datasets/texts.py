@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_kd.data.idx import DataError
 from keras_kd.datasets.folders import class_numbers, of_classes
-from keras_kd.datasets.layout import files_in, say_what_is_left_out
+from keras_kd.datasets.layout import files_in, readable, say_what_is_left_out
 from keras_kd.datasets.parts import (
     assigned,
     counts,
@@ -81,20 +81,9 @@ def read_texts(
     shares(validation, test, {x.part for x in files})
     say_what_is_left_out(files, SUFFIXES, announce)
     texts, problems = zip(*(_read(x.path) for x in files), strict=True)
-    bad = [(x.path, y) for x, y in zip(files, problems, strict=True) if y]
-    if bad and (not skip_unreadable or len(bad) == len(files)):
-        raise DataError(
-            f"{len(bad)} of {len(files)} files cannot be read as texts, the first of them "
-            f"{bad[0][0]}: {bad[0][1]}. Mend or remove them, or say skip_unreadable."
-        )
-    if bad:
-        announce(
-            f"Data: {len(bad)} of {len(files)} files of {folder} cannot be read, and are "
-            f"left out: {', '.join(str(path) for path, _ in bad[:3])}"
-            + " ..." * (len(bad) > 3)
-        )
-    files = [x for x, problem in zip(files, problems, strict=True) if not problem]
-    texts = [x for x, problem in zip(texts, problems, strict=True) if not problem]
+    skip = skip_unreadable and not all(problems)
+    kept = readable(files, problems, "texts", skip, folder, announce)
+    files, texts = ([x[number] for number in kept] for x in (files, texts))
     parts = assigned([x.name for x in files], [x.part for x in files], validation, test)
     numbers = class_numbers(files, parts, class_names)
     names = [str(x.path.relative_to(folder)) for x in files]

@@ -155,15 +155,15 @@ def distill(
         "baseline": baseline,
         "seed": seed,
     }
-    call = _Call(teacher, own, given, limits, imports, data_dir, announce)
-    call.is_free = quantization is None and format == "litert"
-    found = call.make(run_dir)
+    call = _Call(teacher, own, given, imports, data_dir, announce)
+    # Then the file's is the one that suits the student.
+    is_free = quantization is None and format == "litert"
+    found = call.make(run_dir, limits, is_free)
     over = found.over(limits)
     if over:
         announce(f"File: {over}, so a smaller student is tried")
         # What stood in for int8 stays, as its file is larger.
-        call.limits, call.is_free = found.smaller(limits), False
-        found = call.make(run_dir / "smaller")
+        found = call.make(run_dir / "smaller", found.smaller(limits), is_free=False)
         over = found.over(limits)
         if over:
             raise ValueError(f"{over}, with a smaller student, too. Raise the limit.")
@@ -173,25 +173,29 @@ def distill(
 class _Call:
     """One call: what is decided, trained and written in one run folder."""
 
-    # Whether the file's quantization is the one that suits the student.
-    is_free = False
-
-    def __init__(self, teacher, own, given, limits, imports, data_dir, announce):
-        self.own, self.given, self.limits = own, given, limits
+    def __init__(self, teacher, own, given, imports, data_dir, announce):
+        self.own, self.given = own, given
         self.data_dir, self.announce = data_dir, announce
         self.parts = None
         self.teacher = look_at(teacher, imports)
         announce(in_words(self.teacher))
 
-    def make(self, run_dir):
-        """Does all that is left to do in a folder, and gives the `Distilled`."""
+    def make(self, run_dir, limits, is_free):
+        """Does all that is left to do in a folder, and gives the `Distilled`.
+
+        Args:
+            run_dir: A `pathlib.Path`.
+            limits: `keras_kd.students.Limits`.
+            is_free: Whether the file's quantization is the one that suits the student, not
+                that of the limits.
+        """
         # As the user gave it, also where the limits are lowered by what was measured; and
         # JSON knows no tuples.
         asked = json.loads(json.dumps(self.given))
         recipe = self._begun(run_dir, asked)
         if recipe is None:
             files.check_new(run_dir)
-            recipe = self._decide()
+            recipe = self._decide(limits, is_free)
         else:
             self.announce(f"Run: goes on in {run_dir}")
         try:
@@ -201,7 +205,7 @@ class _Call:
             shutil.rmtree(run_dir)
             recipe = written.at_lower_rate(recipe, _LOWER)
             result = self._train(recipe, run_dir, asked)
-        return self._finish(recipe, result, run_dir)
+        return self._finish(recipe, result, run_dir, limits, is_free)
 
     def _begun(self, run_dir, asked):
         """The recipe of a run that is there already; None where there is none."""
@@ -216,7 +220,7 @@ class _Call:
             )
         return Recipe.model_validate(content["recipe"])
 
-    def _decide(self):
+    def _decide(self, limits, is_free):
         """Looks at teacher and data, and writes down what is to be done: a `Recipe`."""
         teacher, given = self.teacher, self.given
         parts = self._read()
@@ -240,28 +244,20 @@ class _Call:
                 f"scale={given['scale']!r}."
             )
         if labels is not None and (parts.kind != "images" or given["scale"]):
-            check_answers(model, for_models(x), labels, task, parts.class_names)
-        # Of any size it depends on that of the images.
-        answers = answer_shape(model, for_models(x[:1]))
+            check_answers(model, x, labels, task, parts.class_names)
         table, student = choose(
-            given["student"],
-            model,
-            answers,
-            parts,
-            self.limits,
-            self.announce,
-            self.is_free,
+            given["student"], model, answers, parts, limits, self.announce, is_free
         )
         augment = None
         if parts.kind == "images":
-            augment = Deform(**written.augmentation(shape))
+            augment = Deform(**written.augmentation(shape[:2]))
         batch_size = plans.batch_size_for(len(x))
         costs = plans.measure(model, student, x, batch_size, augment)
         baseline = given["baseline"] and labels is not None
         plan = plans.make_plan(
             costs,
             len(x),
-            int(np.prod(shape)) * x.dtype.itemsize,
+            x.nbytes // len(x),
             4 * int(np.prod(answers)),
             minutes=given["minutes"],
             epochs=given["epochs"],
@@ -308,20 +304,20 @@ class _Call:
         )
         return result
 
-    def _finish(self, recipe, result, run_dir):
+    def _finish(self, recipe, result, run_dir, limits, is_free):
         files.write_text(run_dir / "recipe.toml", as_toml(recipe.model_dump(**AS_JSON)))
         parts = self._read()
-        quantization, model = self.limits.quantization, recipe.stage[0].model
-        if self.is_free and isinstance(model, ModelRecipe):
+        quantization, model = limits.quantization, recipe.stage[0].model
+        if is_free and isinstance(model, ModelRecipe):
             quantization = smallest(model.family)
         shipped = ship(
             run_dir,
             parts,
             recipe.stage[0].task,
             result.students[written.STUDENT].output_shape[1:],
-            format=self.limits.format,
+            format=limits.format,
             quantization=quantization,
-            fixed=not self.is_free,
+            fixed=not is_free,
             announce=self.announce,
         )
         write_card(run_dir, written.STUDENT, overwrite=True)
@@ -337,8 +333,8 @@ def _held(parts):
     def held(part):
         if part is None or not isinstance(part[0], Rows):
             return part
-        size = int(np.prod(part[0].shape)) * part[0].dtype.itemsize
-        return (part[0][:], part[1]) if size <= plans.MOST_BYTES else part
+        fits = part[0].nbytes <= plans.MOST_BYTES
+        return (part[0][:], part[1]) if fits else part
 
     names = ("train", "validation", "test")
     return dataclasses.replace(parts, **{x: held(getattr(parts, x)) for x in names})

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_kd.data.pipeline import for_models
+from keras_kd.data.rows import spread
 from keras_kd.evaluation.unlabelled import linked_answers
 from keras_kd.tasks.find import ACTIVATIONS
 from keras_kd.teachers.scales import SCALES, names_for, scaled
@@ -52,22 +53,27 @@ def check_answers(teacher, x, labels, task, class_names=None):
 
     Args:
         teacher: A `keras.Model`.
-        x, labels: Of the data, as models take them.
+        x, labels: Of the data, an array or `Rows`.
         task: A key of `keras_kd.tasks.find.ACTIVATIONS`.
         class_names: Of the labels, or None.
 
     Raises:
         ValueError: It does not; or better, were its classes in another order.
     """
-    rows = np.linspace(0, len(x) - 1, min(len(x), _EXAMPLES)).astype(int)
-    labels = labels[rows]
-    found = _judged("", list(linked_answers(teacher, x[rows], task)), labels, task)
+    some, labels = _some(x, labels)
+    found = _judged("", list(linked_answers(teacher, some, task)), labels, task)
     _check_order(found, found.right, labels, task, class_names)
     if not found.is_better_than_chance:
         raise ValueError(
             f"`teacher` answers no better than chance: {_shown(found, labels)}. Are these "
             "the data that it was made for, in the form that it takes?"
         )
+
+
+def _some(x, labels):
+    """Examples as models take them, and their labels or None, so many as are asked."""
+    rows = spread(len(x), _EXAMPLES)
+    return for_models(x[rows]), None if labels is None else labels[rows]
 
 
 def find_scale(teacher, images, labels, task, announce=print, class_names=None):
@@ -100,9 +106,7 @@ def find_scale(teacher, images, labels, task, announce=print, class_names=None):
             "`scale` must be said: the teacher's answers are values, and without labels "
             f"nothing tells which are right. One of {', '.join(map(repr, SCALES))}."
         )
-    rows = np.linspace(0, len(images) - 1, min(len(images), _EXAMPLES)).astype(int)
-    some = for_models(images[rows])
-    labels = None if labels is None else labels[rows]
+    some, labels = _some(images, labels)
     tried = []
     for scale in names_for(images.shape[-1]):
         model = scaled(teacher, scale, images.shape[1:])
@@ -126,7 +130,7 @@ def find_scale(teacher, images, labels, task, announce=print, class_names=None):
     others = sorted((x for x in tried if x is not taken), key=lambda x: -x.score)
     announce(
         f"Scale: {taken.scale}, {SCALES[taken.scale]}: {_shown(taken, labels)} on "
-        f"{len(rows)} images; next is {others[0].scale}: {_shown(others[0], labels)}"
+        f"{len(some)} images; next is {others[0].scale}: {_shown(others[0], labels)}"
     )
     return taken.scale
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_kd.data.deform import Deform
 from keras_kd.data.pipeline import for_models
+from keras_kd.data.rows import spread
 from keras_kd.distillation.written import STUDENT, augmentation
 from keras_kd.exporters.proof import LEAST_EXAMPLES
 from keras_kd.exporters.run_exports import export_run
@@ -75,8 +76,7 @@ def ship(run_dir, parts, task, answers, *, format, quantization, fixed, announce
     """
     examples = proof_examples(parts, answers, announce)
     x = parts.train[0]
-    rows = np.linspace(0, len(x) - 1, min(len(x), _CALIBRATION)).astype(int)
-    calibration = for_models(x[rows])
+    calibration = for_models(x[spread(len(x), _CALIBRATION)])
     while True:
         kinds = {TEACHER: [(format, None)], STUDENT: [(format, quantization)]}
         exports = export_run(

@@ -64,8 +64,7 @@ def choose(said, teacher, answers, parts, limits, announce=print, is_free=False)
 
 def _of_teacher(limits, teacher, announce):
     """The limits, or where none is given a share of what the teacher costs."""
-    sizes = ("max_bytes", "max_macs", "max_parameters", "max_latency")
-    if any(getattr(limits, name) is not None for name in sizes):
+    if limits.any:
         return limits
     if asks_a_function(teacher):
         raise ValueError(

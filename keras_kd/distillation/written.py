@@ -10,7 +10,9 @@ _SHIFT, _SIZE = 1.5, 28
 _RATE = 0.003
 
 
-def recipe_of(dataset, task, model, plan, *, labels, baseline, seed, **more):
+def recipe_of(
+    dataset, task, model, plan, *, labels, baseline, seed, steps, image_size=None, **more
+):
     """The `Recipe` of a student, and of the same one on labels alone.
 
     Args:
@@ -21,25 +23,23 @@ def recipe_of(dataset, task, model, plan, *, labels, baseline, seed, **more):
         labels: Whether the student learns from labels, too.
         baseline: Whether there is a student on labels alone.
         seed: The recipe's.
-        **more: `rate`, the learning rate; `image_size`, of images; and what else a recipe
-            holds, as it is.
+        steps: Of an epoch.
+        image_size: (height, width) of images, where there are views.
+        **more: What else a recipe holds, as it is.
     """
-    rate = more.pop("rate", _RATE)
-    size = more.pop("image_size", None)
-    steps = more.pop("steps")
     stages = [
-        _stage(STUDENT, model, task, plan.epochs, steps, rate, labels)
+        _stage(STUDENT, model, task, plan.epochs, steps, labels)
         | {
             "losses": [_loss(task)],
             "student_loss_weight": 0.1 if labels else 0.0,
         }
     ]
     if baseline:
-        alone = _stage(ALONE, model, task, plan.epochs_alone, steps, rate, labels)
+        alone = _stage(ALONE, model, task, plan.epochs_alone, steps, labels)
         stages.append(alone)
     table = {"dataset": dataset, "seed": seed, "batch_size": plan.batch_size, **more}
     if plan.views:
-        table["augmentation"] = augmentation(size) | {
+        table["augmentation"] = augmentation(image_size) | {
             "views": plan.views,
             "stored": plan.stored,
         }
@@ -66,13 +66,13 @@ def augmentation(image_size):
     }
 
 
-def _stage(name, model, task, epochs, steps, rate, labels):
+def _stage(name, model, task, epochs, steps, labels):
     total = max(epochs * steps, 2)
     warm_up = max(total // 20, 1)
     schedule = {
         "schedule": "CosineDecay",
         "initial_learning_rate": 0.0,
-        "warmup_target": rate,
+        "warmup_target": _RATE,
         "warmup_steps": warm_up,
         "decay_steps": total - warm_up,
     }

@@ -35,9 +35,8 @@ def linked_answers(model, x, task, batch_size=64):
     Raises:
         ValueError: The model does not take the inputs, or answers with what is not finite.
     """
-    shape = answer_shape(model, x)
-    # Of classes there is one label for all units, else one for each; none is looked at.
-    shape = shape[:-1] if ACTIVATIONS[task] == "softmax" else shape
+    # None of them is looked at.
+    shape = _label_shape(model, x, task)
     asking = Asking(model, None, None, "examples", task, None, False)
     for first in range(0, len(x), batch_size):
         batch = x[first : first + batch_size]
@@ -58,6 +57,11 @@ def decisions(model, x, task, batch_size=64):
     """
     dtype = {"softmax": "int64", "sigmoid": "uint8", None: "float32"}[ACTIVATIONS[task]]
     found = [np.asarray(a.decided) for a in linked_answers(model, x, task, batch_size)]
-    shape = answer_shape(model, x)
-    shape = shape[:-1] if ACTIVATIONS[task] == "softmax" else shape
+    shape = _label_shape(model, x, task)
     return np.concatenate(found).astype(dtype).reshape(len(x), *shape)
+
+
+def _label_shape(model, x, task):
+    """Of one example: of classes there is one label for all units, else one for each."""
+    shape = answer_shape(model, x)
+    return shape[:-1] if ACTIVATIONS[task] == "softmax" else shape

@@ -320,8 +320,6 @@ class ModelRecipe(Section):
 
     @pydantic.model_validator(mode="after")
     def _sized_once(self):
-        limits = vars(self._limits())
-        given = [x for x in limits if x.startswith("max_") and limits[x] is not None]
-        if (self.width is None) == (not given):
+        if (self.width is None) == (not self._limits().any):
             raise ValueError("give its width, or limits: max_bytes, max_macs, ...")
         return self

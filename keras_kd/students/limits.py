@@ -35,8 +35,7 @@ class Limits:
             of bytes or time they have no effect.
 
     Raises:
-        ValueError: A limit is no such number, or not greater than 0; or the file cannot be
-            of this format and quantization.
+        ValueError: A limit is no such number, or not greater than 0.
     """
 
     max_bytes: int | float | str | None = None
