@@ -40,6 +40,20 @@ class Raw:
         return self.values.dtype == np.int64
 
     @property
+    def is_too_large(self):
+        """Whether a number is finite, and none in float32."""
+        is_float = not self.is_text and not self.is_whole
+        return is_float and bool((np.isfinite(self.values) & self.missing).any())
+
+    def too_large(self, path):
+        """What is said of it."""
+        row = int(np.flatnonzero(np.isfinite(self.values) & self.missing)[0])
+        return (
+            f"{path}: column {self.name!r} holds {self.values[row]:g} in row {row + 1}, "
+            "which is too large for float32. Give it in another unit."
+        )
+
+    @property
     def known(self):
         """The values that are not missing."""
         return self.values[~self.missing]
@@ -90,6 +104,9 @@ def inputs_of(columns, path, announce):
     Raises:
         DataError: None is left; or text of many values is beside others.
     """
+    for column in columns:
+        if column.is_too_large:
+            raise DataError(column.too_large(path))
     constant = [x for x in columns if x.count() < 2]
     numbering = [x for x in columns if x.is_index() and x not in constant]
     for word, some in (("always the same", constant), ("the row's number", numbering)):
@@ -133,24 +150,28 @@ def _is_number(text):
         return False
 
 
-def as_numbers(columns):
+def as_numbers(columns, path):
     """What models take of columns without missing numbers.
 
     Args:
         columns: A list of `Raw`: numbers, text and truth values. A missing text is the
             category "".
+        path: Of the file, for messages.
 
     Returns:
         `(x, columns, contents)`: float32 (n, columns); a tuple of `Column`; and bytes of
         each row's content, a list of n, equal for equal rows and whatever other categories
         there are.
+
+    Raises:
+        DataError: Numbers of a column are the same in float32.
     """
     x = np.empty((len(columns[0].values), len(columns)), "float32")
     described, names = [], []
     for place, column in enumerate(columns):
         if not column.is_text:
             # Of two zeros there is one.
-            x[:, place] = column.values + 0.0
+            x[:, place] = as_float32(column, path) + np.float32(0)
             described.append(Column(column.name))
             continue
         texts = np.where(column.missing, "", column.values)
@@ -208,7 +229,28 @@ def labels_of(column, task, path):
             f"{path}: the label column {column.name!r} is text, for instance "
             f'{column.values[0]!r}, and no values: task = "regression" needs numbers.'
         )
-    return column.values.astype("float32"), None
+    return as_float32(column, path), None
+
+
+def as_float32(column, path):
+    """Numbers as models take them.
+
+    Args:
+        column: A `Raw` of numbers without missing ones.
+        path: Of the file, for messages.
+
+    Raises:
+        DataError: Half of those that differ, or more, do not in float32.
+    """
+    values = column.values.astype("float32")
+    left = len(np.unique(values))
+    if left <= column.count() / 2:
+        raise DataError(
+            f"{path}: column {column.name!r} has {column.count():,} different numbers, of "
+            f"which {left:,} are left in float32, from {column.values.min():,} to "
+            f"{column.values.max():,}. Subtract a constant, or give them in another unit."
+        )
+    return values
 
 
 def check_task(task):

@@ -26,6 +26,8 @@ SUFFIXES = (".csv", ".parquet")
 _FRACTION, _LOOKED_AT = re.compile(r"[-+]?\d*[.,]\d+"), 1000
 
 _LABEL, _PART, _TEXT = "label", ("part", "split"), "text"
+# Other words for the parts, in any case.
+_ALMOST = ("train", "training", "val", "valid", "dev", "testing")
 
 
 def read_table(
@@ -77,6 +79,8 @@ def read_table(
     if target is None and labels:
         announce(f"Data: {path} has no column 'label' and so no labels; `label` names one")
     target = target if labels else None
+    if target is not None and target.is_too_large:
+        raise DataError(target.too_large(path))
     given = _parts_of(columns, path)
     inputs = inputs_of(list(columns.values()), path, announce)
     is_text = _is_text(inputs)
@@ -89,7 +93,7 @@ def read_table(
         of_model = like[0] if like and len(like) == 1 else None
         x, described = as_bytes(contents, length or of_model, announce), None
     else:
-        x, described, contents = as_numbers(inputs)
+        x, described, contents = as_numbers(inputs, path)
     parts = assigned(contents, given, validation, test)
     values, class_names = None, None
     if target is not None:
@@ -206,6 +210,13 @@ def _parts_of(columns, path):
         column = columns.get(name)
         values = set(column.values) if column and column.is_text else ()
         if "train" not in values:
+            near = sorted(x for x in values if x.lower() in _ALMOST)
+            if near and all(x.lower() in {*_ALMOST, *PARTS} for x in values):
+                raise DataError(
+                    f"{path}: column {name!r} seems to say the part of a row, with "
+                    f"{near[0]!r}. The words are {', '.join(PARTS)}; another name of the "
+                    "column makes it an input."
+                )
             continue
         others = sorted(values - set(PARTS))
         if others:

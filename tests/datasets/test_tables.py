@@ -235,3 +235,42 @@ def test_one_column_of_text(tmp_path):
     assert quiet(written(tmp_path, columns)).kind == "text"
     columns = {"mood": list("abcdefghij") * 4, "label": ["bad", "good"] * 20}
     assert quiet(written(tmp_path, columns)).kind == "table"
+
+
+def a_and(name, values):
+    """Columns "a" and "label" of as many numbers, of which one are these values."""
+    others = np.random.default_rng(1).normal(size=len(values)).tolist()
+    return {"a": others, "label": others} | {name: values.tolist()}
+
+
+@pytest.mark.parametrize("name", ["a", "label"])
+def test_numbers_that_float32_does_not_tell_apart_are_refused(tmp_path, name):
+    large = 2**30 + np.random.default_rng(0).integers(0, 1000, 200)
+    path = written(tmp_path, a_and(name, large))
+    with pytest.raises(DataError, match=f"column '{name}' has .* Subtract a constant"):
+        read_table(path, task="regression")
+    # Up to 16 million it does.
+    path = written(tmp_path, a_and(name, large - 2**30 + 2**23))
+    assert read_table(path, task="regression").train[0].shape[1] == 1
+
+
+@pytest.mark.parametrize("name", ["a", "label"])
+def test_numbers_too_large_for_float32_are_told_as_such(tmp_path, name):
+    huge = 1e300 * np.random.default_rng(0).normal(size=60)
+    path = written(tmp_path, a_and(name, huge))
+    with pytest.raises(DataError, match=f"column '{name}' holds .* too large for float32"):
+        read_table(path)
+
+
+def test_parts_in_other_words_are_no_input(tmp_path):
+    def parts_of(words):
+        numbers = range(60)
+        columns = {"a": [i % 7 for i in numbers], "label": [i % 2 for i in numbers]}
+        return columns | {"part": [words[i % len(words)] for i in numbers]}
+
+    path = written(tmp_path, parts_of(["Train", "val", "test"]))
+    with pytest.raises(DataError, match="'part' seems to say the part of a row, with 'Tra"):
+        read_table(path)
+    # Of other words it is an input.
+    path = written(tmp_path, parts_of(["wing", "tail"]))
+    assert [x.name for x in read_table(path).columns] == ["a", "part"]
