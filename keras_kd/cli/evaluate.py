@@ -27,8 +27,12 @@ def evaluate(model, dataset, teacher, task, data_dir):
     from keras_kd.evaluation.evaluate import Evaluation
     from keras_kd.evaluation.predictions import predict
     from keras_kd.recipes.model_files import load_model
+    from keras_kd.teachers.of_texts import of_bytes, takes_texts
 
-    loaded, loaded_teacher = load_model(model), teacher and load_model(teacher)
+    loaded, loaded_teacher = (
+        of_bytes(x) if x and takes_texts(x) else x
+        for x in (load_model(model), teacher and load_model(teacher))
+    )
     # Standard output holds the measurements alone.
     announce = functools.partial(click.echo, err=True)
     # Of a run it lies in a folder of its stage.
@@ -36,10 +40,14 @@ def evaluate(model, dataset, teacher, task, data_dir):
     parts = datasets.load(dataset, data_dir, announce, wanted=["test"], like=like)
     images, labels = parts.test
     if labels is None:
-        raise data.DataError(f"{dataset} has no labels to measure by. Give data with some.")
+        path = getattr(dataset, "path", dataset)
+        raise data.DataError(f"{path} has no labels to measure by. Give data with some.")
     test = data.batches(images, labels, batch_size=1000)
-    # Classes may be those of one unit.
-    task = task or ("regression" if parts.task == "regression" else None)
+    if task is None and parts.task == "regression":
+        task = "regression"
+    if task is None and loaded.output_shape[1:] == (1,):
+        # Of classes one unit says no or yes.
+        task = "binary"
     predictions, fidelity = predict(loaded, test, name=model, task=task), None
     if teacher:
         others = predict(loaded_teacher, test, name=teacher, task=task)

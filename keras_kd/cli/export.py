@@ -91,8 +91,9 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
         as_taken = np.asarray
     if is_calibrated:
         arguments["calibration"] = as_taken(calibration)
-    images, labels = parts.test
-    examples = as_taken(images[:]), labels
+    examples = as_taken(parts.test[0][:]), parts.test[1]
+    if not preprocessing:
+        examples = _proved_on(parts, loaded)
     if parts.task == "regression":
         arguments["task"] = arguments["task"] or "regression"
     arguments["class_names"] = checks.fitting(parts.names, loaded)
@@ -116,6 +117,17 @@ def _examples(dataset, data_dir, model, is_calibrated=True):
     return parts, train[:1000] if is_named else train[spread(len(train), 1000)]
 
 
+def _proved_on(parts, model):
+    """The test examples, and of few of them as many others as a proof takes."""
+    from keras_kd import data
+    from keras_kd.distillation.ship import proof_examples
+
+    shape = getattr(model, "output_shape", None)
+    if parts.train is None or not isinstance(shape, tuple) or None in shape[1:]:
+        return data.for_models(parts.test[0][:]), parts.test[1]
+    return proof_examples(parts, shape[1:], click.echo)
+
+
 def _export_all(run_dir, given, dataset, data_dir):
     from keras_kd import data
     from keras_kd.exporters.run_exports import export_run
@@ -134,11 +146,10 @@ def _export_all(run_dir, given, dataset, data_dir):
     model = load_model(files[-1]) if files else None
     dataset = data_of(dataset, run_dir)
     parts, calibration = _examples(dataset, data_dir, model)
-    images, labels = parts.test
     with shown_log():
         exports = export_run(
             run_dir,
-            (data.for_models(images[:]), labels),
+            _proved_on(parts, model),
             data.for_models(calibration),
             task=task,
             overwrite=overwrite,

@@ -51,12 +51,21 @@ def choose(said, teacher, answers, parts, limits, announce=print, is_free=False)
             f"{', '.join(families)}. Received: student={said!r}."
         )
     family = said or families[0]
+    said_any = limits.any
     limits = _of_teacher(limits, teacher, announce)
     if parts.task == "regression" and limits.max_bytes is not None:
         limits = dataclasses.replace(limits, max_bytes=limits.max_bytes - _VALUES)
     if is_free:
         limits = dataclasses.replace(limits, quantization=smallest(family))
-    width = students.largest(family, shape, answers, limits, parts.columns)
+    try:
+        width = students.largest(family, shape, answers, limits, parts.columns)
+    except ValueError as error:
+        if said_any:
+            raise
+        raise ValueError(
+            "A tenth of this teacher is too small for a student of this family. Say how "
+            f"big it may be, by max_bytes (--max-bytes) for instance. ({error})"
+        ) from error
     model = students.build(family, shape, answers, width, parts.columns)
     announce(f"Student: {family} of width {width}, {_cost_of(model)}")
     return {"family": family, "width": width}, model

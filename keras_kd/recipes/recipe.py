@@ -8,9 +8,9 @@ import pydantic
 from pydantic import Field
 
 from keras_kd import data
+from keras_kd.chain.carried import is_given
 from keras_kd.chain.chain import DistillationChain
 from keras_kd.chain.stage import named
-from keras_kd.evaluation.unlabelled import answer_shape
 from keras_kd.recipes.sections import (
     APPLICATION,
     NAME,
@@ -27,6 +27,7 @@ from keras_kd.recipes.sections import (
     Seed,
     one_of,
 )
+from keras_kd.recipes.shapes import Shapes
 from keras_kd.recipes.stage import StageRecipe
 from keras_kd.teachers.scales import SCALES
 from keras_kd.training.teacher_and_student import check_same_inputs
@@ -180,27 +181,29 @@ def make_chain(recipe, teacher, parts=None):
             "A `model` that is a table, of a family, is for keras-kd run: its size is that "
             "of the data. Give its name, or a .keras file."
         )
-    outputs = parts and _outputs_for(parts, teacher)
+    shapes = Shapes.of(recipe, parts, teacher) if recipe.is_sized_by_data else None
     models = {} if teacher is None else {"teacher": teacher}
     stages = []
     for section in recipe.stage:
-        stage = section.make(recipe.seed, recipe.dtype_policy, models, parts, outputs)
+        stage = section.make(recipe.seed, recipe.dtype_policy, models, shapes)
         if teacher is not None:
             # All models of a recipe are shown the images of one data set.
             with named(stage):
                 check_same_inputs(teacher, stage.student)
         models = models | {stage.name: stage.student}
         stages.append(stage)
-    return DistillationChain(
+    chain = DistillationChain(
         teacher, stages, recipe.dense, recipe.drop_rate, seed=recipe.seed
     )
-
-
-def _outputs_for(parts, teacher):
-    """The shape of one example's outputs: the teacher's, or as the labels are."""
-    if teacher is not None:
-        return answer_shape(teacher, data.for_models(parts.train[0][:1]))
-    return (len(parts.class_names or [""]),)
+    for stage in chain.stages:
+        if is_given(chain.teachers_of(stage)):
+            # A recipe's data carry no outputs; it would be found out when it is its turn.
+            raise ValueError(
+                f"Stage {stage.name!r} has losses and no teacher: the recipe has none, and "
+                "a stage before it teaches where it has losses itself, or is named: "
+                'write taught_by = "NAME".'
+            )
+    return chain
 
 
 def names():

@@ -18,11 +18,11 @@ from keras_kd.recipes import data as recipe_data
 from keras_kd.recipes import recipe as recipes
 from keras_kd.recipes.model_files import is_there, load_model
 from keras_kd.recipes.recipe import AS_JSON, make_chain
+from keras_kd.recipes.shapes import task_without_labels
 from keras_kd.report.tables import score_cell
 from keras_kd.runs import manifest
 from keras_kd.runs.schema import EvaluationEntry
 from keras_kd.tables import markdown_table, shown_count
-from keras_kd.tasks.find import find_task
 from keras_kd.tasks.scores import SCORES
 from keras_kd.teachers.of_texts import of_bytes, takes_texts
 from keras_kd.teachers.scales import scaled
@@ -89,7 +89,8 @@ def run(
             chain = make_chain(recipe, teacher, parts)
     settings = dict(settings or {})
     if parts.task is None:
-        parts = recipe_data.answered(parts, teacher, _task_of(recipe, teacher))
+        task = task_without_labels(recipe, teacher)
+        parts = recipe_data.answered(parts, teacher, task)
         settings["labels_of"] = "teacher"
     own_outputs = Path(run_dir) / TEACHER_OUTPUTS
     train_data = recipe_data.TrainData(
@@ -221,23 +222,6 @@ def teacher_of(recipe, teacher=None):
         known = input_shapes(teacher)
         shape = (*own.image_size, own.channels or (known[0][-1] if known else 3))
     return scaled(teacher, recipe.teacher_scale, shape)
-
-
-def _task_of(recipe, teacher):
-    """What the outputs of a teacher mean, of whose answers students alone learn."""
-    if teacher is None:
-        raise ValueError(
-            "The data have no labels, and the recipe no teacher: nothing says what is "
-            "right."
-        )
-    said = [x.task for x in recipe.stage if x.task is not None]
-    task = said[0] if said else find_task(teacher)[0]
-    if task is None:
-        raise ValueError(
-            "What the outputs of the teacher mean cannot be told, and the data have no "
-            "labels. Give each stage its `task`."
-        )
-    return task
 
 
 def give_data(recipe, chain, train_data, parts):

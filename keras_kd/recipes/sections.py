@@ -290,27 +290,23 @@ class ModelRecipe(Section):
     max_parameters: Limit | None = None
     max_latency: Limit | None = None
 
-    def make(self, parts, output_shape):
+    def make(self, shapes):
         """A model of its first weights, which knows the training inputs' means.
 
         Args:
-            parts: A `keras_kd.datasets.parts.Parts`.
-            output_shape: Of one example.
+            shapes: A `keras_kd.recipes.shapes.Shapes`.
         """
-        x = parts.train[0]
-        shape, width = tuple(x.shape[1:]), self.width
+        parts, width = shapes.parts, self.width
+        made_for = self.family, shapes.inputs, shapes.outputs
         if width is None:
-            limits = self._limits()
-            width = students.largest(
-                self.family, shape, output_shape, limits, parts.columns
-            )
-        model = students.build(self.family, shape, output_shape, width, parts.columns)
+            width = students.largest(*made_for, self._limits(), parts.columns)
+        model = students.build(*made_for, width, parts.columns)
         if parts.kind != "images":
-            students.prepare(model, x)
-        if parts.task != "regression":
+            students.prepare(model, parts.train[0])
+        if shapes.values is None:
             return model
         # Values of any size come out of numbers about 1, which it learns as fast.
-        mean, deviation = np.mean(parts.train[1]), np.std(parts.train[1]) or 1.0
+        mean, deviation = np.mean(shapes.values), np.std(shapes.values) or 1.0
         values = keras.layers.Rescaling(float(deviation), float(mean), name="values")
         return keras.Model(model.inputs, values(model.output), name=model.name)
 

@@ -37,11 +37,6 @@ from keras_kd.teachers import Ensemble
 Label = Annotated[Integer, Field(ge=0)]
 
 
-def _values_alone(parts):
-    """The task of data whose labels are values; of others the models show it."""
-    return parts.task if parts.task == "regression" else None
-
-
 def _form(model):
     if isinstance(model, str):
         return NAME
@@ -113,9 +108,7 @@ class StageRecipe(Section):
         """Whether a loss tells examples apart by their numbers."""
         return any(loss.make().needs_index for loss in self.losses)
 
-    def make(
-        self, seed, dtype_policy="float32", models=None, parts=None, output_shape=None
-    ):
+    def make(self, seed, dtype_policy="float32", models=None, shapes=None):
         """The `Stage`.
 
         Args:
@@ -123,8 +116,7 @@ class StageRecipe(Section):
             dtype_policy: Of the student.
             models: dict of name to model, of the stages before and "teacher", for an
                 ensemble.
-            parts: The data, a `keras_kd.datasets.parts.Parts`, for a family's model.
-            output_shape: Of one example, for the same.
+            shapes: A `keras_kd.recipes.shapes.Shapes`, for a model in the data's shape.
 
         Raises:
             ValueError: An ensemble's models are not there before it, or do not go together;
@@ -137,10 +129,9 @@ class StageRecipe(Section):
         keras.config.set_dtype_policy(dtype_policy)
         try:
             if isinstance(self.model, ModelRecipe):
-                student = self.model.make(parts, output_shape)
+                student = self.model.make(shapes)
             elif isinstance(self.model, ApplicationRecipe):
-                shape = tuple(parts.train[0].shape[1:])
-                student = self.model.make(shape, output_shape)
+                student = self.model.make(shapes.inputs, shapes.outputs)
             else:
                 student = load_to_train(self.model)
         finally:
@@ -162,7 +153,7 @@ class StageRecipe(Section):
             patience=self.patience,
             restore_best=self.restore_best,
             monitor=self.monitor,
-            task=self.task or (parts and _values_alone(parts)),
+            task=self.task or (shapes and shapes.task),
         )
 
     def _ensemble(self, models):

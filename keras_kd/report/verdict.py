@@ -37,8 +37,8 @@ def verdict(runs):
     judged = likes(every)
     if not judged:
         reasons = [*map(_not_compared, every)] or [
-            f"No finished stage trains the architecture of “{student}” on labels alone. A "
-            "stage without losses, of the same model, would make the comparison."
+            f"No finished stage trains the architecture of “{student}” on labels alone. "
+            + _what_would(runs)
         ]
         return "Whether distillation was worth it, this run cannot say.", [*reasons, *size]
     reasons = [reason for x in judged for reason in _reasons(x)]
@@ -46,6 +46,12 @@ def verdict(runs):
         reasons.insert(0, _several(judged))
     reasons += [_not_compared(x) for x in every if x not in judged]
     return _of_all(judged), list(map(_unbroken, [*reasons, *size]))
+
+
+def _what_would(runs):
+    if any(getattr(run.manifest, "labels_of", None) for run in runs):
+        return "The data have none; labelled ones would make the comparison."
+    return "A stage without losses, of the same model, would make the comparison."
 
 
 def warnings(runs):

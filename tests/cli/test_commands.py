@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from click.testing import CliRunner
 
 from keras_kd import data, datasets, losses
@@ -207,6 +208,29 @@ def test_evaluate_beside_a_teacher(tmp_path, make_model, monkeypatch):
     assert lines[-1].split() == "| 2 | 4 | 4 | 0.00 | 0.00 to 48.99 | - |".split()
 
 
+def test_two_classes_are_the_yes_or_no_of_one_unit(tmp_path, monkeypatch):
+    """Of texts, too, which a teacher may take as strings."""
+    monkeypatch.chdir(tmp_path)
+    texts = ["aa", "ab", "ba", "bb", "aab", "abb"] * 10
+    labels = [int("bb" in text) for text in texts]
+    rows = [f"{x}{i:02},{y}" for i, (x, y) in enumerate(zip(texts, labels, strict=True))]
+    Path("texts.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    inputs = keras.Input((), dtype="string")
+    words = keras.layers.TextVectorization(
+        output_mode="count", split="character", vocabulary=["a", "b"]
+    )
+    unit = keras.layers.Dense(1)
+    keras.Model(inputs, unit(words(inputs))).save("t.keras")
+    process = CliRunner().invoke(main, ["evaluate", "t.keras", "--dataset", "texts.csv"])
+    assert process.exit_code == 0, process.output
+    model = keras.saving.load_model("t.keras")
+    test_x, test_y = datasets.load("texts.csv").test
+    strings = [bytes((row[row > 0] - 1).astype("uint8")) for row in test_x]
+    logits = np.asarray(model(tf.constant(strings)))[:, 0]
+    right = np.mean((logits > 0) == (test_y == 1))
+    assert f"{100 * right:.2f} % right" in process.output
+
+
 def test_data_from_a_wrong_folder(tmp_path):
     process = keras_kd(
         "data", "prepare", "mnist", "--from", tmp_path / "gone", "--data-dir", tmp_path
@@ -288,6 +312,22 @@ def test_own_images_are_measured_and_exported(tmp_path, mnist_sample):
     assert proof["examples"] == 1200
     result = CliRunner().invoke(main, [*arguments[:-1], "nowhere", "--overwrite"])
     assert result.exit_code == 1 and "'nowhere' is no data set: give mnist" in result.output
+
+
+def test_few_test_examples_are_joined_by_others_in_a_proof(tmp_path, make_model):
+    """Of which no score is taken."""
+    x = np.random.default_rng(0).normal(size=(90, 4)).astype("float32")
+    np.savez(tmp_path / "rows.npz", x=x, y=np.argmax(x[:, :3], axis=1))
+    make_model().save(tmp_path / "m.keras")
+    out = tmp_path / "m.tflite"
+    given = ["export", tmp_path / "m.keras", "--format", "litert", "--out", out]
+    process = CliRunner().invoke(
+        main, [*map(str, given), "--dataset", str(tmp_path / "rows.npz")]
+    )
+    assert process.exit_code == 0, process.output
+    assert "of them from training, 910 changed a little" in process.output
+    proof = json.loads((tmp_path / "m.tflite.export.json").read_text())["proof"]
+    assert proof["examples"] == 1000 and proof["file_accuracy"] is None
 
 
 def test_a_runs_model_is_measured_on_its_own_test_part(tmp_path):

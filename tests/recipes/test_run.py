@@ -515,3 +515,43 @@ epochs = 1
     mean, deviation = statistics.mean(errors), statistics.stdev(errors)
     assert "| mean absolute error |" in " ".join(table.splitlines()[0].split())
     assert f"{mean:.4f} ± {deviation:.4f}" in table
+
+
+def test_values_without_labels_are_learned_in_their_size(write_recipe, tmp_path):
+    """About 1,000 and 35: outputs that begin at 0 would not come near in an epoch."""
+    keras.utils.set_random_seed(0)
+    teacher = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    teacher.set_weights([np.float32([[35.0], [0.0], [0.0]]), np.float32([1000.0])])
+    teacher.save(tmp_path / "t.keras")
+    x = np.random.default_rng(0).normal(size=(300, 3)).astype("float32")
+    np.savez(tmp_path / "data.npz", x=x)
+    text = f"""
+dataset = {{ path = "{tmp_path}/data.npz", labels = false }}
+batch_size = 16
+teacher = "{tmp_path}/t.keras"
+[[stage]]
+name = "student"
+model = {{ family = "mlp", width = 8 }}
+epochs = 1
+task = "regression"
+losses = [{{ name = "logit_mse" }}]
+student_loss_weight = 0.0
+"""
+    result, _ = recipe_run.run(recipe.load(write_recipe(text=text)), tmp_path / "run")
+    score = result.models[1].evaluation.scores["mean_absolute_error"]
+    assert score.value < 60
+
+
+def test_a_stage_that_nobody_teaches_is_told_before_any_is_trained(write_recipe):
+    second = """
+[[stage]]
+name = "second"
+model = "mnist_fc_8"
+epochs = 1
+losses = [{ name = "kd" }]
+"""
+    loaded = recipe.load(write_recipe(stage=second))
+    with pytest.raises(ValueError, match="'second' has losses and no teacher.*taught_by"):
+        recipe.make_chain(loaded, None)
+    named = second + 'taught_by = "first"\n'
+    assert recipe.make_chain(recipe.load(write_recipe(stage=named)), None).stages
