@@ -1,10 +1,14 @@
-"""Students that `keras_kd.distill` made, over several seeds: a line for models/README.md.
+"""Students that `keras_kd.distill` made, over several seeds, as a line of a table.
 
     python scripts/evidence/distilled.py teacher.keras photos --max-bytes 50kB --epochs 12
     python scripts/evidence/distilled.py boosting diamonds.csv --label price \
         --max-bytes 20kB --epochs 30
+    python scripts/evidence/distilled.py lingua sentences.csv --max-bytes 30kB \
+        --epochs 30
 
 "boosting" is scikit-learn's gradient boosting, trained on the table's training part.
+"lingua" is the identifier of languages of that name (`pip install
+lingua-language-detector`), for texts whose labels are ISO 639-1 codes.
 """
 
 import functools
@@ -31,14 +35,35 @@ def boosting(own):
     given = {"categorical_features": kinds, "random_state": 0, "max_iter": 300}
     if parts.task == "regression":
         model = ensemble.HistGradientBoostingRegressor(**given).fit(*parts.train)
-        return function(lambda x: model.predict(x)[:, None])
+        return function(lambda x: model.predict(x)[:, None], "boosting")
     model = ensemble.HistGradientBoostingClassifier(**given).fit(*parts.train)
-    return function(lambda x: np.log(np.maximum(model.predict_proba(x), 1e-7)))
+    return function(lambda x: np.log(np.maximum(model.predict_proba(x), 1e-7)), "boosting")
 
 
-def function(answer):
+def lingua(own):
+    """A teacher of texts: how sure lingua is of each of the languages that are labels."""
+    from lingua import IsoCode639_1, LanguageDetectorBuilder
+
+    codes = [getattr(IsoCode639_1, x.upper()) for x in datasets.load(own).classes]
+    detector = LanguageDetectorBuilder.from_iso_codes_639_1(*codes).build()
+
+    def answer(x):
+        texts = [bytes((row[row > 0] - 1).astype("uint8")) for row in x]
+        texts = [text.decode("utf-8", "ignore") for text in texts]
+        found = detector.compute_language_confidence_values_in_parallel(texts)
+        sure = [{y.language.iso_code_639_1: y.value for y in one} for one in found]
+        rows = [[one.get(code, 0) for code in codes] for one in sure]
+        return np.log(np.maximum(rows, 1e-7))
+
+    return function(answer, "lingua")
+
+
+TEACHERS = {"boosting": boosting, "lingua": lingua}
+
+
+def function(answer, name):
     return kd.teachers.from_function(
-        lambda x: answer(np.asarray(x)).astype("float32"), name="boosting", version="1"
+        lambda x: answer(np.asarray(x)).astype("float32"), name=name, version="1"
     )
 
 
@@ -53,16 +78,17 @@ def score(model):
 @click.argument("teacher")
 @click.argument("data")
 @click.option("--label")
+@click.option("--task")
+@click.option("--image-size", type=(int, int))
+@click.option("--import", "imports")
 @click.option("--max-bytes", required=True)
 @click.option("--epochs", type=int, required=True)
 @click.option("--seeds", type=int, default=3)
 @click.option("--run-dir", type=click.Path(path_type=Path), default="runs/distilled")
-def main(teacher, data, label, max_bytes, epochs, seeds, run_dir):
+def main(teacher, data, label, seeds, run_dir, **given):
     own = Own(data, label=label)
-    teacher = boosting(own) if teacher == "boosting" else teacher
-    distil = functools.partial(
-        kd.distill, teacher, own, max_bytes=max_bytes, epochs=epochs
-    )
+    teacher = TEACHERS[teacher](own) if teacher in TEACHERS else teacher
+    distil = functools.partial(kd.distill, teacher, own, **given)
     scores, files = {}, []
     for seed in range(seeds):
         found = distil(seed=seed, run_dir=run_dir / f"seed-{seed}")
