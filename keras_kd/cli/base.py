@@ -1,6 +1,7 @@
 """What all commands share: the group, options, the log."""
 
 import contextlib
+import dataclasses
 import logging
 import signal
 import threading
@@ -73,23 +74,32 @@ data_dir = click.option(
     help="TFDS data folder. [default: TFDS's own, ~/tensorflow_datasets]",
 )
 
-dataset_option = click.option(
+_dataset = click.option(
     "--dataset",
     help="mnist, fashion_mnist or tfds:NAME; a folder of images or texts, with a folder "
     "for each class; or a .npz, .csv or .parquet file. "
     "[default: the run's own, else mnist]",
 )
+_label = click.option(
+    "--label", help="A table's column of labels. [default: the run's own, else label]"
+)
 
 
-def data_of(dataset, run_dir):
+def dataset_options(command):
+    """`--dataset` and `--label`."""
+    return _dataset(_label(command))
+
+
+def data_of(dataset, label, run_dir):
     """The data set to measure on: what is given, or what a run was on, or MNIST.
 
     Of the run's own data its own test part, whatever shares it held out.
 
     Args:
-        dataset: As `--dataset` gives it; None where it does not.
+        dataset, label: As the options give them; None where they do not.
         run_dir: A folder; it need not be a run's.
     """
+    from keras_kd.datasets.load import Own
     from keras_kd.recipes.sections import DataRecipe
     from keras_kd.runs import manifest
 
@@ -99,8 +109,12 @@ def data_of(dataset, run_dir):
     if isinstance(own, dict):
         own = DataRecipe(**own).make()
         if dataset is not None and Path(dataset).resolve() == Path(own.path).resolve():
-            return own
-    return own if dataset is None else dataset
+            dataset = None
+    found = own if dataset is None else dataset
+    if label is None:
+        return found
+    found = found if isinstance(found, Own) else Own(found)
+    return dataclasses.replace(found, label=label)
 
 
 # Each command imports what it needs, so that --help answers at once.

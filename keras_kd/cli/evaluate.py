@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from keras_kd.cli.base import data_dir, data_of, dataset_option, main
+from keras_kd.cli.base import data_dir, data_of, dataset_options, main
 
 
 @main.command()
 @click.argument("model")
-@dataset_option
+@dataset_options
 @click.option("--teacher", help="A model to compare MODEL with, as MODEL is given.")
 @click.option(
     "--task",
@@ -18,7 +18,7 @@ from keras_kd.cli.base import data_dir, data_of, dataset_option, main
     "[default: as they show]",
 )
 @data_dir
-def evaluate(model, dataset, teacher, task, data_dir):
+def evaluate(model, dataset, label, teacher, task, data_dir):
     """Measure a MODEL on a data set's test examples.
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student.
@@ -36,7 +36,8 @@ def evaluate(model, dataset, teacher, task, data_dir):
     # Standard output holds the measurements alone.
     announce = functools.partial(click.echo, err=True)
     # Of a run it lies in a folder of its stage.
-    dataset, like = data_of(dataset, Path(model).parent.parent), loaded.input_shape[1:]
+    dataset = data_of(dataset, label, Path(model).parent.parent)
+    like = loaded.input_shape[1:]
     parts = datasets.load(dataset, data_dir, announce, wanted=["test"], like=like)
     images, labels = parts.test
     if labels is None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from keras_kd.cli.base import data_dir, data_of, dataset_option, main, shown_log
+from keras_kd.cli.base import data_dir, data_of, dataset_options, main, shown_log
 
 
 @main.command()
@@ -41,13 +41,15 @@ from keras_kd.cli.base import data_dir, data_of, dataset_option, main, shown_log
 @click.option("--tolerance", type=float, help="Allowed difference / outputs' range.")
 @click.option("--min-agreement", type=float, help="Least fraction of equal answers.")
 @click.option("--overwrite", is_flag=True, help="Replace what an export left before.")
-@dataset_option
+@dataset_options
 @data_dir
-def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **arguments):
-    """Write a MODEL as a file for a device, and prove it on a data set's test images.
+def export(
+    model, out, run_dir, every, preprocessing, dataset, label, data_dir, **arguments
+):
+    """Write a MODEL as a file for a device, and prove it on a data set's test examples.
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student. int8 is
-    calibrated on 1,000 training images. With --all and --run-dir alone the files
+    calibrated on 1,000 training examples. With --all and --run-dir alone the files
     of a run's models are written, but for those that are there, and measured together;
     keras-kd report then shows the table.
     """
@@ -68,7 +70,7 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     if every:
         given = {"MODEL": model, "--out": out, "--preprocessing": preprocessing}
         given |= {f"--{k.replace('_', '-')}": v for k, v in arguments.items()}
-        return _export_all(run_dir, given, dataset, data_dir)
+        return _export_all(run_dir, given, dataset, label, data_dir)
     for name, value in {"MODEL": model, "--format": arguments["format"]}.items():
         if value is None:
             raise click.UsageError(f"{name} is missing; or give --all with --run-dir.")
@@ -80,7 +82,7 @@ def export(model, out, run_dir, every, preprocessing, dataset, data_dir, **argum
     # Before the data are prepared, which may take a while.
     checks.check_target(out, format, arguments["overwrite"])
     loaded = load_model(source)
-    dataset = data_of(dataset, run_dir or Path(model).parent.parent)
+    dataset = data_of(dataset, label, run_dir or Path(model).parent.parent)
     is_calibrated = quantization == "int8"
     parts, calibration = _examples(dataset, data_dir, loaded, is_calibrated)
     as_taken = data.for_models
@@ -128,7 +130,7 @@ def _proved_on(parts, model):
     return proof_examples(parts, shape[1:], click.echo)
 
 
-def _export_all(run_dir, given, dataset, data_dir):
+def _export_all(run_dir, given, dataset, label, data_dir):
     from keras_kd import data
     from keras_kd.exporters.run_exports import export_run
     from keras_kd.recipes.model_files import load_model
@@ -144,7 +146,7 @@ def _export_all(run_dir, given, dataset, data_dir):
     run = next(iter(reader.read(run_dir).runs.values()))
     files = [x.file("model.keras") for x in run.models if x.done and x.has_model]
     model = load_model(files[-1]) if files else None
-    dataset = data_of(dataset, run_dir)
+    dataset = data_of(dataset, label, run_dir)
     parts, calibration = _examples(dataset, data_dir, model)
     with shown_log():
         exports = export_run(

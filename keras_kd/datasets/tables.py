@@ -127,7 +127,7 @@ def _load(path):
             table = parquet.read_table(path)
         else:
             options = csv.ParseOptions(delimiter=_delimiter(path), newlines_in_values=True)
-            table = csv.read_csv(path, parse_options=options)
+            table = _with_codes(path, csv.read_csv(path, parse_options=options), options)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read as a table: {reason}") from error
@@ -145,6 +145,26 @@ def _load(path):
     if table.num_rows == 0:
         raise DataError(f"{path} holds no rows.")
     return {name: _raw(name, table[name], path) for name in table.column_names}
+
+
+def _with_codes(path, table, options):
+    """The same table, with whole numbers that begin with 0, as postcodes do, as text.
+
+    Of so many values that they are no categories they stay numbers.
+    """
+    from pyarrow import compute, csv, string, types
+
+    whole = [x.name for x in table.schema if types.is_integer(x.type)]
+    if not whole or len(set(table.column_names)) < table.num_columns:
+        return table
+    as_text = dict.fromkeys(whole, string())
+    convert = csv.ConvertOptions(include_columns=whole, column_types=as_text)
+    texts = csv.read_csv(path, parse_options=options, convert_options=convert)
+    for name in whole:
+        is_code = compute.match_substring_regex(texts[name], r"^\s*0\d")
+        if compute.any(is_code).as_py() and _raw(name, texts[name], path).is_category():
+            table = table.set_column(table.column_names.index(name), name, texts[name])
+    return table
 
 
 def _delimiter(path):

@@ -174,7 +174,7 @@ def _settings(run, model):
         "Their weights": stage.loss_weights,
         "Weight of the labels' loss": weight,
         "First weights": stage_settings.start(run, model),
-        "Training images": _images(run, model),
+        "Training examples": _examples(run, model),
         "Epochs": _epochs(model),
         "Batch size": stage_settings.batch_size(run, model),
         "Optimizer": stage.optimizer and _call(stage.optimizer),
@@ -196,11 +196,11 @@ def _epochs(model):
     return f"{words}, of which the last was kept (the best was after {metrics.best_epoch})"
 
 
-def _images(run, model):
-    """Which training images it saw in an epoch, where a recipe tells."""
+def _examples(run, model):
+    """Which training examples it saw in an epoch, where a recipe tells."""
     if not run.manifest.recipe:
         return None
-    words = stage_settings.images_in_words(stage_settings.images(run, model))
+    words = stage_settings.examples_in_words(stage_settings.examples(run, model))
     held_out = stage_settings.held_out(run.manifest.recipe)
     if held_out:
         words += f", but the {held_out} held out"

@@ -35,7 +35,7 @@ def differences(run, one, other):
     }
     ours, others = (_settings(run, x) for x in (one, other))
     if unfair["labels"][0] != unfair["labels"][1]:
-        ours.pop("images", None)  # Told already.
+        ours.pop("examples", None)  # Told already.
     return Differences(
         tuple(_against(x, *pair) for x, pair in unfair.items() if pair[0] != pair[1]),
         tuple(_against(x, ours[x], others[x]) for x in ours if ours[x] != others[x]),
@@ -50,9 +50,9 @@ def _against(word, one, other):
 
 def _text(value):
     if isinstance(value, frozenset):
-        return " and ".join(sorted(map(images_in_words, value))) or "none"
+        return " and ".join(sorted(map(examples_in_words, value))) or "none"
     if isinstance(value, tuple):
-        return images_in_words(value)
+        return examples_in_words(value)
     return "random" if value is None else str(value)
 
 
@@ -88,24 +88,24 @@ def views(run, model):
     return augmentation.get("views", 0) if own is None else own
 
 
-def images(run, model):
-    """(classes, examples) that the recipe chooses of the training images; None: all."""
+def examples(run, model):
+    """(classes, number) that the recipe chooses of the training examples; None: all."""
     own = table(run, model.name)
     classes = own.get("classes")
     return classes and tuple(sorted(classes)), own.get("examples")
 
 
-def images_in_words(chosen):
-    """What `images` gives, as text: "1,000 images of the classes 1, 2"."""
-    classes, examples = chosen
-    words = "all images" if examples is None else f"{examples:,} images"
+def examples_in_words(chosen):
+    """What `examples` gives, as text: "1,000 examples of the classes 1, 2"."""
+    classes, number = chosen
+    words = "all examples" if number is None else f"{number:,} examples"
     if classes:
         words += f" of the class{'es' * (len(classes) > 1)} {', '.join(map(str, classes))}"
     return words
 
 
 def repeat(run, model):
-    """How often a stage saw each image in an epoch."""
+    """How often a stage saw each example in an epoch."""
     return table(run, model.name).get("repeat") or 1
 
 
@@ -121,7 +121,7 @@ def _settings(run, model):
         settings["choice of the epoch"] = "none"
     if run.manifest and run.manifest.recipe:
         settings |= {
-            "images": images(run, model),
+            "examples": examples(run, model),
             "times each in an epoch": repeat(run, model),
             "views of each": views(run, model),
             "batch size": batch_size(run, model),
@@ -130,15 +130,15 @@ def _settings(run, model):
 
 
 def _labels(run, model):
-    """Which labelled images a stage, or the line of its teachers, learned from.
+    """Which labelled examples a stage, or the line of its teachers, learned from.
 
     A student that sees no labels has them from its teachers. Of a given teacher they are
-    not known; then those of the images that the student saw are taken.
+    not known; then those of the examples that the student saw are taken.
 
     Returns:
-        A frozenset of what `images` gives.
+        A frozenset of what `examples` gives.
     """
-    own = frozenset([images(run, model)])
+    own = frozenset([examples(run, model)])
     if not model.taught_by or _sees_labels(run, model):
         return own
     found = frozenset()
@@ -164,14 +164,14 @@ def _sees_labels(run, model):
 
 
 def held_out(recipe):
-    """What of the training images a recipe holds out, in words; "" where nothing.
+    """What of the training examples a recipe holds out, in words; "" where nothing.
 
     Args:
         recipe: As it stands in a manifest, a dict.
     """
     own = recipe.get("dataset")
     if isinstance(own, dict):
-        # Given, or a share of the training images.
-        return "validation images" if own.get("validation", 0) else ""
+        # Given, or a share of the training examples.
+        return "validation examples" if own.get("validation", 0) else ""
     count = recipe.get("validation_examples")
     return f"{count:,}" if count else ""

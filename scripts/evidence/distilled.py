@@ -44,7 +44,7 @@ def lingua(own):
     """A teacher of texts: how sure lingua is of each of the languages that are labels."""
     from lingua import IsoCode639_1, LanguageDetectorBuilder
 
-    codes = [getattr(IsoCode639_1, x.upper()) for x in datasets.load(own).classes]
+    codes = [getattr(IsoCode639_1, x.upper()) for x in datasets.load(own).class_names]
     detector = LanguageDetectorBuilder.from_iso_codes_639_1(*codes).build()
 
     def answer(x):

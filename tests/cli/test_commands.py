@@ -16,6 +16,7 @@ from keras_kd import data, datasets, losses
 from keras_kd.cli import main
 from keras_kd.cli.base import data_of
 from keras_kd.cli.export import _examples
+from keras_kd.datasets.load import Own
 from keras_kd.recipes import recipe, zoo
 from tests.runs.sample_run import make_run
 
@@ -338,10 +339,15 @@ def test_a_runs_model_is_measured_on_its_own_test_part(tmp_path):
     manifest["recipe"]["dataset"] = own
     (run / "manifest.json").write_text(json.dumps(manifest))
     for given in (None, own["path"]):
-        found = data_of(given, run)
+        found = data_of(given, None, run)
         assert (found.path, found.validation, found.test) == tuple(own.values())
-    assert data_of("fashion_mnist", run) == "fashion_mnist"
-    assert data_of(None, tmp_path) == "mnist" and data_of("a", tmp_path) == "a"
+    assert data_of("fashion_mnist", None, run) == "fashion_mnist"
+    assert data_of(None, None, tmp_path) == "mnist"
+    assert data_of("a", None, tmp_path) == "a"
+    # A column of labels, of the run's data or of others.
+    found = data_of(None, "y", run)
+    assert (found.path, found.label, found.test) == (own["path"], "y", 0.05)
+    assert data_of("b.csv", "y", run) == Own("b.csv", label="y")
 
 
 def test_own_images_calibrate_from_all_classes(tmp_path):

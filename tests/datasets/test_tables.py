@@ -274,3 +274,12 @@ def test_parts_in_other_words_are_no_input(tmp_path):
     # Of other words it is an input.
     path = written(tmp_path, parts_of(["wing", "tail"]))
     assert [x.name for x in read_table(path).columns] == ["a", "part"]
+
+
+def test_whole_numbers_that_begin_with_0_are_categories(tmp_path):
+    """Postcodes are; numbers of another one in nearly each row are not."""
+    rows = [f"0{k % 4}100,0{k * 7 % 61},{k / 7},{k % 2}" for k in range(80)]
+    (tmp_path / "t.csv").write_text("\n".join(["post,many,size,label", *rows]))
+    columns = {x.name: x.categories for x in quiet(tmp_path / "t.csv").columns}
+    posts = ("00100", "01100", "02100", "03100")
+    assert columns == {"post": posts, "many": None, "size": None}

@@ -147,12 +147,12 @@ def test_a_stage_with_settings_of_its_own(folder):
     assert "- Batch size: 50\n" in text and "- Seed: 0 (and 3, the stage's own)\n" in text
     assert "of one training, with seed 0 (and 3, the stage's own).\n" in text
     assert (
-        "- Training images: 100 images of the classes 2, 4, each 10 times in an epoch, "
+        "- Training examples: 100 examples of the classes 2, 4, each 10 times in an epoch, "
         "in 8 augmented views\n"
     ) in text
     others = card.card(folder, "alone")
     assert "- Batch size: 256\n" in others and "- Seed: 0\n" in others
-    assert "- Training images: all images, in 8 augmented views\n" in others
+    assert "- Training examples: all examples, in 8 augmented views\n" in others
 
 
 def test_the_default_weight_of_the_labels_is_told(folder):

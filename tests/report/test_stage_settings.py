@@ -54,14 +54,14 @@ def test_given_models():
 @pytest.mark.parametrize(
     "chosen, words",
     [
-        ((None, None), "all images"),
-        ((None, 1000), "1,000 images"),
-        (((3,), None), "all images of the class 3"),
-        (((1, 2), 40), "40 images of the classes 1, 2"),
+        ((None, None), "all examples"),
+        ((None, 1000), "1,000 examples"),
+        (((3,), None), "all examples of the class 3"),
+        (((1, 2), 40), "40 examples of the classes 1, 2"),
     ],
 )
-def test_images_in_words(chosen, words):
-    assert stage_settings.images_in_words(chosen) == words
+def test_examples_in_words(chosen, words):
+    assert stage_settings.examples_in_words(chosen) == words
 
 
 def test_what_is_held_out_in_words():
@@ -69,5 +69,5 @@ def test_what_is_held_out_in_words():
     assert stage_settings.held_out({"validation_examples": 0}) == ""
     # A share of own images, or a part that was given: the recipe does not tell which.
     own = {"path": "photos", "validation": 0.1}
-    assert stage_settings.held_out({"dataset": own}) == "validation images"
+    assert stage_settings.held_out({"dataset": own}) == "validation examples"
     assert stage_settings.held_out({"dataset": own | {"validation": 0.0}}) == ""

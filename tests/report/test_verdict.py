@@ -222,7 +222,7 @@ def test_other_labels_are_no_baseline():
     assert headline.startswith("Distillation did not help")
     text = plain(reasons)
     assert "“few”, of the same architecture on labels alone, is not compared" in text
-    assert "labels: 1,000 images against 100 images" in text
+    assert "labels: 1,000 examples against 100 examples" in text
     (warning,) = warnings(runs)
     assert "worse than “alone”" in warning
     # Without the right one nothing is said, in whatever order they stand.
@@ -253,8 +253,8 @@ def test_a_student_without_labels_has_its_teachers_labels():
     text = plain(reasons)
     assert "“student_1000_alone”, the same architecture trained on labels" in text
     assert "“student_100_alone”, of the same architecture on labels alone, is not" in text
-    assert "labels: 1,000 images against 100 images" in text
-    assert "images: all images against 1,000 images" in text
+    assert "labels: 1,000 examples against 100 examples" in text
+    assert "examples: all examples against 1,000 examples" in text
 
 
 @pytest.mark.parametrize(
