@@ -75,7 +75,7 @@ def run(
     workers = Workers(strategy)
     scope = strategy.scope if strategy else contextlib.nullcontext
     with scope():
-        if teacher is None and strategy is None:
+        if teacher is None and workers.count == 1:
             teacher = _trained_first(recipe, data_dir, verbose)
         teacher = teacher_of(recipe, teacher)
         chain = None if recipe.is_sized_by_data else make_chain(recipe, teacher)
