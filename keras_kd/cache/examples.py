@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras import tree
 from tensorflow import nest
 
-from keras_kd.data.examples import ExamplesDataset, rows_in_turn, views_in_turn
+from keras_kd.data.examples import ExamplesDataset, Held, rows_in_turn, views_in_turn
 from keras_kd.data.pairing import check_fixed_order, pairs
 from keras_kd.data.rows import Rows, as_array, constant, gather
 from keras_kd.training import batch as batches
@@ -82,21 +82,30 @@ class ArrayExamples:
         # The teacher has seen its own where its outputs are there.
         is_asked = self.are_apart and not outputs
         taught = {"teacher_inputs": self._taught} if is_asked else {}
-        x, labels, taught, outputs = nest.map_structure(
-            constant, (self._x, self._labels, taught, outputs)
-        )
+        arrays = (self._x, self._labels, taught, outputs)
+        tensors = nest.map_structure(constant, arrays)
 
-        @tf.function
-        def gather(rows):
+        def make(arrays, rows, take):
+            def taken(arrays, rows):
+                return nest.map_structure(lambda array: take(array, rows), arrays)
+
+            x, labels, taught, outputs = arrays
             indices = rows % count
-            inputs = _rows(x, indices)
+            inputs = taken(x, indices)
             if augment is not None:
                 inputs = augment(inputs, indices, rows // count, seed)
-            carried = _rows(outputs, rows) | _rows(taught, indices)
+            carried = taken(outputs, rows) | taken(taught, indices)
             packed = batches.pack(inputs, index=indices, **carried)
-            return _element(packed, _rows(labels, indices), self._given)
+            return _element(packed, taken(labels, indices), self._given)
 
-        return ExamplesDataset(rows_in_turn(views, count), gather)
+        @tf.function
+        def gather_rows(rows):
+            return make(tensors, rows, gather)
+
+        # Augmentation is TensorFlow's, whatever the backend.
+        are_arrays = not any(isinstance(x, Rows) for x in nest.flatten(arrays))
+        held = Held(arrays, make) if are_arrays and augment is None else None
+        return ExamplesDataset(rows_in_turn(views, count), gather_rows, held)
 
 
 class StreamedExamples:

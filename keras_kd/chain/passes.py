@@ -21,6 +21,7 @@ _BEGIN_TOGETHER = frozenset(
         "_Batch", "_ParallelBatch", "_PaddedBatch", "_Rebatch", "_LegacyRebatch",
         "_Unbatch", "_Map", "_ParallelMap", "_Filter", "_Prefetch", "_Options", "_Take",
         "_Skip", "_Shard", "_AssertCardinality", "_Zip", "_Shuffle", "Examples",
+        "Gathered",
     )
 )  # fmt: skip
 # A larger array of a PyDataset is taken for its examples, which stay as they are.

@@ -1,5 +1,8 @@
 """Examples in memory as a tf.data.Dataset: shuffled by number, gathered by the batch."""
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import numpy as np
 import tensorflow as tf
 from tensorflow import nest
@@ -59,6 +62,19 @@ for _name in _TRANSFORMATIONS:
     setattr(CountedApart, _name, _anew(_name))
 
 
+class Held(NamedTuple):
+    """What batches are gathered from.
+
+    Attributes:
+        arrays: A structure of NumPy arrays (examples, ...).
+        make: `make(arrays, rows, take)` gives the batch of row numbers (batch,), where
+            `take(array, rows)` takes rows of an array; on any backend.
+    """
+
+    arrays: Any
+    make: Callable
+
+
 class ExamplesDataset(tf.data.Dataset):
     """A dataset of single examples that is fast to shuffle and to batch.
 
@@ -72,6 +88,7 @@ class ExamplesDataset(tf.data.Dataset):
         rows: A tf.data.Dataset of int64 row numbers.
         gather: Takes row numbers (batch,), gives the examples as a structure of tensors
             (batch, ...).
+        held: The `Held` that it gathers from; None where they are no arrays in memory.
 
     Attributes:
         has_views: Whether each iteration gives another view of the examples.
@@ -80,10 +97,9 @@ class ExamplesDataset(tf.data.Dataset):
 
     outputs_id = None
 
-    def __init__(self, rows, gather):
+    def __init__(self, rows, gather, held=None):
         self.has_views = isinstance(rows, CountedApart)
-        self._rows = rows
-        self._gather = gather
+        self._rows, self._gather, self._held = rows, gather, held
         self._examples = rows.map(self._one_example)
         super().__init__(tf.data.experimental.to_variant(self._examples))
 
@@ -110,6 +126,8 @@ class ExamplesDataset(tf.data.Dataset):
             self._gather, num_parallel_calls=num_parallel_calls, deterministic=deterministic
         )
         batches = without_autotune(examples.prefetch(2, name=name))
+        held = None if self.has_views else self._held
+        batches = with_rows(batches, rows, held)
         batches.outputs_id = self.outputs_id
         return batches
 
@@ -134,12 +152,60 @@ class ExamplesDataset(tf.data.Dataset):
         return self._with_rows(self._rows.shard(*args, **kwargs))
 
     def _with_rows(self, rows):
-        return mark(ExamplesDataset(rows, self._gather), self.outputs_id)
+        return mark(ExamplesDataset(rows, self._gather, self._held), self.outputs_id)
 
     def _one_example(self, row):
         examples = self._gather(row[tf.newaxis])
         # There may be a weight without labels.
         return nest.map_structure(lambda x: None if x is None else x[0], examples)
+
+
+class GatheredDataset(tf.data.Dataset):
+    """Batches that may be gathered elsewhere, too: where a model is trained.
+
+    It is a `tf.data.Dataset` like any other, and any transformation but `prefetch` and
+    `repeat` gives a plain one.
+
+    Args:
+        batches: A tf.data.Dataset of batches.
+        rows: One of the row numbers of each batch.
+        held: The `Held` that they are gathered from.
+    """
+
+    outputs_id = None
+
+    def __init__(self, batches, rows, held):
+        self._batches, self.rows, self.held = batches, rows, held
+        super().__init__(batches._variant_tensor)
+
+    @property
+    def element_spec(self):
+        return self._batches.element_spec
+
+    def _inputs(self):
+        return [self._batches]
+
+    def prefetch(self, *args, **kwargs):
+        """As `tf.data.Dataset.prefetch`."""
+        return self._each("prefetch", args, kwargs)
+
+    def repeat(self, *args, **kwargs):
+        """As `tf.data.Dataset.repeat`."""
+        return self._each("repeat", args, kwargs)
+
+    def _each(self, name, args, kwargs):
+        batches, rows = (
+            getattr(x, name)(*args, **kwargs) for x in (self._batches, self.rows)
+        )
+        return mark(GatheredDataset(batches, rows, self.held), self.outputs_id)
+
+
+def with_rows(batches, rows, held):
+    """Batches, as a `GatheredDataset` if they are of arrays; arguments as it takes them.
+
+    `batches` is made of `rows`, so that one goes on in the shuffle where the other was.
+    """
+    return batches if held is None else GatheredDataset(batches, rows, held)
 
 
 def mark(dataset, outputs_id):

@@ -3,8 +3,10 @@
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from keras import ops
+from tensorflow import nest
 
-from keras_kd.data.examples import rows_in_turn, without_autotune
+from keras_kd.data.examples import Held, rows_in_turn, with_rows, without_autotune
 from keras_kd.data.idx import DATASETS, DataError
 from keras_kd.data.rows import Rows, constant, gather
 from keras_kd.data.sources import check_prepared, default_data_dir
@@ -46,12 +48,13 @@ def load_arrays(name, split, data_dir=None):
 
 
 def scale(images):
-    """Bytes as float32 in [0, 1]; of an array, a tensor of TensorFlow, or `Rows`."""
+    """Bytes as float32 in [0, 1]; of an array, a tensor, or `Rows`."""
     if isinstance(images, Rows):
         return images.mapped(scale, "float32")
     if isinstance(images, np.ndarray):
         return images.astype("float32") / np.float32(255)
-    return tf.cast(images, tf.float32) / 255.0
+    cast = tf.cast if tf.is_tensor(images) else ops.cast
+    return cast(images, "float32") / 255.0
 
 
 def for_models(x):
@@ -103,22 +106,27 @@ def batches(
             "`batch_size` must be at least 1 and, where the remainder is dropped, at most "
             f"the number of examples, {count}. Received: batch_size={batch_size}."
         )
-    images = constant(images)
-    labels = None if labels is None else constant(np.asarray(labels))
+    arrays = (images, None if labels is None else np.asarray(labels))
+    tensors = nest.map_structure(lambda x: None if x is None else constant(x), arrays)
     # Shuffling indices and gathering whole batches keeps up with the smallest student;
     # shuffling the images one by one does not.
     rows = rows_in_turn(views, count)
     if shuffle:
         rows = rows.shuffle(count, seed=seed)
 
-    def take(batch):
-        indices = batch % count
-        inputs = for_models(gather(images, indices))
+    def make(arrays, rows, take):
+        images, labels = arrays
+        indices = rows % count
+        inputs = for_models(take(images, indices))
         if augment is not None:
-            inputs = augment(inputs, indices, batch // count, augment_seed)
+            inputs = augment(inputs, indices, rows // count, augment_seed)
         if with_index:
             inputs = pack(inputs, index=indices)
-        return inputs if labels is None else (inputs, tf.gather(labels, indices))
+        return inputs if labels is None else (inputs, take(labels, indices))
 
     batched = rows.batch(batch_size, drop_remainder=drop_remainder)
-    return without_autotune(batched.map(take, num_parallel_calls=2).prefetch(2))
+    made = batched.map(lambda x: make(tensors, x, gather), num_parallel_calls=2)
+    held = None
+    if views == 1 and augment is None and isinstance(images, np.ndarray):
+        held = Held(arrays, make)
+    return with_rows(without_autotune(made.prefetch(2)), batched, held)

@@ -38,24 +38,34 @@ class Epoch(keras.callbacks.Callback):
         self.answers.clear()
         self._asked_for = self._read_at = 0
 
-    def ask(self):
-        """Notes that Keras's loop asks for the next batch."""
-        self._asked_for += 1
+    @property
+    def _is_stopped(self):
+        # On JAX a look at `model` would have the weights of this moment put into it.
+        return self._model.stop_training
 
-    def group_size(self):
-        """How many batches may be trained on now, with the one that is asked for."""
-        if self.most == 1 or self.model.stop_training:
+    def ask(self):
+        """Notes that Keras's loop asks for the next batch; gives its number, from 1."""
+        self._asked_for += 1
+        return self._asked_for
+
+    def group_size(self, most=None):
+        """How many batches may be trained on now, with the one that is asked for.
+
+        Args:
+            most: Instead of the epoch's own, where that is not 1.
+        """
+        if self.most == 1 or self._is_stopped:
             return 1
-        steps = self.params["steps"]
-        left = self.most if steps is None else steps - self._asked_for + 1
-        return max(1, min(self.most, left))
+        most, steps = most or self.most, self.params["steps"]
+        left = most if steps is None else steps - self._asked_for + 1
+        return max(1, min(most, left))
 
     def reads(self):
         """Whether the metrics are to be read after the batch that is asked for."""
         if self.most == 1:
             return True
         steps = self.params["steps"]
-        last = steps is None or self._asked_for >= steps or self.model.stop_training
+        last = steps is None or self._asked_for >= steps or self._is_stopped
         if not last and self._asked_for % self.most != 1:
             return False
         self.newly_read = self._asked_for - self._read_at
@@ -97,14 +107,20 @@ class Groups:
             return self._one_at_a_time(iterator)
         epoch.ask()
         if not epoch.answers:
-            stacked, count = self._group(iterator, tf.constant(epoch.group_size()))
+            examples = self._model._on_device
+            size = tf.constant(epoch.group_size())
+            stacked, count = self._group(iterator, size, examples and examples.arrays)
             if int(count) == 0:
                 raise StopIteration
             epoch.answers.extend(_unstacked(stacked, int(count)))
         return epoch.answers.popleft()
 
-    def _train(self, iterator, most):
-        """The logs of up to `most` batches, stacked, and the number of batches."""
+    def _train(self, iterator, most, arrays):
+        """The logs of up to `most` batches, stacked, and the number of batches.
+
+        Args:
+            arrays: Of which the iterator gives the numbers of rows; None: it gives batches.
+        """
         import tensorflow as tf
 
         def next_batch(count, logs):
@@ -120,26 +136,30 @@ class Groups:
                     lambda: tf.experimental.Optional.empty(iterator.element_spec),
                 )
 
-        def step(count, batch, arrays):
-            logs = self._step(without_optionals(batch.get_value()))
-            leaves = zip(arrays, tree.flatten(logs), strict=True)
-            arrays = [array.write(count, leaf) for array, leaf in leaves]
-            return count + 1, next_batch(count + 1, logs), arrays
+        def step(count, batch, found):
+            data = batch.get_value()
+            data = data if arrays is None else self._model._on_device.batch(data, arrays)
+            logs = self._step(without_optionals(data))
+            leaves = zip(found, tree.flatten(logs), strict=True)
+            found = [array.write(count, leaf) for array, leaf in leaves]
+            return count + 1, next_batch(count + 1, logs), found
 
-        batch = without_optionals(iterator.element_spec)
-        logs = self._step.get_concrete_function(batch).structured_outputs
-        arrays = [
+        examples = self._model._on_device
+        spec = examples.element_spec if examples else iterator.element_spec
+        first = self._step.get_concrete_function(without_optionals(spec))
+        logs = first.structured_outputs
+        empty = [
             tf.TensorArray(x.dtype, size=0, dynamic_size=True, element_shape=x.shape)
             for x in tree.flatten(logs)
         ]
         # No step outside of the condition: Keras's own, where the data have come to their
         # end, counts one more step of the optimizer.
-        count, _, arrays = tf.while_loop(
-            lambda count, batch, arrays: batch.has_value(),
+        count, _, found = tf.while_loop(
+            lambda count, batch, found: batch.has_value(),
             step,
-            (tf.constant(0), iterator.get_next_as_optional(), arrays),
+            (tf.constant(0), iterator.get_next_as_optional(), empty),
         )
-        return tree.pack_sequence_as(logs, [x.stack() for x in arrays]), count
+        return tree.pack_sequence_as(logs, [x.stack() for x in found]), count
 
 
 def _unstacked(stacked, count):
@@ -149,13 +169,14 @@ def _unstacked(stacked, count):
     return [tree.map_structure(lambda x, i=i: x[i], stacked) for i in range(count)]
 
 
-def with_variables_before(function, model):
+def with_variables_before(function, model, spec=None):
     """`function` of a data iterator, before whose first call the variables are made.
 
     Args:
         function: What Keras's loop calls, for each batch.
         model: Has `metrics_see(y)` and `losses_see(y)`, the labels and outputs that
             compiled metrics and losses get.
+        spec: Of a batch. Defaults to the iterator's.
     """
     is_first = True
 
@@ -165,7 +186,7 @@ def with_variables_before(function, model):
             is_first = False
             # What is wrong with them, or with the data, the step itself says.
             with contextlib.suppress(Exception):
-                _make_variables(model, iterator.element_spec)
+                _make_variables(model, spec or iterator.element_spec)
         return function(iterator)
 
     return call

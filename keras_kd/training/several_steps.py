@@ -7,11 +7,9 @@ from keras_kd.distribution.distribute import Distributed
 from keras_kd.distribution.workers import strategy_of
 from keras_kd.models.kept_values import values_kept
 from keras_kd.models.symbolic import output_structure
-from keras_kd.training.compiled_steps import (
-    Epoch,
-    Groups,
-    with_variables_before,
-)
+from keras_kd.training.compiled_steps import Epoch, Groups, with_variables_before
+from keras_kd.training.jax_steps import JaxGroups
+from keras_kd.training.on_device import check_limit, on_device
 
 # Batches that TensorFlow trains on before Python has a look; more gained little.
 MOST_AT_A_TIME = 8
@@ -51,8 +49,6 @@ def batches_at_a_time(callbacks, metrics_of_each=True):
             told to do something within an epoch; any other with a hook of a batch does.
         metrics_of_each: Whether the metrics of each batch are known.
     """
-    if keras.backend.backend() != "tensorflow":
-        return 1
     for callback in _flat(callbacks):
         takes_metrics = not metrics_of_each and isinstance(callback, _TAKE_METRICS)
         if takes_metrics or _looks_at_batches(callback):
@@ -84,6 +80,8 @@ def _looks_at_batches(callback):
 class SeveralSteps(Distributed):
     """Trains on several batches in one compiled call, where `compile` was not told to.
 
+    So on TensorFlow; and on JAX where the examples lie on the device.
+
     `steps_per_execution` stays 1: Keras's loop goes from batch to batch, and so do the
     progress bar, callbacks and metrics. On one device the first of a group of batches is
     answered when all are trained on, each with its own metrics; a group ends where the
@@ -93,8 +91,14 @@ class SeveralSteps(Distributed):
     """
 
     _chooses_steps = False
+    _device_bytes = None
+    # `on_device.OnDevice` while `fit` trains on examples that lie there; and of which ones
+    # a function is compiled, so that another `fit` on them begins at once.
+    _on_device = _compiled_for = None
 
-    def compile(self, *args, steps_per_execution=None, **kwargs):
+    def compile(self, *args, steps_per_execution=None, device_bytes=None, **kwargs):
+        self._device_bytes = check_limit(device_bytes)
+        self._compiled_for = None
         self._chooses_steps = steps_per_execution is None
         given = 1 if self._chooses_steps else steps_per_execution
         super().compile(*args, steps_per_execution=given, **kwargs)
@@ -103,6 +107,8 @@ class SeveralSteps(Distributed):
         config = super().get_compile_config()
         if config and self._chooses_steps:
             del config["steps_per_execution"]
+        if config and self._device_bytes is not None:
+            config["device_bytes"] = self._device_bytes
         return config
 
     @property
@@ -121,10 +127,9 @@ class SeveralSteps(Distributed):
         *args,
         **kwargs,
     ):
-        if self._chooses_steps and self.steps_per_execution == 1 and not _is_eager(self):
-            is_alone = strategy_of(self) is None
-            self._epoch = Epoch(batches_at_a_time(callbacks, metrics_of_each=is_alone))
-            if self._epoch.most > 1:
+        if self._chooses_steps and self.steps_per_execution == 1 and _is_compiled(self):
+            x = self._with_groups(x, callbacks, kwargs)
+            if self._epoch is not None and self._epoch.most > 1:
                 callbacks = [*_flat(callbacks), self._epoch]
         try:
             with values_kept(self):
@@ -133,18 +138,54 @@ class SeveralSteps(Distributed):
                 )
         finally:
             self._epoch = None
+            if self._on_device is not None:
+                self._compiled_for = self._on_device.make, self.train_function
+                self._on_device = self.train_function = None
+
+    def _with_groups(self, x, callbacks, options):
+        """Says how batches are grouped in `fit`; gives what it reads."""
+        is_alone = strategy_of(self) is None
+        epoch = Epoch(batches_at_a_time(callbacks, metrics_of_each=is_alone))
+        # Keras maps class weights over the data.
+        if epoch.most > 1 and is_alone and not options.get("class_weight"):
+            self._on_device = on_device(x, self._device_bytes)
+        if self._on_device is not None:
+            self.train_function = None
+            x = self._on_device.rows
+        if keras.backend.backend() == "tensorflow" or self._on_device is not None:
+            self._epoch = epoch
+        return x
 
     def evaluate(self, *args, **kwargs):
         with values_kept(self):
             return super().evaluate(*args, **kwargs)
 
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        if iterator is not None and self._on_device is not None:
+            make = self._on_device.host_batch
+            iterator = ((*x, map(make, rows)) for *x, rows in iterator)
+        super()._symbolic_build(iterator, data_batch)
+
     def _make_function(self, step_function, **of_backend):
         function = super()._make_function(step_function, **of_backend)
         if _is_eager(self) or strategy_of(self) is not None:
             return function
+        spec = None
         if step_function == self.train_step and self._chooses_steps:
             function = Groups(self, step_function, function)
-        return with_variables_before(function, self)
+            spec = self._on_device and self._on_device.element_spec
+        return with_variables_before(function, self, spec)
+
+    def make_train_function(self, force=False):
+        make, function = self._compiled_for or (None, None)
+        if force:
+            self._compiled_for = None
+        elif self._on_device is not None and self._on_device.make is make:
+            self.train_function = function
+            return
+        super().make_train_function(force)
+        if self._on_device is not None and keras.backend.backend() == "jax":
+            self.train_function = JaxGroups(self)
 
     def metrics_see(self, y):
         """Labels and outputs as compiled metrics get them, None for what is not known."""
@@ -153,6 +194,14 @@ class SeveralSteps(Distributed):
     def losses_see(self, y):
         """The same of compiled losses."""
         return self.metrics_see(y)
+
+
+def _is_compiled(model):
+    """Whether steps may be compiled by us: on TensorFlow, on JAX without a distribution."""
+    if keras.backend.backend() == "jax":
+        is_alone = keras.distribution.distribution() is None
+        return is_alone and model.jit_compile and not model.run_eagerly
+    return not _is_eager(model)
 
 
 def _is_eager(model):

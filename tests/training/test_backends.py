@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -99,6 +100,24 @@ def test_a_student_that_is_frozen_as_a_whole_is_refused(tensorflow, other):
 
 def test_a_step_that_fails_leaves_all_weights(tensorflow, other):
     assert tensorflow["kept"] == other["kept"] == [True, True]
+
+
+def test_examples_on_the_device_teach_what_streamed_ones_do(tensorflow, other):
+    for told in (tensorflow, other):
+        for streamed, found in told["on_device"]:
+            is_able = told["backend"] != "torch"
+            assert (streamed.pop("on_device"), found.pop("on_device")) == (False, is_able)
+            for name in ("history", "weights"):
+                expected = keras.tree.flatten(streamed.pop(name))
+                np.testing.assert_allclose(
+                    keras.tree.flatten(found.pop(name)), expected, rtol=1e-5, atol=1e-6
+                )
+            # Where it stopped at a bad loss, and after how many steps.
+            assert found == streamed
+        whole, bad = told["on_device"]
+        assert whole[0]["steps"] == 80 and whole[0]["stopped"] is None
+        # Within a group; in the first order of the shuffle, and in the second.
+        assert bad[0]["steps"] == 12 and "epoch 1, batch 12" in bad[0]["stopped"]
 
 
 @pytest.mark.parametrize("name", checkpoint_on_backend.ELSEWHERE)

@@ -155,6 +155,46 @@ def fail(teacher):
     return kept
 
 
+class Looks(keras.callbacks.Callback):
+    """Whether examples lie on the device, without a look at a batch."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # `model` would, on JAX, have its weights put back.
+        self.found = self._model._on_device is not None
+
+
+def fitted_on_device(teacher, device_bytes, bad=None):
+    """All that training leaves, with examples on the device or not.
+
+    Args:
+        bad: Number of an example whose weight is NaN, which stops it; or None.
+    """
+    # One more than batches of 2 have: a group of 32 on JAX, of 8 on TensorFlow, and others.
+    x, y, weights = (part[:79] for part in make_data())
+    if bad is not None:
+        weights[bad] = np.nan
+    student = make_model(seed=4, units=5)
+    distiller = kd.Distiller(teacher, student, "kd")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("adam", loss, metrics=["accuracy"], device_bytes=device_bytes)
+    data = kd.with_index((x, y, weights)).shuffle(79, seed=1).batch(2)
+    looks, stopped, history = Looks(), None, {}
+    try:
+        callbacks = [looks, kd.callbacks.StopOnBadLoss()]
+        given = {"epochs": 2, "verbose": 0, "shuffle": False, "callbacks": callbacks}
+        fit = distiller.fit(data.prefetch(1), **given)
+        history = fit.history
+    except FloatingPointError as error:
+        stopped = str(error)
+    return {
+        "on_device": looks.found,
+        "stopped": stopped,
+        "history": history,
+        "steps": int(distiller.optimizer.iterations),
+        "weights": [w.tolist() for w in student.get_weights()],
+    }
+
+
 def tell(folder):
     x, y, _ = make_data()
     teacher = make_model(seed=1, units=16)
@@ -175,6 +215,9 @@ def tell(folder):
     told["memory"] = remember(teacher, student, folder)
     told["frozen"] = frozen(teacher, student)
     told["kept"] = fail(teacher)
+    told["on_device"] = [
+        [fitted_on_device(teacher, most, bad) for most in (0, 1e6)] for bad in (None, 60)
+    ]
     told["teacher_unchanged"] = as_bytes(teacher) == before
     return told
 
