@@ -2,10 +2,12 @@
 
 The students, taps and weights are those of methods.py, the teacher's outputs are cached.
 Every measurement of a loss has one of the student alone beside it, in the same process;
-the ratio's median over `--repeats` is shown, and the medians in milliseconds.
+the ratio's median over `--repeats` is shown, and the medians in milliseconds. The ratio of
+processor time, of all cores, is little touched by what else the machine does.
 """
 
 import statistics
+import time
 
 import click
 import keras
@@ -46,7 +48,7 @@ class Steps:
         self._batches = {}
 
     def of(self, method, student_name):
-        """A function of a number of steps, that returns seconds for each.
+        """A function of a number of steps: seconds of each, and of processors for all.
 
         The student computes in bfloat16, as in methods.py.
         """
@@ -60,7 +62,13 @@ class Steps:
             distiller = kd.Distiller(self._teacher, student, loss, WEIGHTS[method])
         distiller.compile(keras.optimizers.Adam(0.001), labelled_cross_entropy)
         batches = self._cached(names)
-        return lambda steps: fit_step_time(distiller, batches, steps)
+
+        def seconds(steps):
+            start = time.process_time()
+            each = fit_step_time(distiller, batches, steps)
+            return each, time.process_time() - start
+
+        return seconds
 
     def _cached(self, names):
         if names not in self._batches:
@@ -73,7 +81,7 @@ class Steps:
 
 
 def measure(steps, student_name, methods, repeats, count):
-    """Method to its milliseconds, those of the student alone beside it, and the ratio."""
+    """Method to its milliseconds, those of the student alone beside it, and ratios."""
     alone = steps.of(ALONE, student_name)
     alone(count)
     found = {}
@@ -83,9 +91,10 @@ def measure(steps, student_name, methods, repeats, count):
         step(2)
         pairs = [(step(count), alone(count)) for _ in range(repeats)]
         found[method] = {
-            "ms": 1000 * statistics.median(x for x, _ in pairs),
-            "alone (ms)": 1000 * statistics.median(y for _, y in pairs),
-            "times alone": statistics.median(x / y for x, y in pairs),
+            "ms": 1000 * statistics.median(x[0] for x, _ in pairs),
+            "alone (ms)": 1000 * statistics.median(y[0] for _, y in pairs),
+            "times alone": statistics.median(x[0] / y[0] for x, y in pairs),
+            "of processors": statistics.median(x[1] / y[1] for x, y in pairs),
         }
         keras.backend.clear_session()
     return found
