@@ -220,18 +220,17 @@ class _Kept:
             return [_rounded(values.numpy(), self.dtype)]
         k = self.top_k
         log_probs = tf.nn.log_softmax(values)
-        log_probs, classes = tf.math.top_k(log_probs, k=self.num_classes)
-        others = tf.fill(tf.shape(log_probs[..., :1]), DROPPED)
+        # Of those that are equal the first.
+        kept, classes = tf.math.top_k(log_probs, k=k)
+        others = tf.fill(tf.shape(kept[..., :1]), DROPPED)
         if self.rest == "even":
-            mass = tf.reduce_logsumexp(log_probs[..., k:], axis=-1, keepdims=True)
+            mass = _log_mass_below(log_probs, kept)
             others = mass - math.log(self.num_classes - k)
-        log_probs = tf.concat([log_probs[..., :k], others], axis=-1)
         # Below this a class has no mass; float16 would make it infinite.
-        log_probs = tf.maximum(log_probs, DROPPED).numpy()
-        classes = classes[..., :k].numpy()
+        kept = tf.maximum(tf.concat([kept, others], axis=-1), DROPPED).numpy()
         return [
-            _rounded(log_probs, self.dtype),
-            classes.astype(np.min_scalar_type(self.num_classes - 1)),
+            _rounded(kept, self.dtype),
+            classes.numpy().astype(np.min_scalar_type(self.num_classes - 1)),
         ]
 
     def restored(self, arrays):
@@ -239,6 +238,22 @@ class _Kept:
         if self.top_k is None:
             return next(arrays)
         return TopK(next(arrays), next(arrays), self.num_classes)
+
+
+def _log_mass_below(log_probs, kept):
+    """Logarithm of what all but the largest sum up to, (..., 1), without a sort.
+
+    Args:
+        log_probs: (..., classes).
+        kept: (..., k), the largest of them, in order.
+    """
+    least = kept[..., -1:]
+    below = tf.where(log_probs < least, log_probs, -math.inf)
+    # As large as the least that is kept, and not kept.
+    equal = tf.reduce_sum(tf.cast(log_probs == least, tf.float32), -1, keepdims=True)
+    equal -= tf.reduce_sum(tf.cast(kept == least, tf.float32), -1, keepdims=True)
+    parts = tf.concat([below, least + tf.math.log(equal)], axis=-1)
+    return tf.reduce_logsumexp(parts, axis=-1, keepdims=True)
 
 
 def _rounded(array, dtype):

@@ -31,7 +31,8 @@ from keras_kd.cli.base import data_dir, main, shown_log
 @click.option("--seed", type=int, help="Seed of weights, dropout and data order.")
 @click.option(
     "--dtype-policy",
-    help="Of the students while they train: float32, mixed_bfloat16 or mixed_float16.",
+    help="Of the students in training: float32, mixed_bfloat16, mixed_float16, or auto, "
+    "mixed_bfloat16 where it is faster.",
 )
 @click.option(
     "--workers",
@@ -69,9 +70,11 @@ def run(
     from keras_kd.recipes import recipe as recipes
     from keras_kd.recipes import run as recipe_run
 
-    loaded = recipes.load(recipe, **overrides)
     name = Path(recipe).stem
     is_chief = Workers(strategy).is_chief
+    if is_chief and resume and run_dir is None:
+        run_dir = _newest_run_dir(name)
+    loaded = recipes.load(recipe, run_dir=run_dir, **overrides)
     if is_chief:
         run_dir = _choose_run_dir(run_dir, name, resume)
         click.echo(f"Run folder: {run_dir}")
@@ -111,20 +114,23 @@ def _join_cluster(workers, worker_index, start_timeout, run_dir, seeds):
     return cluster.join(resolver, start_timeout)
 
 
+def _newest_run_dir(name):
+    """The folder of the recipe's newest run in runs/."""
+    # A name may hold what stands for others in a pattern.
+    pattern = f"{glob.escape(name)}-{'[0-9]' * 8}-{'[0-9]' * 6}"
+    found = sorted(Path("runs").glob(pattern))
+    if not found:
+        raise FileNotFoundError(
+            f"There is no run to resume: no folder runs/{name}-DATE-TIME. Say which "
+            "with --run-dir."
+        )
+    return found[-1]
+
+
 def _choose_run_dir(run_dir, name, resume):
     """The folder of a run; an existing one only to resume it."""
     from keras_kd import files
 
-    if run_dir is None and resume:
-        # A name may hold what stands for others in a pattern.
-        pattern = f"{glob.escape(name)}-{'[0-9]' * 8}-{'[0-9]' * 6}"
-        found = sorted(Path("runs").glob(pattern))
-        if not found:
-            raise FileNotFoundError(
-                f"There is no run to resume: no folder runs/{name}-DATE-TIME. Say which "
-                "with --run-dir."
-            )
-        return found[-1]
     if run_dir is None:
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
         run_dir = Path("runs") / f"{name}-{now}"

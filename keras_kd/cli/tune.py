@@ -30,9 +30,9 @@ def tune(recipe, run_dir, data_dir):
     from keras_kd.tuning.recipe import TunedRecipe
     from keras_kd.tuning.tune import tune as search
 
-    loaded = recipes.load(recipe, TunedRecipe)
     name = Path(recipe).stem
     run_dir = run_dir or Path("runs") / name
+    loaded = recipes.load(recipe, TunedRecipe, run_dir)
     click.echo(f"Folder: {run_dir}")
     with begun_again_by_the_same_command(), shown_log():
         table = search(loaded, run_dir, data_dir, name=name)

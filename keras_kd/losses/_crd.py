@@ -49,10 +49,12 @@ def contrastive_representation(teacher_scores, student_scores, *, num_examples):
 def _noise_contrast(scores, num_examples):
     noise = (scores.shape[-1] - 1) / num_examples
     log_odds = scores - math.log(noise + EPSILON)
-    positive = ops.softplus(-log_odds[:, 0])
+    negatives = scores.shape[-1] - 1
+    # Of the positive the other way round; not cut off, as a gradient would put it back.
+    signs = ops.where(ops.equal(ops.arange(negatives + 1), 0), -1.0, 1.0)
+    values = ops.softplus(ops.cast(signs, log_odds.dtype) * log_odds)
     # log1p is what EPSILON makes of each negative where p is zero.
-    negatives = ops.softplus(log_odds[:, 1:]) + math.log1p(EPSILON / noise)
-    return positive + ops.sum(negatives, axis=-1)
+    return ops.sum(values, axis=-1) + negatives * math.log1p(EPSILON / noise)
 
 
 class ContrastMemory(keras.layers.Layer):
@@ -109,14 +111,20 @@ class ContrastMemory(keras.layers.Layer):
         # In order, as the processor's cache likes it; negatives have no order.
         steps = ops.expand_dims(ops.sort(self._draw()), axis=0)
         own = ops.expand_dims(ops.cast(index, "int32"), axis=1)
-        others = ops.concatenate([own, (own + steps) % self.num_examples], axis=1)
+        others = own + steps
+        # Both are below num_examples, and a remainder takes twice as long.
+        others = ops.where(others < self.num_examples, others, others - self.num_examples)
+        others = ops.concatenate([own, others], axis=1)
         logits = [
             self._logits(teacher_embedding, self.student_memory, others),
             self._logits(student_embedding, self.teacher_memory, others),
         ]
-        first_log_z = ops.stack([self._log_z(x, counts) for x in logits])
-        log_z = ops.convert_to_tensor(self.log_z)
-        log_z = ops.where(is_first, ops.stop_gradient(first_log_z), log_z)
+        constants = [ops.stop_gradient(x) for x in logits]
+        log_z = ops.cond(
+            is_first,
+            lambda: ops.stack([self._log_z(x, counts) for x in constants]),
+            lambda: ops.convert_to_tensor(self.log_z),
+        )
         self.log_z.assign(log_z)
         self._remember(self.teacher_memory, own, teacher_embedding, counts)
         self._remember(self.student_memory, own, student_embedding, counts)

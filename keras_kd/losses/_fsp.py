@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from keras_kd.losses.arguments import check_choice
-from keras_kd.losses.features import FeatureLoss, channel_vectors, same_size, share_left
-from keras_kd.losses.ops import of_one_shape
+from keras_kd.losses.features import FeatureLoss, place_vectors, same_size, share_left
+from keras_kd.losses.ops import column_products, of_one_shape
 
 POOLING = {"average": ops.mean, "max": ops.max}
 
@@ -43,9 +43,9 @@ Yim_A_Gift_From_CVPR_2017_paper.html), equations 1 and 2.
 
 
 def _flow(first, second, pool):
-    first, second = map(channel_vectors, same_size(first, second, pool))
-    places = ops.cast(ops.shape(first)[-1], first.dtype)
-    return ops.matmul(first, ops.transpose(second, (0, 2, 1))) / places
+    first, second = map(place_vectors, same_size(first, second, pool))
+    places = ops.cast(ops.shape(first)[1], first.dtype)
+    return column_products(first, second) / places
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")

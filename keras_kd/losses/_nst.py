@@ -6,8 +6,8 @@ Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Trans
 import keras
 from keras import ops
 
-from keras_kd.losses.features import FeatureLoss, channel_vectors, same_size
-from keras_kd.losses.ops import of_one_shape, unit_vectors
+from keras_kd.losses.features import FeatureLoss, place_vectors, same_size
+from keras_kd.losses.ops import column_products, norm, of_one_shape
 
 
 def neuron_selectivity(teacher_features, student_features):
@@ -30,26 +30,40 @@ def neuron_selectivity(teacher_features, student_features):
         [Huang and Wang, 2017](https://arxiv.org/abs/1707.01219)
     """
     maps = same_size(teacher_features, student_features)
-    teacher, student = (unit_vectors(channel_vectors(x)) for x in maps)
-    places = teacher.shape[-1]
-    if places is not None and places <= min(teacher.shape[1], student.shape[1]):
+    teacher, student = map(place_vectors, maps)
+    places = teacher.shape[1]
+    if places is not None and places <= min(teacher.shape[2], student.shape[2]):
         # The three means are a square of this difference: smaller matrices, more digits.
         between = of_one_shape(_between_places(teacher), _between_places(student))
         difference = between[0] - between[1]
         return ops.sum(ops.square(difference), axis=(1, 2))
-    among = of_one_shape(_mean_kernel(teacher, teacher), _mean_kernel(student, student))
+    # Of channels as they are: their products are fewer numbers to divide than they are.
+    products = column_products(teacher, teacher), column_products(student, student)
+    scales = [ops.expand_dims(_one_by_length(x), axis=-1) for x in products]
+    among = of_one_shape(*map(_mean_kernel, products, scales, scales))
     # Never negative: rounding alone can put it a hair below zero.
-    return ops.maximum(sum(among) - 2.0 * _mean_kernel(teacher, student), 0.0)
+    between = _mean_kernel(column_products(teacher, student), *scales)
+    return ops.maximum(sum(among) - 2.0 * between, 0.0)
 
 
-def _mean_kernel(x, y):
+def _one_by_length(products):
+    """1 / length of each channel, (batch, channels); 0 for a channel of zeros."""
+    own = ops.eye(ops.shape(products)[1], dtype=products.dtype)
+    squares = ops.sum(own * products, axis=-1)
+    is_zero = ops.equal(squares, 0.0)
+    return ops.where(is_zero, 0.0, ops.rsqrt(ops.where(is_zero, 1.0, squares)))
+
+
+def _mean_kernel(products, x_scale, y_scale):
     """Mean of k over all pairs of channels, (batch,)."""
-    return ops.mean(ops.square(ops.matmul(x, ops.transpose(y, (0, 2, 1)))), axis=(1, 2))
+    cosines = products * x_scale * ops.transpose(y_scale, (0, 2, 1))
+    return ops.mean(ops.square(cosines), axis=(1, 2))
 
 
 def _between_places(x):
     """Mean over channels of the products of two places, (batch, places, places)."""
-    return ops.matmul(ops.transpose(x, (0, 2, 1)), x) / x.shape[1]
+    x = x * ops.expand_dims(ops.divide_no_nan(1.0, norm(x, axis=1)), axis=1)
+    return ops.matmul(x, ops.transpose(x, (0, 2, 1))) / x.shape[2]
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")

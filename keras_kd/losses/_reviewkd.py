@@ -3,6 +3,8 @@
 Chen, Liu, Zhao, Jia, "Distilling Knowledge via Knowledge Review", 2021.
 """
 
+import math
+
 import keras
 from keras import ops
 
@@ -13,7 +15,7 @@ from keras_kd.losses.features import (
     mean_per_example,
     pooled,
 )
-from keras_kd.losses.ops import at_least_float32, of_one_shape
+from keras_kd.losses.ops import at_least_float32, of_one_shape, times_axis
 
 
 def hcl(teacher_features, student_features):
@@ -132,14 +134,33 @@ class AttentionFusion(keras.layers.Layer):
 
 def _nearest(features, size):
     """Resized as PyTorch does by nearest: row i is row floor(i * height / new height)."""
-    for axis, new in enumerate(size, start=1):
-        old = features.shape[axis]
-        if new != old:
-            # Of rows, as `ops.take` has a slow gradient on TensorFlow.
-            rows = ops.unstack(features, axis=axis)
-            places = [i * old // new for i in range(new)]
-            features = ops.stack([rows[place] for place in places], axis=axis)
-    return features
+    old = tuple(features.shape[1:3])
+    if old == tuple(size):
+        return features
+    places = [[i * o // n for i in range(n)] for o, n in zip(old, size, strict=True)]
+    at = [row * old[1] + column for row in places[0] for column in places[1]]
+    # Of each old place the new ones that it went to.
+    backward = [
+        [[float(place == x) for place in axis] for x in range(o)]
+        for axis, o in zip(places, old, strict=True)
+    ]
+
+    @ops.custom_gradient
+    def resized(features):
+        # One pass; its own gradient is slow on TensorFlow.
+        flat = ops.reshape(features, (-1, math.prod(old), features.shape[-1]))
+
+        def gradient(*args, upstream=None):
+            # PyTorch alone passes it by keyword.
+            upstream = args[0] if upstream is None else upstream
+            for axis, matrix in enumerate(backward, start=1):
+                upstream = times_axis(matrix, upstream, axis)
+            return upstream
+
+        new = ops.take(flat, at, axis=1)
+        return ops.reshape(new, (-1, *size, features.shape[-1])), gradient
+
+    return resized(features)
 
 
 @keras.saving.register_keras_serializable(package="keras_kd")

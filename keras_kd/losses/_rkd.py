@@ -125,11 +125,14 @@ def _gaps_and_slopes(left, right, weights):
     slopes = ops.clip(gaps, -1.0, 1.0)
     count = ops.cast(ops.shape(weights)[0], weights.dtype)
     columns = ops.expand_dims(weights / count, axis=-1)
-    # h by its slope c: c * (a - c / 2).
-    per_pair = ops.matmul(slopes * (gaps - 0.5 * slopes), columns)
-    values = ops.sum(columns * per_pair, axis=(1, 2))
-    # Twice, as j and k change places.
-    return values, 2.0 * columns * ops.matmul(slopes, columns * right)
+    sums = columns * ops.matmul(slopes, columns * right)
+    # h by its slope c: c * a - c**2 / 2. The sums have those of c * a in them already.
+    squares = ops.reshape(ops.square(slopes), (-1, ops.size(weights) ** 2))
+    squares = ops.matmul(squares, ops.reshape(columns * ops.transpose(columns), (-1, 1)))
+    values = ops.sum(left * sums, axis=(1, 2)) - 0.5 * squares[:, 0]
+    # Never negative: rounding alone can put it a hair below. The slope twice, as j and k
+    # change places.
+    return ops.maximum(values, 0.0), 2.0 * sums
 
 
 def _huber(x):

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_kd.losses.base import DistillationLoss
 from keras_kd.losses.layer_pairs import as_layer_pairs
-from keras_kd.losses.ops import at_least_float32, fits_shape, of_one_shape
+from keras_kd.losses.ops import at_least_float32, fits_shape, of_one_shape, times_axis
 from keras_kd.losses.weights import kept_positions, weighted_mean, without_left_out
 
 
@@ -323,11 +323,14 @@ def _pooled_axis(features, axis, old, new, reduce):
         shape = ops.shape(features)
         windows = (*shape[:axis], new, old // new, *shape[axis + 1 :])
         return reduce(ops.reshape(features, windows), axis=axis + 1)
+    windows = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
+    if reduce is ops.mean:
+        parts = [[(i in range(*x)) / (x[1] - x[0]) for i in range(old)] for x in windows]
+        return times_axis(parts, features, axis)
     # Cut into rows once: the gradient of each slice would be a tensor of the whole map.
     rows = ops.unstack(features, axis=axis)
-    windows = [(i * old // new, -(-(i + 1) * old // new)) for i in range(new)]
-    means = [reduce(ops.stack(rows[start:end]), axis=0) for start, end in windows]
-    return ops.stack(means, axis=axis)
+    largest = [reduce(ops.stack(rows[start:end]), axis=0) for start, end in windows]
+    return ops.stack(largest, axis=axis)
 
 
 def _pooled_unknown_axis(features, axis, new, reduce):
@@ -351,12 +354,11 @@ def _pooled_unknown_axis(features, axis, new, reduce):
     return total / counts
 
 
-def channel_vectors(features):
-    """Maps as vectors, (batch, channels, height * width), float32 or more."""
+def place_vectors(features):
+    """Maps as vectors, (batch, height * width, channels), float32 or more."""
     features = at_least_float32(features)
     batch, height, width, channels = ops.shape(features)
-    places = ops.reshape(features, (batch, height * width, channels))
-    return ops.transpose(places, (0, 2, 1))
+    return ops.reshape(features, (batch, height * width, channels))
 
 
 def make_projection(shape, width, **arguments):

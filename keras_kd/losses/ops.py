@@ -219,4 +219,52 @@ def flat(features):
 
 def unit_vectors(x):
     """The vectors in the last axis divided by their length; zeros stay zeros."""
-    return ops.divide_no_nan(x, ops.expand_dims(norm(x), axis=-1))
+    # One division a vector, and its gradient: of each number both take longer.
+    return x * ops.expand_dims(ops.divide_no_nan(1.0, norm(x)), axis=-1)
+
+
+def times_axis(matrix, features, axis):
+    """Weighted sums along one axis of maps: row i of the matrix makes place i.
+
+    A product of matrices: cut into rows and put together, maps take several times as long.
+
+    Args:
+        matrix: Lists of numbers, (new, old).
+        features: (batch, height, width, channels).
+        axis: 1 or 2, of length `old`.
+    """
+    matrix = ops.convert_to_tensor(matrix, dtype=features.dtype)
+    if axis == 2:
+        return ops.matmul(matrix, features)
+    _, height, width, channels = ops.shape(features)
+    rows = ops.reshape(features, (-1, height, width * channels))
+    return ops.reshape(ops.matmul(matrix, rows), (-1, matrix.shape[0], width, channels))
+
+
+def column_products(x, y):
+    """Products of all columns of one matrix with all of another, for each example.
+
+    Its own gradient transposes x, which takes longer than the products.
+
+    Args:
+        x: (batch, rows, columns).
+        y: (batch, rows, other columns).
+
+    Returns:
+        (batch, columns, other columns).
+    """
+
+    @ops.custom_gradient
+    def products(x, y):
+        def gradient(*args, upstream=None):
+            # PyTorch alone passes it by keyword.
+            upstream = args[0] if upstream is None else upstream
+            return ops.matmul(y, _transposed(upstream)), ops.matmul(x, upstream)
+
+        return ops.matmul(_transposed(x), y), gradient
+
+    return products(x, y)
+
+
+def _transposed(x):
+    return ops.transpose(x, (0, 2, 1))

@@ -29,11 +29,13 @@ from keras_kd.recipes.sections import (
 )
 from keras_kd.recipes.shapes import Shapes
 from keras_kd.recipes.stage import StageRecipe
+from keras_kd.runs import manifest
 from keras_kd.teachers.scales import SCALES
+from keras_kd.training import precision
 from keras_kd.training.teacher_and_student import check_same_inputs
 
 RECIPES = Path(__file__).parent
-DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16", "auto")
 
 # A field of a number may hold a schedule's table, of which pydantic would warn.
 AS_JSON = {"mode": "json", "warnings": False}
@@ -51,7 +53,12 @@ class Recipe(Section):
     seed: Seed = 0
     batch_size: PositiveInt
     # Of the students while they train; what is measured and saved is float32.
-    dtype_policy: Annotated[str, one_of(DTYPE_POLICIES, "dtype policy")] = "float32"
+    # "auto" becomes mixed_bfloat16 where that is faster, else float32.
+    dtype_policy: Annotated[
+        str,
+        one_of(DTYPE_POLICIES, "dtype policy"),
+        pydantic.AfterValidator(precision.chosen_policy),
+    ] = "float32"
     # "mnist/teacher" is a folder of models/; a path that ends in .keras is a file.
     teacher: str | None = None
     # How the teacher wants its images; as a student's, [0, 1], without.
@@ -211,12 +218,14 @@ def names():
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def load(name_or_path, kind=Recipe, **overrides):
+def load(name_or_path, kind=Recipe, run_dir=None, **overrides):
     """Reads and validates a recipe.
 
     Args:
         name_or_path: A name of `names()`, or a path that ends in `.toml`.
         kind: `Recipe`, or `keras_kd.tuning.recipe.TunedRecipe`, one with a table [tune].
+        run_dir: A run folder; if a run in it is gone on with, a `dtype_policy` of "auto" is
+            what it was when that began, on whatever machine.
         **overrides: `seed`, or `batch_size` or `epochs` (of every stage that is trained,
             whatever its own), each an int, or `dtype_policy`; None leaves what is there.
 
@@ -243,14 +252,21 @@ def load(name_or_path, kind=Recipe, **overrides):
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}.") from error
-    return _validate(table, path, kind, overrides)
+    return _validate(table, path, kind, overrides, run_dir)
+
+
+def _begun_with(run_dir):
+    """The dtype policy that a folder's run or search has; None where there is none."""
+    if not (Path(run_dir) / manifest.MANIFEST).is_file():
+        return None
+    return (manifest.read(run_dir).get("recipe") or {}).get("dtype_policy")
 
 
 # Overrides that take the place of what a stage says itself.
 _OF_STAGES = ("epochs", "batch_size")
 
 
-def _validate(table, path, kind, overrides):
+def _validate(table, path, kind, overrides, run_dir):
     given = {key: value for key, value in overrides.items() if value is not None}
     if given.get("epochs", 1) < 1:
         raise ValueError(
@@ -260,6 +276,8 @@ def _validate(table, path, kind, overrides):
     of_stages, idle = {key: given[key] for key in _OF_STAGES if key in given}, list(given)
     given.pop("epochs", None)
     table = table | given
+    if table.get("dtype_policy") == "auto" and run_dir is not None:
+        table["dtype_policy"] = _begun_with(run_dir) or "auto"
     try:
         recipe = kind.model_validate(table)
         if idle and not any(stage.epochs for stage in recipe.stage):

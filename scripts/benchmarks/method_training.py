@@ -82,6 +82,17 @@ def trials_of(method, count):
     return [{"factor": x, "temperature": t} for x, t in settings[:count]]
 
 
+def loss_of(method, taps, temperature, num_examples):
+    """The loss of these taps; a temperature of None is its own default."""
+    arguments = {"taps": taps} if taps else {}
+    if temperature is not None:
+        arguments["temperature"] = temperature
+    if method == "crd":
+        # A quarter of the authors' negatives, of a data set as large as theirs.
+        arguments |= {"num_examples": num_examples, "negatives": 4096}
+    return kd.losses.get(method, **arguments)
+
+
 def labelled_cross_entropy(y_true, logits):
     """Mean over the labelled examples; -1 is no label."""
     y_true = keras.ops.reshape(y_true, (-1,))
@@ -161,7 +172,7 @@ class Bench:
         if method == ALONE:
             distiller = kd.Distiller(self._teacher, student, "kd", student_loss_weight=1)
         else:
-            loss = self._loss(method, taps, settings["temperature"])
+            loss = loss_of(method, taps, settings["temperature"], len(self._rows))
             weight = WEIGHTS[method] * settings["factor"]
             distiller = kd.Distiller(self._teacher, student, loss, weight)
         distiller.compile(keras.optimizers.Adam(0.001), labelled_cross_entropy)
@@ -174,15 +185,6 @@ class Bench:
         keras.backend.clear_session()
         # The first epoch has the tracing in it.
         return {"held_out": held_out, "test": test, "seconds": min(timer.seconds)}
-
-    def _loss(self, method, taps, temperature):
-        arguments = {"taps": taps} if taps else {}
-        if temperature is not None:
-            arguments["temperature"] = temperature
-        if method == "crd":
-            # A quarter of the authors' negatives, of a data set as large as theirs.
-            arguments |= {"num_examples": len(self._rows), "negatives": 4096}
-        return kd.losses.get(method, **arguments)
 
 
 class EpochTimer(keras.callbacks.Callback):

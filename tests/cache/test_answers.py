@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_kd.cache.answers import TeacherAnswers
+from keras_kd.cache.answers import DROPPED, TeacherAnswers
 from keras_kd.training import batch
 
 DEFAULTS = {
@@ -94,6 +94,28 @@ def test_the_rest_is_dropped_and_the_divergence_stays_finite():
         softened = ops.softmax(own / temperature)
         np.testing.assert_allclose(softened, [expected] * 2, rtol=2e-3, atol=1e-30)
     assert np.isfinite(own).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_largest_and_the_rest_are_those_of_a_sort(dtype):
+    """Of equal ones the first, whether all of them are kept or some; with no class left."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 4, (6, 40)).astype("float16").astype("float32")
+    logits[1] = rng.integers(-1, 2, 40)
+    logits[2] = 0.0
+    logits[3, 5:] = -1e5
+    logits[4] = 1e4 * (np.arange(40) == 7)
+    inputs = keras.Input((40,))
+    own, _ = ask(keras.Model(inputs, inputs + 0.0), logits, top_k=5, dtype=dtype)
+    with np.errstate(divide="ignore"):
+        exact = logits.astype("float64") - logits.max(-1, keepdims=True)
+        exact -= np.log(np.exp(exact).sum(-1, keepdims=True))
+        order = np.argsort(-exact, axis=-1, kind="stable")
+        exact = np.take_along_axis(exact, order, axis=-1)
+        rest = np.log(np.exp(exact[:, 5:]).sum(-1, keepdims=True) / 35)
+    expected = np.repeat(rest, 40, axis=-1)
+    np.put_along_axis(expected, order[:, :5], exact[:, :5], axis=-1)
+    np.testing.assert_allclose(own, np.maximum(expected, DROPPED), rtol=1e-3, atol=1e-6)
 
 
 def test_top_k_of_places_in_an_image():

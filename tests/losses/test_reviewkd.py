@@ -1,10 +1,14 @@
 """`reviewkd` against the paper's modules and formula, in NumPy and float64."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from keras_kd.losses import AttentionFusion, ReviewKD, hcl
+from keras_kd.losses._reviewkd import _nearest
 from tests.losses.features import random_features
 from tests.losses.logits import student_gradient
 
@@ -205,3 +209,19 @@ def test_module_comes_back_from_its_config():
 def test_sizes_that_are_not_known():
     with pytest.raises(ValueError, match="height and width must be known before"):
         ReviewKD().build((None, None, None, 3), (None, 4, 4, 3))
+
+
+@pytest.mark.parametrize("sizes", [((3, 5), (7, 5)), ((4, 2), (3, 6)), ((2, 2), (4, 1))])
+def test_nearest_rows_and_their_gradient(sizes):
+    (old, new), rng = sizes, np.random.default_rng(0)
+    features, weights = rng.normal(size=(2, *old, 3)), rng.normal(size=(2, *new, 3))
+    rows, columns = (np.arange(n) * o // n for o, n in zip(old, new, strict=True))
+    expected, gradient = features[:, rows][:, :, columns], np.zeros_like(features)
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            gradient[:, row, column] += weights[:, i, j]
+    features, weights = features.astype("float32"), weights.astype("float32")
+    np.testing.assert_allclose(_nearest(features, new), expected, rtol=1e-6)
+    loss = SimpleNamespace(compute_loss=lambda t, s, *_: ops.sum(t * _nearest(s, new)))
+    found = student_gradient(loss, weights, features)
+    np.testing.assert_allclose(found, gradient, rtol=1e-5, atol=1e-6)

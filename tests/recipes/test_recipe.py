@@ -1,6 +1,7 @@
 """Recipes: read as data, refused with the place of what is wrong, run to a folder."""
 
 import dataclasses
+import json
 import re
 
 import keras
@@ -9,6 +10,7 @@ import pytest
 from keras_kd.datasets.load import Own
 from keras_kd.recipes import recipe
 from keras_kd.recipes.sections import DataRecipe
+from keras_kd.training import precision
 from keras_kd.tuning.recipe import TunedRecipe
 from tests.conftest import MINIMAL
 
@@ -405,6 +407,26 @@ def test_overrides_of_what_is_not_trained(write_recipe, override):
     (name,) = override
     with pytest.raises(ValueError, match=f"trains no stage, so {name} would have no eff"):
         recipe.load(path, **override)
+
+
+def test_a_policy_that_is_left_to_the_machine(write_recipe, tmp_path, monkeypatch):
+    """A run that was begun elsewhere keeps its own; what is asked for is obeyed."""
+    monkeypatch.setattr(precision, "_has_accelerator", lambda: False)
+    monkeypatch.setattr(precision, "_has_bfloat16_instructions", lambda: False)
+    path = write_recipe(extra='dtype_policy = "auto"')
+    assert recipe.load(path).dtype_policy == "float32"
+    assert recipe.load(path, run_dir=tmp_path / "new").dtype_policy == "float32"
+    begun = {"format": 1, "kind": "run", "recipe": {"dtype_policy": "mixed_bfloat16"}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(begun))
+    again = recipe.load(path, run_dir=tmp_path / "run")
+    assert again.dtype_policy == again.model_dump()["dtype_policy"] == "mixed_bfloat16"
+    for asked in ("mixed_bfloat16", "mixed_float16", "float32"):
+        loaded = recipe.load(path, run_dir=tmp_path / "run", dtype_policy=asked)
+        assert loaded.dtype_policy == asked
+    # What the file says itself is not the machine's to choose, nor the folder's.
+    path = write_recipe(extra='dtype_policy = "mixed_float16"')
+    assert recipe.load(path, run_dir=tmp_path / "run").dtype_policy == "mixed_float16"
 
 
 def test_own_data_are_a_table(write_recipe):

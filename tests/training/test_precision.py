@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_kd.training import precision
 from keras_kd.training.precision import in_float32
 
 
@@ -69,3 +70,60 @@ def test_what_cannot_be_made_anew_stays_as_it_is(argument):
     model = Subclassed(argument)
     model(np.zeros((1, 4), "float32"))
     assert in_float32(model) is model
+
+
+X86 = "processor\t: {i}\nflags\t\t: fpu avx512f {flag}\n"
+ARM = "processor\t: {i}\nFeatures\t: fp asimd {flag}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "flags", "expected"),
+    [
+        (X86, ["avx512_bf16", "avx512_bf16"], True),
+        (X86, ["amx_bf16", "amx_bf16"], True),
+        (X86, ["avx512_vnni", "avx512_vnni"], False),
+        # A core that lacks them makes the others wait.
+        (X86, ["avx512_bf16", "avx512_vnni"], False),
+        (ARM, ["bf16", "bf16"], True),
+        (ARM, ["asimddp", "asimddp"], False),
+        ("model name: not known\n", ["bf16"], False),
+        ("", [], False),
+    ],
+)
+def test_bfloat16_instructions(text, flags, expected, tmp_path):
+    path = tmp_path / "cpuinfo"
+    path.write_text("".join(text.format(i=i, flag=x) for i, x in enumerate(flags)))
+    assert precision._has_bfloat16_instructions(path) is expected
+    assert not precision._has_bfloat16_instructions(tmp_path / "none")
+
+
+def test_other_systems_are_not_known(tmp_path, monkeypatch):
+    path = tmp_path / "cpuinfo"
+    path.write_text(X86.format(i=0, flag="avx512_bf16"))
+    monkeypatch.setattr(precision.platform, "system", lambda: "Darwin")
+    assert not precision._has_bfloat16_instructions(path)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "backend", "instructions", "expected", "said"),
+    [
+        (False, "tensorflow", True, "mixed_bfloat16", ""),
+        (False, "tensorflow", False, "float32", "not known to have instructions"),
+        (False, "jax", True, "float32", "jax on a processor gains nothing"),
+        (False, "torch", True, "float32", "torch on a processor gains nothing"),
+        (True, "jax", False, "mixed_bfloat16", ""),
+    ],
+)
+def test_the_policy_that_is_fastest(
+    accelerator, backend, instructions, expected, said, monkeypatch, caplog
+):
+    monkeypatch.setattr(precision, "_has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(precision, "_has_bfloat16_instructions", lambda: instructions)
+    monkeypatch.setattr(precision.keras.backend, "backend", lambda: backend)
+    precision._say_float32.cache_clear()
+    assert [precision.chosen_policy("auto") for _ in range(2)] == [expected] * 2
+    # In one line, once.
+    assert len(caplog.messages) == bool(said) and said in "".join(caplog.messages)
+    for asked in ("float32", "mixed_bfloat16", "mixed_float16"):
+        assert precision.chosen_policy(asked) == asked
+    assert len(caplog.messages) == bool(said)
