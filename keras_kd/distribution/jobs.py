@@ -20,6 +20,8 @@ from pathlib import Path
 
 import keras
 
+from keras_kd.distribution.served import BEGUN
+
 # By which TensorFlow, oneDNN, PyTorch, NumPy and JAX choose how many threads they start.
 _THREADS = (
     "TF_NUM_INTRAOP_THREADS",
@@ -88,7 +90,9 @@ class _Job:
 
     process: subprocess.Popen
     reading: list = dataclasses.field(default_factory=list)
+    # Of its task, and of the last one, whose last lines may come late.
     label: str | None = None
+    last_label: str | None = None
     done: float = 0.0
     is_ready: bool = False
     errors: collections.deque = dataclasses.field(
@@ -114,7 +118,7 @@ class Tasks:
         return False
 
 
-def run(module, setup, shares, tasks, say, bar=None):
+def run(module, setup, shares, tasks, say, bar=None, prepare=None):
     """Does tasks in processes, and waits for all of them.
 
     Ctrl-C goes to each of them; the third one kills them. When one has failed, or was
@@ -127,6 +131,7 @@ def run(module, setup, shares, tasks, say, bar=None):
         tasks: A `Tasks`.
         say: Called with each line that a process says, after the label of its task.
         bar: A tqdm bar of which each task is one unit; or None.
+        prepare: Called before the first of them begins, while they are loaded; or None.
 
     Returns:
         dict of the label of each task that did not end to the reason, a sentence.
@@ -134,7 +139,7 @@ def run(module, setup, shares, tasks, say, bar=None):
     Raises:
         KeyboardInterrupt: Ctrl-C stopped some.
     """
-    return _Run(module, setup, shares, tasks, say, bar).run()
+    return _Run(module, setup, shares, tasks, say, bar).run(prepare)
 
 
 class _Run:
@@ -148,15 +153,20 @@ class _Run:
         self._is_broken = [False] * len(shares)
         self._interrupts, self._is_stopped = 0, False
 
-    def run(self):
-        with self._forwarding():
-            try:
+    def run(self, prepare):
+        try:
+            self._jobs = [self._start(own) for own in self._shares]
+            if prepare is not None:
+                prepare()
+            for job in self._jobs:
+                self._send(job, self._setup)
+            with self._forwarding():
                 self._fill()
                 while any(job and job.label for job in self._jobs):
                     self._take(*self._events.get())
                     self._fill()
-            finally:
-                self._end()
+        finally:
+            self._end()
         if self._is_stopped:
             raise KeyboardInterrupt
         return self._failed
@@ -199,7 +209,7 @@ class _Run:
             if job is None:
                 job = self._jobs[number] = self._start(self._shares[number])
                 self._send(job, self._setup)
-            job.label, job.done = label, 0.0
+            job.label, job.last_label, job.done = label, label, 0.0
             self._send(job, json.dumps(task))
         self._show()
 
@@ -237,18 +247,22 @@ class _Run:
         self._events.put((job, None))
 
     def _read_errors(self, job):
+        is_begun = False
         for line in job.process.stderr:
-            if line.strip():
+            # What libraries say of themselves when they are loaded helps nobody.
+            if line == BEGUN:
+                is_begun = True
+            elif line.strip():
                 job.errors.append(line.strip())
-                # What libraries say of themselves when they are loaded helps nobody.
-                if job.is_ready:
+                if is_begun:
                     self._events.put((job, {"said": line.rstrip()}))
 
     def _take(self, job, told):
         if told is None:
             self._take_end(job)
         elif "said" in told:
-            self._say(f"{job.label}: {told['said']}" if job.label else told["said"])
+            label = job.last_label
+            self._say(f"{label}: {told['said']}" if label else told["said"])
         elif "share" in told:
             job.done = told["share"]
         elif "ready" in told:
@@ -317,6 +331,10 @@ class _Run:
             for thread in job.reading:
                 thread.join(_TO_END)
             _close(job)
+        while not self._events.empty():
+            job, told = self._events.get()
+            if told and "said" in told:
+                self._take(job, told)
 
 
 def _close(job):

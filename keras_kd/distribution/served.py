@@ -4,6 +4,7 @@ It reads tasks and writes answers as lines of JSON, and ends when the process th
 it does, however that ends.
 """
 
+import io
 import json
 import logging
 import os
@@ -12,6 +13,9 @@ import signal
 import sys
 import threading
 import traceback
+
+# Written to standard error when all is loaded: what comes after it is shown.
+BEGUN = "--- begun ---\n"
 
 
 def serve(begin):
@@ -39,6 +43,9 @@ def serve(begin):
     # What TensorFlow says of its own deprecated parts.
     logging.getLogger("tensorflow").setLevel("ERROR")
     work = begin(setup, tell)
+    sys.stderr.write(BEGUN)
+    sys.stderr.flush()
+    sys.stdout = sys.stderr = _ToldLines(tell)
     tell(ready=True)
     while True:
         task = tasks.get()
@@ -48,7 +55,6 @@ def serve(begin):
         except KeyboardInterrupt:
             answer = {"stopped": True}
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        sys.stderr.flush()
         tell(**answer)
 
 
@@ -84,6 +90,20 @@ class Teller:
     def share(self, done):
         """Tells which share of the task is done, from 0 to 1."""
         self(share=done)
+
+
+class _ToldLines(io.TextIOBase):
+    """What is printed, told in its place among the answers, so that its task is known."""
+
+    def __init__(self, tell):
+        self._tell, self._begun = tell, ""
+
+    def write(self, text):
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            if line.strip():
+                self._tell(said=line.rstrip())
+        return len(text)
 
 
 class _ToldLog(logging.Handler):

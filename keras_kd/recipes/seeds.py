@@ -94,8 +94,10 @@ def _side_by_side(recipe, seeds, folder, data_dir, verbose, name, shares, say):
     Raises:
         JobError: Some failed; names each, and says how to go on.
     """
-    if not all((folder / f"seed-{x}" / "results.json").is_file() for x in seeds):
-        _prepare(recipe, folder / TEACHER_OUTPUTS, data_dir, verbose)
+    def prepare():
+        if not all((folder / f"seed-{x}" / "results.json").is_file() for x in seeds):
+            _prepare(recipe, folder / TEACHER_OUTPUTS, data_dir, verbose)
+
     setup = {
         "recipe": recipe.model_dump(**AS_JSON),
         "folder": str(folder),
@@ -111,7 +113,9 @@ def _side_by_side(recipe, seeds, folder, data_dir, verbose, name, shares, say):
         bar = None
         if verbose == "auto" and progress.can_show_bars():
             bar = stack.enter_context(progress.bar(len(seeds)))
-        failed = job_processes.run(__name__, setup, shares, tasks, say, bar)
+        failed = job_processes.run(
+            __name__, setup, shares, tasks, say, bar, prepare
+        )
     if failed or tasks.left:
         reasons = [f"{label}: {why}" for label, why in failed.items()]
         if tasks.left:

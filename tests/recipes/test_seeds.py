@@ -167,7 +167,8 @@ def test_what_seeds_share_is_made_before_they_begin(
     class Told:
         share = staticmethod(shares.append)
 
-    def run(module, setup, parts, tasks, say, bar=None):
+    def run(module, setup, parts, tasks, say, bar, prepare):
+        prepare()
         assert module == "keras_kd.recipes.seeds" and len(parts) == 2 and bar is None
         said.append(capsys.readouterr().out)
         work = seeds._begin(json.loads(json.dumps(setup)), Told)
