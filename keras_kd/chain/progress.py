@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 
 import keras
 from tqdm.auto import tqdm
@@ -29,6 +30,10 @@ class Progress:
             line a stage.
     """
 
+    # Called with the share that is done, instead of a bar: another process shows one for
+    # several.
+    shown_elsewhere = None
+
     def __init__(self, stages, verbose):
         if verbose not in ("auto", 0, 1, 2):
             raise ValueError(
@@ -43,14 +48,14 @@ class Progress:
         return 0 if self._verbose == "auto" else self._verbose
 
     def __enter__(self):
-        if self._verbose == "auto" and (sys.stderr.isatty() or in_notebook()):
+        elsewhere = Progress.shown_elsewhere
+        if self._verbose == "auto" and (elsewhere or can_show_bars()):
             students = {x.name: in_float32(x.student) for x in self._stages}
             self._units = {name: profile(x).macs for name, x in students.items()}
             if None in self._units.values():
                 self._units = dict.fromkeys(students, 1)
             total = sum(x.epochs * self._units[x.name] for x in self._stages)
-            form = "{desc}{percentage:3.0f} %|{bar}| {remaining} left"
-            self._bar = tqdm(total=total, bar_format=form)
+            self._bar = _Elsewhere(elsewhere, total) if elsewhere else bar(total)
         return self
 
     def __exit__(self, *error):
@@ -86,9 +91,38 @@ class Progress:
             tqdm.write(line)
 
 
+def bar(total):
+    """A tqdm bar with the time that is left."""
+    return tqdm(total=total, bar_format="{desc}{percentage:3.0f} %|{bar}| {remaining} left")
+
+
+def can_show_bars():
+    """Whether there is a terminal, or a notebook, to show a bar on."""
+    return sys.stderr.isatty() or in_notebook()
+
+
 def in_notebook():
     """Whether bars are widgets of a notebook, as `tqdm.auto` finds."""
     return any(x.__module__ == "tqdm.notebook" for x in tqdm.__mro__)
+
+
+class _Elsewhere:
+    """What `Progress` needs of a bar, told to another process, a few times a second."""
+
+    def __init__(self, tell, total):
+        self._tell, self._total = tell, total
+        self.n, self._last = 0, 0.0
+
+    def set_description(self, words, refresh=True):
+        pass
+
+    def update(self, _):
+        if time.monotonic() - self._last > 0.3:
+            self._last = time.monotonic()
+            self._tell(self.n / self._total if self._total else 0.0)
+
+    def close(self):
+        pass
 
 
 class _Epochs(keras.callbacks.Callback):

@@ -26,6 +26,11 @@ from keras_kd.cli.base import data_dir, main, shown_log
     type=click.IntRange(min=1),
     help="Run with so many seeds, from the recipe's on.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Run so many of --seeds at a time, each on its share of the cores.",
+)
 @click.option("--epochs", type=int, help="Epochs of every stage that is trained.")
 @click.option("--batch-size", type=int, help="Examples a step, of every such stage.")
 @click.option("--seed", type=int, help="Seed of weights, dropout and data order.")
@@ -54,6 +59,7 @@ def run(
     run_dir,
     resume,
     seeds,
+    jobs,
     data_dir,
     verbose,
     workers,
@@ -65,10 +71,13 @@ def run(
 
     Ctrl-C stops it when the epoch is saved; --resume goes on.
     """
+    if jobs is not None and seeds is None:
+        raise click.UsageError("--jobs is how many of --seeds run at a time: give both.")
     strategy = _join_cluster(workers, worker_index, start_timeout, run_dir, seeds)
     from keras_kd.distribution.workers import Workers
     from keras_kd.recipes import recipe as recipes
     from keras_kd.recipes import run as recipe_run
+    from keras_kd.recipes.seeds import run_seeds
 
     name = Path(recipe).stem
     is_chief = Workers(strategy).is_chief
@@ -86,7 +95,7 @@ def run(
                 result, accuracies = recipe_run.run(loaded, run_dir, **options)
                 table = result.table()
             else:
-                table = recipe_run.run_seeds(loaded, seeds, run_dir, **options)
+                table = run_seeds(loaded, seeds, run_dir, **options, jobs=jobs or 1)
                 accuracies = None
     except KeyboardInterrupt as stop:
         why = f": {stop}" if str(stop) else ""

@@ -19,8 +19,14 @@ from keras_kd.cli.base import (
     type=click.Path(path_type=Path),
     help="A folder for the trials and the outcome. [default: runs/RECIPE]",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    help="Train so many trials at a time, each on its share of the cores.",
+)
 @data_dir
-def tune(recipe, run_dir, data_dir):
+def tune(recipe, run_dir, jobs, data_dir):
     """Search over a RECIPE with a table [tune], and write the best one.
 
     Given again it goes on with what is in its folder. With the KERASTUNER_ variables of the
@@ -35,6 +41,6 @@ def tune(recipe, run_dir, data_dir):
     loaded = recipes.load(recipe, TunedRecipe, run_dir)
     click.echo(f"Folder: {run_dir}")
     with begun_again_by_the_same_command(), shown_log():
-        table = search(loaded, run_dir, data_dir, name=name)
+        table = search(loaded, run_dir, data_dir, name=name, jobs=jobs)
     if table is not None:
         click.echo(f"\n{table}\n\nTo run the best: keras-kd run {run_dir / 'best.toml'}")

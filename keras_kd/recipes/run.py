@@ -1,7 +1,6 @@
-"""Runs a recipe: its data, its chain, its run folder; over one seed or several."""
+"""Runs a recipe: its data, its chain, its run folder."""
 
 import contextlib
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -12,18 +11,13 @@ import platformdirs
 
 from keras_kd import data, files
 from keras_kd.distribution.workers import Workers
-from keras_kd.evaluation.uncertainty import over_seeds
 from keras_kd.models.symbolic import input_shapes
 from keras_kd.recipes import data as recipe_data
 from keras_kd.recipes import recipe as recipes
 from keras_kd.recipes.model_files import is_there, load_model
 from keras_kd.recipes.recipe import AS_JSON, make_chain
 from keras_kd.recipes.shapes import task_without_labels
-from keras_kd.report.tables import score_cell
-from keras_kd.runs import manifest
-from keras_kd.runs.schema import EvaluationEntry
-from keras_kd.tables import markdown_table, shown_count
-from keras_kd.tasks.scores import SCORES
+from keras_kd.tables import markdown_table
 from keras_kd.teachers.of_texts import of_bytes, takes_texts
 from keras_kd.teachers.scales import scaled
 
@@ -76,11 +70,10 @@ def run(
     scope = strategy.scope if strategy else contextlib.nullcontext
     with scope():
         if teacher is None and workers.count == 1:
-            teacher = _trained_first(recipe, data_dir, verbose)
+            teacher = trained_first(recipe, data_dir, verbose)
         teacher = teacher_of(recipe, teacher)
         chain = None if recipe.is_sized_by_data else make_chain(recipe, teacher)
-    shown = teacher if teacher is not None else chain and chain.stages[0].student
-    like = recipe_data.takes(shown)
+    like = like_of(teacher, chain)
     if parts is None:
         # The chief prepares what the others then read.
         parts = workers.after_chief(lambda: recipe_data.load(recipe, data_dir, like=like))
@@ -124,58 +117,7 @@ def run(
     return result, accuracies
 
 
-def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None):
-    """Runs a recipe with several seeds: its own, and those after it.
-
-    Args:
-        recipe, data_dir, verbose, name: As `run` takes them.
-        count: How many seeds.
-        run_dir: A folder, new or of this recipe over seeds, for one run folder a seed,
-            "seed-0" and so on, and a table of all. Finished seeds are skipped, the
-            interrupted one goes on; a larger `count` adds to what is there.
-
-    Returns:
-        A Markdown table of mean and standard deviation over the seeds: of all that are
-        finished in the folder, also those beyond `count`.
-
-    Raises:
-        RunError, FileExistsError: As `run`.
-        ValueError: `count` is less than 1, the last seed is 2**32 or more, or as `run`.
-    """
-    if count < 1:
-        raise ValueError(f"`seeds` must be at least 1. Received: seeds={count}.")
-    seeds = list(range(recipe.seed, recipe.seed + count))
-    if seeds[-1] >= 2**32:
-        raise ValueError(
-            f"`seeds`: the last of {count} seeds from {recipe.seed} on would be "
-            f"{seeds[-1]}, and seeds are less than 2**32. Give fewer, or a smaller first "
-            "`seed`."
-        )
-    settings = {"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)}
-    folder = manifest.open_seeds(run_dir, settings, seeds)
-    outputs = folder / TEACHER_OUTPUTS
-    for seed in seeds:
-        one = recipe.model_copy(update={"seed": seed})
-        run(one, folder / f"seed-{seed}", data_dir, verbose, name, outputs)
-    shutil.rmtree(outputs, ignore_errors=True)
-    rows = _of_all_seeds(folder)
-    table = _over_seeds(list(rows.values()))
-    files.write_text(folder / "results.md", table + "\n")
-    files.write_json(folder / "results.json", rows)
-    return table
-
-
-def _of_all_seeds(folder):
-    """dict of seed to the rows of its table, of all that are finished in a folder."""
-    rows = {}
-    for seed in manifest.read(folder, "seeds")["seeds"]:
-        path = folder / f"seed-{seed}" / "results.json"
-        if path.is_file():
-            rows[str(seed)] = json.loads(path.read_text(encoding="utf-8"))["models"]
-    return rows
-
-
-def _trained_first(recipe, data_dir, verbose):
+def trained_first(recipe, data_dir, verbose):
     """A shipped teacher that is not there, outside a clone: trained now, and kept.
 
     Returns:
@@ -197,6 +139,12 @@ def _trained_first(recipe, data_dir, verbose):
         )
         run(trained, folder, data_dir, verbose, made_by)
     return load_model(path)
+
+
+def like_of(teacher, chain):
+    """The shape of the examples that a recipe's models take, for `recipes.data.load`."""
+    shown = teacher if teacher is not None else chain and chain.stages[0].student
+    return recipe_data.takes(shown)
 
 
 def teacher_of(recipe, teacher=None):
@@ -268,39 +216,3 @@ def _accuracies(recipe, result):
                 cells = {str(i + 1): f"{x:.2f}" for i, x in enumerate(values)}
                 rows.append({"after epoch": label} | cells)
     return markdown_table(rows, numbers_from=1) if rows else ""
-
-
-def _is_one(same):
-    """Whether these are the rows of one given model, which is the same with every seed."""
-    given = all(x["taught_by"] == "given" for x in same)
-    return given and all(x["evaluation"] == same[0]["evaluation"] for x in same)
-
-
-def _over_seeds(results):
-    """A table of the models, each a dict of `ModelResult`'s fields, in a list a seed."""
-    rows = []
-    for same in zip(*results, strict=True):
-        if _is_one(same):
-            same = same[:1]
-        first = same[0]
-        evaluations = [EvaluationEntry.model_validate(x["evaluation"]) for x in same]
-        score = SCORES[evaluations[0].counts]
-        row = {
-            "model": first["model"],
-            "taught by": first["taught_by"],
-            "seeds": len(same),
-            score.label: score_cell(score, evaluations, with_interval=False),
-        }
-        if evaluations[0].is_right_or_wrong:
-            errors = over_seeds([x.errors for x in evaluations])
-            row[f"errors in {evaluations[0].examples:,}"] = f"{errors.mean:.1f}"
-        seconds = [x["seconds"] for x in same]
-        rows.append(
-            row
-            | {
-                "parameters": shown_count(first["parameters"]),
-                "MACs": shown_count(first["macs"]),
-                "seconds": "-" if None in seconds else f"{sum(seconds) / len(same):.0f}",
-            }
-        )
-    return markdown_table(rows, numbers_from=2)

@@ -165,6 +165,10 @@ class TunedRecipe(Recipe):
                 _check_losses(dimension, own, of_stage.get("temperature"))
         return tune
 
+    def values_of(self, drawn):
+        """dict of `Dimension.name` to value, of those that KerasTuner has drawn."""
+        return {x.name: x.value(drawn[x.name]) for x in self.dimensions if x.name in drawn}
+
     def with_values(self, values):
         """The recipe, without its table [tune], that has the values of a trial.
 

@@ -8,7 +8,6 @@ import gc
 import signal
 import sys
 import threading
-import time
 import warnings
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from keras_tuner.engine.trial import TrialStatus
 from keras_tuner.errors import FailedTrialError, FatalError
 
 from keras_kd import files
+from keras_kd.distribution.jobs import Tasks
 from keras_kd.tuning.recipe import Range, takes_temperature
-from keras_kd.tuning.trials import remove_checkpoints
 
 # Its folder, in the folder of a search.
 PROJECT = "search"
@@ -44,7 +43,9 @@ class Trial:
     epochs: int | None = None
 
 
-def search(recipe, folder, trials, say, is_worker=False, is_distributed=False):
+def search(
+    recipe, folder, trials, say, is_worker=False, is_distributed=False, side_by_side=None
+):
     """Searches, or goes on to.
 
     Args:
@@ -54,6 +55,8 @@ def search(recipe, folder, trials, say, is_worker=False, is_distributed=False):
         say: Called with a line a trial, by whoever trains it.
         is_worker: Whether it asks a chief, in another process, what to try.
         is_distributed: Whether it is such a chief, or worker.
+        side_by_side: Called with a `keras_kd.distribution.jobs.Tasks`, whose tasks are what
+            `Trials.train` takes; does them in processes. None trains here.
 
     Returns:
         A list of `Trial`, those that are done or failed; None for a worker.
@@ -72,7 +75,11 @@ def search(recipe, folder, trials, say, is_worker=False, is_distributed=False):
     try:
         with _Interrupts() as interrupts:
             tuner.interrupts = interrupts
-            tuner.search()
+            if side_by_side is None:
+                tuner.search()
+            else:
+                tuner.save()
+                side_by_side(_SideBySide(tuner, recipe))
             interrupts.check()
     except FatalError as error:
         raise error.__cause__ from None
@@ -248,29 +255,39 @@ class _Tuner(BaseTuner):
         finally:
             config.DEBUG = before
 
+    def task_of(self, trial):
+        """What `Trials.train` takes of a trial."""
+        drawn = trial.hyperparameters.values
+        past = drawn.get("tuner/trial_id")
+        return {
+            "drawn": drawn,
+            "folder": self.get_trial_dir(trial.trial_id),
+            "past": self.get_trial_dir(past) if past else None,
+        }
+
     def run_trial(self, trial):
         self.interrupts.check()
-        number, drawn = int(trial.trial_id) + 1, trial.hyperparameters.values
-        values = self._values(drawn)
-        folder, past = self.get_trial_dir(trial.trial_id), drawn.get("tuner/trial_id")
-        began = time.perf_counter()
+        return self._ended(trial, lambda: self._trials.train(self.task_of(trial)))
+
+    def take_answer(self, trial, train):
+        """Ends a trial of another process with what `train` gives, or raises."""
+        self.run_trial = lambda _: self._ended(trial, train)
+        self._try_run_and_update_trial(trial)
+        self.on_trial_end(trial)
+
+    def _ended(self, trial, train):
+        """The metrics that `train` gives of a trial, and a line of it."""
+        number = int(trial.trial_id) + 1
+        values = self._recipe.values_of(trial.hyperparameters.values)
         try:
-            metrics = self._trials.run(
-                values,
-                folder,
-                epochs=drawn.get("tuner/epochs"),
-                past=self.get_trial_dir(past) if past else None,
-            )
+            metrics, seconds = train()
             objective = self._objective(metrics)
         except FloatingPointError as error:
             self._say(f"trial {number}: failed: {error}")
             raise FailedTrialError(str(error)) from error
         except Exception as error:
             raise FatalError(str(error)) from error
-        if self._recipe.tune.strategy != "hyperband":
-            remove_checkpoints(folder)
         gc.collect()
-        seconds = time.perf_counter() - began
         dimensions = [x for x in self._recipe.dimensions if x.name in values]
         said = ", ".join(f"{x.name} {x.label(values[x.name])}" for x in dimensions)
         metric = self._recipe.tune.objective
@@ -286,10 +303,6 @@ class _Tuner(BaseTuner):
             )
         return metrics[name]
 
-    def _values(self, drawn):
-        dimensions = self._recipe.dimensions
-        return {x.name: x.value(drawn[x.name]) for x in dimensions if x.name in drawn}
-
     def done(self):
         """The trials that are over, a list of `Trial`."""
         found = []
@@ -299,5 +312,39 @@ class _Tuner(BaseTuner):
             if done or trial.status == TrialStatus.FAILED:
                 number, epochs = int(trial.trial_id) + 1, drawn.get("tuner/epochs")
                 score = float(trial.score) if done else None
-                found.append(Trial(number, self._values(drawn), score, epochs))
+                found.append(Trial(number, self._recipe.values_of(drawn), score, epochs))
         return found
+
+
+class _SideBySide(Tasks):
+    """The trials of a search, for processes that ask for one when they have none."""
+
+    def __init__(self, tuner, recipe):
+        self._tuner, self._running, self._asked = tuner, {}, 0
+        if recipe.tune.trials is not None:
+            self.count = max(0, recipe.tune.trials - len(tuner.oracle.end_order))
+
+    def take(self):
+        # Who asks again under the same name is given the same trial again.
+        self._asked += 1
+        trial = self._tuner.oracle.create_trial(f"job{self._asked}")
+        # Hyperband may wait for others to end.
+        if trial.status != TrialStatus.RUNNING:
+            return None
+        label = f"trial {int(trial.trial_id) + 1}"
+        self._running[label] = trial
+        return label, self._tuner.task_of(trial)
+
+    def done(self, label, answer):
+        self._tuner.take_answer(self._running.pop(label), lambda: answer)
+
+    def failed(self, label, kind, message):
+        # One that did not converge is an answer, too.
+        if kind != FloatingPointError.__name__:
+            return False
+
+        def fail():
+            raise FloatingPointError(message)
+
+        self._tuner.take_answer(self._running.pop(label), fail)
+        return True

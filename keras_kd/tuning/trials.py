@@ -1,6 +1,7 @@
 """Trains what a search tries: what no trial varies once, the rest in each trial."""
 
 import contextlib
+import gc
 import time
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import keras
 from keras_kd import data, files
 from keras_kd.chain.passes import skip_epochs
 from keras_kd.chain.stage_run import BEST, CHECKPOINT, StageRun
+from keras_kd.distribution.served import serve
 from keras_kd.recipes import data as recipe_data
 from keras_kd.recipes.recipe import AS_JSON, make_chain
-from keras_kd.recipes.run import TEACHER_OUTPUTS, give_data
+from keras_kd.recipes.run import TEACHER_OUTPUTS, give_data, teacher_of
 from keras_kd.recipes.stage import StageRecipe
+from keras_kd.tuning.recipe import TunedRecipe
 
 # The run of the stages that no trial varies, in the folder of a search.
 BEFORE = "before"
@@ -63,16 +66,17 @@ class Trials:
                 varying.add(section.name)
         return varying, needed - varying - {"teacher"}
 
-    def prepare(self, data_dir, verbose):
+    def prepare(self, data_dir, verbose, announce=print):
         """Reads the training images, and trains the stages that no trial varies.
 
         A process that does so already is waited for. The test images are not read.
 
         Args:
             data_dir, verbose: As `keras_kd.recipes.run.run` takes them.
+            announce: As `keras_kd.recipes.data.load` takes it.
         """
         recipe = self._recipe
-        self._parts = recipe_data.load(recipe, data_dir, wanted=["train"])
+        self._parts = recipe_data.load(recipe, data_dir, announce, wanted=["train"])
         if self._parts.task is None:
             raise ValueError(
                 "A search compares its trials by labels, and the data have none."
@@ -135,6 +139,20 @@ class Trials:
                 metrics = self._fit(stage, *to_fit.pop(stage.name), own)
         return metrics
 
+    def train(self, task):
+        """As `run`, of what KerasTuner has drawn; gives the metrics, and the seconds.
+
+        Args:
+            task: dict of JSON values: "drawn", its own values by name; "folder" of the
+                trial; "past", the folder of a trial to go on from, or None.
+        """
+        drawn, began = task["drawn"], time.perf_counter()
+        values, epochs = self._recipe.values_of(drawn), drawn.get("tuner/epochs")
+        metrics = self.run(values, task["folder"], epochs, task["past"])
+        if self._recipe.tune.strategy != "hyperband":
+            remove_checkpoints(task["folder"])
+        return metrics, time.perf_counter() - began
+
     def _recipe_of(self, values, epochs):
         """The recipe of a trial: what it trains, and what is given to it."""
         recipe = self._recipe.with_values(values)
@@ -194,3 +212,21 @@ def _one_at_a_time(folder):
             except BlockingIOError:
                 time.sleep(0.5)
         yield
+
+
+def _begin(setup, tell):
+    """What a process does for all of its trials, and the function of a trial."""
+    recipe = TunedRecipe.model_validate(setup["recipe"])
+    trials = Trials(recipe, teacher_of(recipe), setup["folder"])
+    trials.prepare(setup["data_dir"], verbose=0, announce=lambda line: None)
+
+    def train(task):
+        answer = trials.train(task)
+        gc.collect()
+        return answer
+
+    return train
+
+
+if __name__ == "__main__":
+    serve(_begin)

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from keras_kd import files
 from keras_kd.chain.progress import Progress
+from keras_kd.chain.progress import bar as show_bar
+from keras_kd.chain.progress import can_show_bars
+from keras_kd.distribution import jobs as job_processes
 from keras_kd.extras import needed_by
+from keras_kd.losses.arguments import check_integer
 from keras_kd.models.fingerprints import model_fingerprint
 from keras_kd.recipes.recipe import AS_JSON
 from keras_kd.recipes.run import TEACHER_OUTPUTS, teacher_of
@@ -22,7 +26,7 @@ PATIENCE = 600
 _VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT")
 
 
-def tune(recipe, folder, data_dir=None, verbose="auto", name=None):
+def tune(recipe, folder, data_dir=None, verbose="auto", name=None, jobs=1):
     """Tries the values that a recipe's table [tune] names, and writes down the best.
 
     Trials are compared on the held-out images, and have the same seed, first weights and
@@ -45,6 +49,10 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None):
         data_dir: TFDS's data folder; None for TFDS's default.
         verbose: "auto" shows a line a trial and a stage, 0 nothing.
         name: The recipe's, for the manifest.
+        jobs: How many trials are trained at a time, an integer, 1 or greater: in processes
+            of this machine on cores of their own, which this one starts. No more than
+            there are cores, or trials. Each trial is the same as one after the other;
+            which ones "bayesian" and "hyperband" choose hangs on which have ended.
 
     Returns:
         The table of the trials, Markdown, the best first; None for a worker.
@@ -54,13 +62,22 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None):
         RunError, FileExistsError: `folder` holds another search, or something else.
         BlockingIOError: Another process searches in `folder`.
         FloatingPointError: No trial converged.
+        JobError: Of several jobs some trials failed otherwise, or their processes were
+            killed; the others are done.
         TimeoutError: A worker has waited ten minutes for its chief.
-        ValueError: A model does not fit another one, or a stage is searched in vain.
+        ValueError: A model does not fit another one, or a stage is searched in vain; or
+            `jobs` is less than 1, or more and this is one of several processes.
     """
+    jobs = check_integer("jobs", jobs, least=1)
     with needed_by("A search", "tune"):
         from keras_kd.tuning import report as tune_report
         from keras_kd.tuning import search
     is_distributed, is_worker = _role()
+    if is_distributed and jobs > 1:
+        raise ValueError(
+            f"`jobs` starts processes itself, and the environment's {_VARIABLES[0]} says "
+            f"that this is one of several. Give one of both. Received: jobs={jobs}."
+        )
     teacher = teacher_of(recipe)
     trials = tune_trials.Trials(recipe, teacher, folder)
     settings = _settings(recipe, teacher, name)
@@ -80,8 +97,9 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None):
             trials.prepare(data_dir, verbose)
         else:
             progress.say(f"Waiting for workers at {':'.join(_address())}")
+        to_do = _side_by_side(recipe, folder, data_dir, verbose, jobs) if jobs > 1 else None
         found = search.search(
-            recipe, folder, trials, progress.say, is_worker, is_distributed
+            recipe, folder, trials, progress.say, is_worker, is_distributed, to_do
         )
         if found is None:
             return None
@@ -90,6 +108,36 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None):
         tune_trials.remove_checkpoints(Path(folder) / search.PROJECT)
         shutil.rmtree(Path(folder) / TEACHER_OUTPUTS, ignore_errors=True)
     return table
+
+
+def _side_by_side(recipe, folder, data_dir, verbose, jobs):
+    """A function that trains a search's trials in processes; None: there is one job."""
+    say = Progress([], verbose).say
+    shares = job_processes.shares(jobs, recipe.tune.trials, say)
+    if len(shares) == 1:
+        return None
+    setup = {
+        "recipe": recipe.model_dump(**AS_JSON),
+        "folder": str(folder),
+        "data_dir": None if data_dir is None else str(data_dir),
+    }
+
+    def train(tasks):
+        with contextlib.ExitStack() as stack:
+            bar = None
+            if tasks.count and verbose == "auto" and can_show_bars():
+                bar = stack.enter_context(show_bar(tasks.count))
+            failed = job_processes.run(
+                tune_trials.__name__, setup, shares, tasks, say, bar
+            )
+        if failed:
+            reasons = "; ".join(f"{label}: {why}" for label, why in failed.items())
+            raise job_processes.JobError(
+                f"{len(failed)} trials are not done. {reasons}. What is done is kept in "
+                f"{folder}: to go on, give the same command, or the same call."
+            )
+
+    return train
 
 
 def _role():

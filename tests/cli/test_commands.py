@@ -43,7 +43,7 @@ def test_help_names_every_command():
     for command in (*commands, "methods", "data"):
         assert f"\n  {command} " in text
     run = keras_kd("run", "--help").stdout
-    for option in ("--run-dir", "--resume", "--seeds", "--epochs", "--seed", "--data-dir"):
+    for option in ("--run-dir", "--resume", "--seeds", "--jobs", "--epochs", "--data-dir"):
         assert option in run
 
 
@@ -173,6 +173,7 @@ def test_bad_values():
         "--batch-size=0": "batch_size: Input should be greater",
         "--epochs=0": "`epochs` must be an integer, 1 or greater",
         "--seeds=0": "0 is not in the range x>=1",
+        "--jobs=2": "--jobs is how many of --seeds run at a time: give both",
     }
     for option, message in refused.items():
         result = invoke("run", "mnist", option, "--run-dir", "never-made")

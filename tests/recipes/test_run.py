@@ -1,8 +1,7 @@
-"""Recipes run to a folder, go on there, and over several seeds."""
+"""Recipes run to a folder, and go on there."""
 
 import dataclasses
 import json
-import statistics
 import zipfile
 
 import keras
@@ -273,60 +272,6 @@ def test_a_run_goes_on_only_as_the_same_recipe(write_recipe, sample_data, tmp_pa
         recipe_run.run(recipe.load(path, batch_size=25), folder, verbose=0, name="mine")
 
 
-def test_several_seeds(write_recipe, sample_data, tmp_path):
-    loaded, folder = recipe.load(write_recipe(), seed=3), tmp_path / "run"
-    table = recipe_run.run_seeds(loaded, 2, folder, verbose=0)
-    assert table + "\n" == (folder / "results.md").read_text()
-    runs = [json.loads((folder / f"seed-{x}" / "results.json").read_text()) for x in (3, 4)]
-    values = [100 * x["models"][0]["evaluation"]["accuracy"] for x in runs]
-    cell = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-    assert table.splitlines()[2].split("|")[3:5] == ["       2 ", f" {cell:>14} "]
-    assert runs[0]["models"][0]["evaluation"] != runs[1]["models"][0]["evaluation"]
-
-    before = (folder / "seed-3" / "first" / "model.keras").stat().st_mtime_ns
-    more = recipe_run.run_seeds(loaded, 3, folder, verbose=0)
-    assert more.splitlines()[2].split("|")[3] == "       3 "
-    assert (folder / "seed-3" / "first" / "model.keras").stat().st_mtime_ns == before
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert (manifest["kind"], manifest["seeds"]) == ("seeds", [3, 4, 5])
-    with pytest.raises(RunError, match="stage 1 > epochs: 1 in the run, 2 now"):
-        other = recipe.load(write_recipe(), seed=3, epochs=2)
-        recipe_run.run_seeds(other, 2, folder, verbose=0)
-    with pytest.raises(RunError, match="holds a run over several seeds, not one run"):
-        recipe_run.run(loaded, folder, verbose=0)
-    with pytest.raises(RunError, match="seed-3 holds one run, not a run over several"):
-        recipe_run.run_seeds(loaded, 2, folder / "seed-3", verbose=0)
-    with pytest.raises(ValueError, match="the last of 3 seeds from 4294967295 on would be"):
-        last = loaded.model_copy(update={"seed": 2**32 - 1})
-        recipe_run.run_seeds(last, 3, tmp_path / "none", verbose=0)
-    assert not (tmp_path / "none").exists()
-    with pytest.raises(ValueError, match="`seeds` must be at least 1"):
-        recipe_run.run_seeds(loaded, 0, tmp_path / "none", verbose=0)
-
-
-def test_fewer_seeds_keep_the_table_of_all(write_recipe, sample_data, tmp_path):
-    loaded, folder = recipe.load(write_recipe(), seed=3), tmp_path / "run"
-    of_three = recipe_run.run_seeds(loaded, 3, folder, verbose=0)
-    files = {x: (folder / x).read_text() for x in ("results.md", "results.json")}
-    assert recipe_run.run_seeds(loaded, 1, folder, verbose=0) == of_three
-    assert files == {x: (folder / x).read_text() for x in files}
-    # What another seed has not finished is in no table.
-    (folder / "seed-5" / "results.json").unlink()
-    of_two = recipe_run.run_seeds(loaded, 1, folder, verbose=0)
-    assert of_two.splitlines()[2].split("|")[3] == "       2 "
-    assert sorted(json.loads((folder / "results.json").read_text())) == ["3", "4"]
-
-
-def test_a_given_model_is_one_for_all_seeds(write_recipe, sample_data, tmp_path):
-    zoo.build("mnist_fc_8").save(tmp_path / "teacher.keras")
-    text = chain_text(tmp_path / "teacher.keras").replace("epochs = 2", "epochs = 1")
-    loaded = recipe.load(write_recipe(text=text))
-    table = recipe_run.run_seeds(loaded, 2, tmp_path / "run", verbose=0).splitlines()
-    seeds = {x.split("|")[1].strip(): x.split("|")[3].strip() for x in table[2:]}
-    assert seeds == {"teacher": "1", "student": "2", "alone": "2"}
-    assert "±" not in table[2] and "±" in table[3]
-
-
 @pytest.fixture
 def photos(tmp_path, mnist_sample):
     """The sample's first three digits, as a folder of images for each."""
@@ -493,31 +438,6 @@ def test_a_yes_or_no_of_two_classes(write_recipe, tmp_path):
     np.savez(tmp_path / "data.npz", x=images, y=labels)
     with pytest.raises(ValueError, match=r"labels must be in 0\.\.1"):
         recipe_run.run(loaded, tmp_path / "other", verbose=0)
-
-
-def test_values_over_seeds(write_recipe, tmp_path):
-    x = np.random.default_rng(0).normal(size=(80, 3)).astype("float32")
-    np.savez(tmp_path / "data.npz", x=x, y=x[:, 0] * 3)
-    text = f"""
-dataset = {{ path = "{tmp_path}/data.npz" }}
-batch_size = 16
-[[stage]]
-name = "alone"
-model = {{ family = "mlp", width = 2 }}
-epochs = 1
-"""
-    loaded = recipe.load(write_recipe(text=text))
-    table = recipe_run.run_seeds(loaded, 2, tmp_path / "runs", verbose=0)
-    errors = []
-    for seed in (0, 1):
-        folder = tmp_path / "runs" / f"seed-{seed}" / "alone"
-        test_x, labels = datasets.load(loaded.dataset.make()).test
-        model = keras.saving.load_model(folder / "model.keras")
-        answers = model.predict(test_x, verbose=0)[:, 0]
-        errors.append(np.mean(np.abs(answers - labels)))
-    mean, deviation = statistics.mean(errors), statistics.stdev(errors)
-    assert "| mean absolute error |" in " ".join(table.splitlines()[0].split())
-    assert f"{mean:.4f} ± {deviation:.4f}" in table
 
 
 def test_values_without_labels_are_learned_in_their_size(write_recipe, tmp_path):

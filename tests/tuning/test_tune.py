@@ -21,6 +21,7 @@ import keras_kd.tuning
 from keras_kd import data
 from keras_kd.chain.stage_run import StageRun
 from keras_kd.cli import main
+from keras_kd.distribution import jobs as job_processes
 from keras_kd.recipes import recipe
 from keras_kd.recipes import run as recipe_run
 from keras_kd.recipes import zoo
@@ -386,6 +387,59 @@ def test_a_worker_that_comes_late(load, tmp_path, monkeypatch, no_test_images, c
     assert "The search is over" in caplog.text
     with pytest.raises(RunError, match="objective: 'val_accuracy' in the run"):
         tune(load("trials = 1\nobjective = 'val_loss'"), folder)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Lets jobs do their tasks here, two begun at a time, but for those in a given dict."""
+    lost = {}
+
+    def run(module, setup, shares, tasks, say, bar=None):
+        assert module == "keras_kd.tuning.trials" and len(shares) == 2 and bar is None
+        work = tune_trials._begin(json.loads(json.dumps(setup)), None)
+        failed, begun = {}, [tasks.take(), tasks.take()]
+        while any(begun):
+            # The later one ends first.
+            label, task = next(x for x in reversed(begun) if x)
+            begun.remove((label, task))
+            if label in lost:
+                kind, message = lost[label]
+                if not tasks.failed(label, kind, message):
+                    failed[label] = message
+            else:
+                tasks.done(label, json.loads(json.dumps(work(task))))
+            begun.append(tasks.take())
+        return failed
+
+    monkeypatch.setattr(job_processes, "run", run)
+    monkeypatch.setattr(job_processes, "cores", lambda: [0, 1])
+    return lost
+
+
+def test_trials_side_by_side(load, no_test_images, in_this_process, tmp_path):
+    """As one after the other; one that is lost is tried again, and one that is NaN not."""
+    tuned, folder = load("trials = 3"), tmp_path / "jobs"
+    in_this_process["trial 2"] = "OSError", "its process was killed"
+    in_this_process["trial 3"] = "FloatingPointError", "a loss is NaN"
+    with pytest.raises(job_processes.JobError, match="trial 2: its process was killed"):
+        tune(tuned, folder, verbose=0, jobs=2)
+    assert not (folder / "trials.md").exists()
+    del in_this_process["trial 2"]
+    tune(tuned, folder, verbose=0, jobs=2)
+    tune(load("trials = 2"), tmp_path / "one", verbose=0)
+    *found, failed = rows(folder)
+    assert failed["trial"] == "3" and failed["val_accuracy"] == "failed"
+    assert found == rows(tmp_path / "one")
+
+
+def test_jobs_or_a_chief_but_not_both(load, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="`jobs` must be an integer, 1 or greater"):
+        tune(load(), tmp_path / "search", jobs=0)
+    for name, value in role("worker0", 1).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="KERASTUNER_TUNER_ID.*one of several.*jobs=2"):
+        tune(load(), tmp_path / "search", jobs=2)
+    assert not (tmp_path / "search").exists()
 
 
 COMMAND_LINE = Path(__file__).parents[1] / "sample_command_line.py"
