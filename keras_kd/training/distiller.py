@@ -179,12 +179,13 @@ class Distiller(ScheduledModel, KnowsItsTeacher, TrainsStudent, SeveralSteps):
             metrics: What `keras.Model.compile` takes; they see labels and the
                 student's outputs.
             **kwargs: Passed to `keras.Model.compile`. Without `steps_per_execution`, on
-                TensorFlow up to 8 batches are trained on in a compiled call (20 % faster
-                for a small student) unless a callback looks at each; else it is as with 1.
+                TensorFlow up to 8 batches are trained on in a compiled call unless a
+                callback looks at each; else it is as with 1. `device_bytes`: most of
+                examples and teacher outputs in memory that `fit` puts on the device.
 
         Raises:
-            ValueError: `loss` is None although it has a weight, or it takes probabilities
-                and the student gives logits.
+            ValueError: `loss` is None although it has a weight, or takes probabilities of
+                a student of logits; or `device_bytes` is no number of bytes.
         """
         if loss is None and self.student_loss_weight != 0:
             raise ValueError(

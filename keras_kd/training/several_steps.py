@@ -4,12 +4,16 @@ import keras
 from keras import tree
 
 from keras_kd.distribution.distribute import Distributed
+from keras_kd.distribution.on_device import check_limit, on_device
 from keras_kd.distribution.workers import strategy_of
 from keras_kd.models.kept_values import values_kept
 from keras_kd.models.symbolic import output_structure
-from keras_kd.training.compiled_steps import Epoch, Groups, with_variables_before
-from keras_kd.training.jax_steps import JaxGroups
-from keras_kd.training.on_device import check_limit, on_device
+from keras_kd.training.compiled_steps import (
+    Epoch,
+    Groups,
+    JaxGroups,
+    with_variables_before,
+)
 
 # Batches that TensorFlow trains on before Python has a look; more gained little.
 MOST_AT_A_TIME = 8

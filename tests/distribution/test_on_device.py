@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import keras_kd as kd
 from keras_kd import data
-from keras_kd.training.on_device import on_device
+from keras_kd.distribution.on_device import on_device
 from tests.training.test_several_steps import (
     LOSS,
     LooksAtBatches,
