@@ -17,7 +17,7 @@ from keras_kd.datasets.load import Own
 from keras_kd.distillation import plan as plans
 from keras_kd.distillation import written
 from keras_kd.distillation.outcome import Distilled
-from keras_kd.distillation.scale import check_answers, find_scale
+from keras_kd.distillation.scale import check_answers, find_scale, temperature_for
 from keras_kd.distillation.ship import ship
 from keras_kd.distillation.student import choose, smallest
 from keras_kd.distillation.teacher import check_takes, in_words, look_at, task_of
@@ -272,6 +272,7 @@ class _Call:
             task,
             table,
             plan,
+            temperature=temperature_for(model, x, task, self.announce),
             labels=labels is not None,
             baseline=baseline,
             seed=given["seed"],

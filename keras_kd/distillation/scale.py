@@ -18,6 +18,8 @@ _LEAST_INFORMATION = 0.02
 # with more confidence, which looks better where it makes no mistakes: by less than this
 # share of a nat, or of the information, a larger scale is none that is better.
 _MARGIN = 0.02
+# Of a mean answer that is surer a softened one tells more.
+_SURE = 0.95
 # Of these tasks answers come as log-probabilities of classes, of no and yes too.
 _CLASSES = ("multiclass", "binary")
 # Of the numbers of each scale.
@@ -68,6 +70,32 @@ def check_answers(teacher, x, labels, task, class_names=None):
             f"`teacher` answers no better than chance: {_shown(found, labels)}. Are these "
             "the data that it was made for, in the form that it takes?"
         )
+
+
+def temperature_for(teacher, x, task, announce=print):
+    """The temperature at which a teacher's answers are learned.
+
+    A network is nearly certain of what it was trained on, so that its softened answers
+    alone tell which classes are alike. One that is unsure says it without. (Of texts, and a
+    teacher that gives its answers 84 %, validation texts after 10 epochs, two seeds: 84.2 %
+    right at 4, 87.8 at 2, 91.2 at 1.)
+
+    Args:
+        teacher: A `keras.Model`.
+        x: Training examples, an array or `Rows`.
+        task: A key of `keras_kd.tasks.find.ACTIVATIONS`.
+        announce: Called with a line that tells of an unsure one.
+    """
+    if ACTIVATIONS[task] != "softmax":
+        # A yes or no tells of no likeness.
+        return 1.0
+    some, _ = _some(x, None)
+    values = np.concatenate([y.values for y in linked_answers(teacher, some, task)])
+    sure = float(np.exp(values.max(axis=-1)).mean())
+    if sure >= _SURE:
+        return 4.0
+    announce(f"Temperature: 1, as the teacher gives its answers {100 * sure:.0f} % alone")
+    return 1.0
 
 
 def _some(x, labels):

@@ -11,7 +11,18 @@ _RATE = 0.003
 
 
 def recipe_of(
-    dataset, task, model, plan, *, labels, baseline, seed, steps, image_size=None, **more
+    dataset,
+    task,
+    model,
+    plan,
+    *,
+    temperature,
+    labels,
+    baseline,
+    seed,
+    steps,
+    image_size=None,
+    **more,
 ):
     """The `Recipe` of a student, and of the same one on labels alone.
 
@@ -20,6 +31,7 @@ def recipe_of(
         task: Of the outputs.
         model: As a stage of a recipe has it.
         plan: A `keras_kd.distillation.plan.Plan`.
+        temperature: Of the teacher's answers, where they are no values.
         labels: Whether the student learns from labels, too.
         baseline: Whether there is a student on labels alone.
         seed: The recipe's.
@@ -30,7 +42,7 @@ def recipe_of(
     stages = [
         _stage(STUDENT, model, task, plan.epochs, steps, labels)
         | {
-            "losses": [_loss(task)],
+            "losses": [_loss(task, temperature)],
             "student_loss_weight": 0.1 if labels else 0.0,
         }
     ]
@@ -89,8 +101,7 @@ def _stage(name, model, task, epochs, steps, labels):
     }
 
 
-def _loss(task):
+def _loss(task, temperature):
     if ACTIVATIONS[task] is None:
         return {"name": "logit_mse"}
-    # Classes that are wrong tell of their likeness; of a yes or no there is none.
-    return {"name": "kd", "temperature": 4.0 if ACTIVATIONS[task] == "softmax" else 1.0}
+    return {"name": "kd", "temperature": temperature}

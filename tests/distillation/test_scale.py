@@ -4,7 +4,12 @@ import keras
 import numpy as np
 import pytest
 
-from keras_kd.distillation.scale import _judged, check_answers, find_scale
+from keras_kd.distillation.scale import (
+    _judged,
+    check_answers,
+    find_scale,
+    temperature_for,
+)
 from keras_kd.evaluation.unlabelled import linked_answers
 from keras_kd.teachers.scales import names_for, scaled
 
@@ -145,3 +150,16 @@ def test_scales_are_those_of_keras_applications(mode):
     )
     found = seen.predict(IMAGES / np.float32(255), verbose=0)
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "steepness, task, expected",
+    [(1000.0, "multiclass", 4.0), (2.0, "multiclass", 1.0), (1000.0, "binary", 1.0)],
+)
+def test_only_what_is_certain_is_softened(steepness, task, expected):
+    lines = []
+    teacher = teacher_of("unit", steepness)
+    if task == "binary":
+        teacher = keras.Model(teacher.inputs, teacher.outputs[0][:, :1])
+    assert temperature_for(teacher, IMAGES, task, lines.append) == expected
+    assert len(lines) == (expected == 1.0 and task == "multiclass")

@@ -15,6 +15,7 @@ def made(task="multiclass", labels=True, plan=PLAN):
         task,
         MODEL,
         plan,
+        temperature=2.5,
         labels=labels,
         baseline=labels,
         seed=3,
@@ -31,6 +32,7 @@ def test_a_student_and_the_same_one_alone():
     assert (student.epochs, alone.epochs) == (10, 5)
     assert student.model == alone.model and student.model.width == 8
     assert [x.name for x in student.losses] == ["kd"] and not alone.losses
+    assert student.losses[0].model_extra["temperature"] == 2.5
     assert (recipe.seed, recipe.batch_size, recipe.teacher_scale) == (3, 32, "imagenet")
     # A shift of 1.5 of 28 pixels, of the shorter side.
     views, deform = recipe.views_of(student)
