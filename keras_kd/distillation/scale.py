@@ -19,7 +19,7 @@ _LEAST_INFORMATION = 0.02
 # share of a nat, or of the information, a larger scale is none that is better.
 _MARGIN = 0.02
 # Of a mean answer that is surer a softened one tells more.
-_SURE = 0.95
+_SURE = 0.9
 # Of these tasks answers come as log-probabilities of classes, of no and yes too.
 _CLASSES = ("multiclass", "binary")
 # Of the numbers of each scale.
