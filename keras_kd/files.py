@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -237,8 +238,20 @@ def export_saved_model(model, path):
             "Keras is on torch. `keras-kd export` or keras_kd.export makes one, in a "
             "process on TensorFlow."
         )
-    with renamed_when_done(path) as temporary:
+    with renamed_when_done(path) as temporary, _without_notes("tensorflow"):
         model.export(temporary, verbose=False)
+
+
+@contextlib.contextmanager
+def _without_notes(name):
+    """A logger that says no more than warnings; TensorFlow's names a temporary folder."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 # What stands in a run folder beside the stages' own folders, whatever the case.

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import filelock
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_kd import files
 
@@ -128,10 +130,13 @@ def test_an_error_removes_a_half_written_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_models_in_both_formats(tmp_path, make_model, vectors):
+def test_models_in_both_formats(tmp_path, make_model, vectors, caplog):
     model = make_model()
     files.save_model(model, tmp_path / "model.keras")
+    caplog.set_level("INFO", "tensorflow")
     files.export_saved_model(model, tmp_path / "saved_model")
+    # Nothing of a folder that is there no more.
+    assert not caplog.records and tf.get_logger().level == logging.INFO
     logits = model.predict(vectors[0], verbose=0)
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again.predict(vectors[0], verbose=0), logits)

@@ -195,8 +195,11 @@ class JaxGroups:
         return epoch.answers.popleft(), state
 
     def _train_on_group(self, state, iterator):
+        import jax
+
         group = self._next_rows(iterator)
-        rows = np.stack(group)
+        # On an accelerator Keras has put them there already.
+        rows = jax.numpy.stack(group)
         arrays = self._model._on_device.arrays
         state, logs, is_done = self._train(state, arrays, rows)
         logs, is_done = tree.map_structure(np.asarray, (logs, is_done))
@@ -214,7 +217,7 @@ class JaxGroups:
             rows = next(iterator, None)
             if rows is None:
                 break
-            self._waiting.append(np.asarray(rows))
+            self._waiting.append(rows)
         if not self._waiting:
             raise StopIteration
         sizes = {len(rows) for rows in self._waiting}
