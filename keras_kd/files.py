@@ -238,16 +238,18 @@ def export_saved_model(model, path):
             "Keras is on torch. `keras-kd export` or keras_kd.export makes one, in a "
             "process on TensorFlow."
         )
-    with renamed_when_done(path) as temporary, _without_notes("tensorflow"):
+    # Its notes name the temporary folder.
+    notes = quieter("tensorflow", logging.WARNING)
+    with renamed_when_done(path) as temporary, notes:
         model.export(temporary, verbose=False)
 
 
 @contextlib.contextmanager
-def _without_notes(name):
-    """A logger that says no more than warnings; TensorFlow's names a temporary folder."""
+def quieter(name, least):
+    """Has a library's logger, while a file is written, say what is of a level or above."""
     logger = logging.getLogger(name)
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(least)
     try:
         yield
     finally:

@@ -1,5 +1,6 @@
 """How far a chain is, a bar on a terminal, else a line a stage; and Ctrl-C."""
 
+import contextlib
 import logging
 import signal
 import sys
@@ -94,6 +95,12 @@ class Progress:
 def bar(total):
     """A tqdm bar with the time that is left."""
     return tqdm(total=total, bar_format="{desc}{percentage:3.0f} %|{bar}| {remaining} left")
+
+
+def bar_if_shown(total, verbose):
+    """A context that gives a bar; None where `verbose`, or the place, shows none."""
+    is_shown = verbose == "auto" and can_show_bars()
+    return bar(total) if is_shown else contextlib.nullcontext()
 
 
 def can_show_bars():

@@ -119,15 +119,10 @@ class ExamplesDataset(tf.data.Dataset):
         name=None,
     ):
         """As `tf.data.Dataset.batch`; prepares the next batches while one is used."""
-        if num_parallel_calls is None:
-            num_parallel_calls = 2
         rows = self._rows.batch(batch_size, drop_remainder=drop_remainder)
-        examples = rows.map(
-            self._gather, num_parallel_calls=num_parallel_calls, deterministic=deterministic
+        batches = gathered(
+            rows, self._gather, self._held, num_parallel_calls, deterministic, name
         )
-        batches = without_autotune(examples.prefetch(2, name=name))
-        held = None if self.has_views else self._held
-        batches = with_rows(batches, rows, held)
         batches.outputs_id = self.outputs_id
         return batches
 
@@ -200,12 +195,27 @@ class GatheredDataset(tf.data.Dataset):
         return mark(GatheredDataset(batches, rows, self.held), self.outputs_id)
 
 
-def with_rows(batches, rows, held):
-    """Batches, as a `GatheredDataset` if they are of arrays; arguments as it takes them.
+def gathered(
+    rows, gather, held=None, num_parallel_calls=None, deterministic=None, name=None
+):
+    """Batches by the numbers of their rows; the next are prepared while one is used.
 
-    `batches` is made of `rows`, so that one goes on in the shuffle where the other was.
+    Args:
+        rows: A tf.data.Dataset of row numbers (batch,).
+        gather, held: As `ExamplesDataset` takes them.
+        num_parallel_calls, deterministic, name: As `tf.data.Dataset.batch` takes them.
+
+    Returns:
+        A `GatheredDataset` where they can be gathered elsewhere, too; it is made of the
+        same `rows`, so that one goes on in the shuffle where the other was.
     """
-    return batches if held is None else GatheredDataset(batches, rows, held)
+    if num_parallel_calls is None:
+        num_parallel_calls = 2
+    examples = rows.map(gather, num_parallel_calls, deterministic)
+    batches = without_autotune(examples.prefetch(2, name=name))
+    # Views are counted apart.
+    is_plain = held is None or isinstance(rows, CountedApart)
+    return batches if is_plain else GatheredDataset(batches, rows, held)
 
 
 def mark(dataset, outputs_id):

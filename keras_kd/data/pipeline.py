@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 from keras import ops
 from tensorflow import nest
 
-from keras_kd.data.examples import Held, rows_in_turn, with_rows, without_autotune
+from keras_kd.data.examples import Held, gathered, rows_in_turn
 from keras_kd.data.idx import DATASETS, DataError
 from keras_kd.data.rows import Rows, constant, gather
 from keras_kd.data.sources import check_prepared, default_data_dir
@@ -125,8 +125,6 @@ def batches(
         return inputs if labels is None else (inputs, take(labels, indices))
 
     batched = rows.batch(batch_size, drop_remainder=drop_remainder)
-    made = batched.map(lambda x: make(tensors, x, gather), num_parallel_calls=2)
-    held = None
-    if views == 1 and augment is None and isinstance(images, np.ndarray):
-        held = Held(arrays, make)
-    return with_rows(without_autotune(made.prefetch(2)), batched, held)
+    are_arrays = isinstance(images, np.ndarray) and augment is None
+    held = Held(arrays, make) if are_arrays else None
+    return gathered(batched, lambda x: make(tensors, x, gather), held)

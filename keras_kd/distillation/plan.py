@@ -104,7 +104,7 @@ def measure(teacher, student, x, batch_size, augment=None):
     student.fit(batches, targets, **fit)
     of_call = _seconds(lambda: student.fit(batches, targets, **fit))
     of_step = of_call / _TIMED_STEPS
-    if of_step < _SHORT:
+    if of_step < _SHORT and _MORE * batches.nbytes < MOST_BYTES:
         # Most of that is what a call of `fit` takes beside its steps.
         more = [np.concatenate([x] * _MORE) for x in (batches, targets)]
         of_calls = _seconds(lambda: student.fit(*more, **fit))

@@ -1,10 +1,11 @@
 """A TensorFlow function as an ONNX file, after what tf2onnx does not know is rewritten."""
 
-import contextlib
 import logging
 import warnings
 
 import keras
+
+from keras_kd import files
 
 
 def write(function, signature, path):
@@ -17,25 +18,15 @@ def write(function, signature, path):
     """
     graph = _Graph(*_plain(function.get_concrete_function()))
     inputs = keras.Input(batch_shape=signature.shape, dtype=signature.dtype)
-    with warnings.catch_warnings(), _no_tracebacks():
+    # Its optimiser prints tracebacks of what it could not simplify.
+    quiet = files.quieter("tf2onnx.optimizer", logging.CRITICAL)
+    with warnings.catch_warnings(), quiet:
         # Keras looks for `np.object`, of which NumPy warns.
         warnings.simplefilter("ignore", FutureWarning)
         # Through Keras, which makes tf2onnx work with today's NumPy.
         keras.Model(inputs, graph(inputs)).export(
             path, format="onnx", verbose=False, input_signature=[signature]
         )
-
-
-@contextlib.contextmanager
-def _no_tracebacks():
-    """A context in which tf2onnx's optimiser does not print what it could not simplify."""
-    logger = logging.getLogger("tf2onnx.optimizer")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 class _Graph(keras.layers.Layer):

@@ -67,19 +67,9 @@ def run(
         ValueError: A model does not fit the data or another model.
     """
     workers = Workers(strategy)
-    scope = strategy.scope if strategy else contextlib.nullcontext
-    with scope():
-        if teacher is None and workers.count == 1:
-            teacher = trained_first(recipe, data_dir, verbose)
-        teacher = teacher_of(recipe, teacher)
-        chain = None if recipe.is_sized_by_data else make_chain(recipe, teacher)
-    like = like_of(teacher, chain)
-    if parts is None:
-        # The chief prepares what the others then read.
-        parts = workers.after_chief(lambda: recipe_data.load(recipe, data_dir, like=like))
-    if chain is None:
-        with scope():
-            chain = make_chain(recipe, teacher, parts)
+    teacher, chain, parts = models_and_data(
+        recipe, data_dir, verbose, strategy=strategy, teacher=teacher, parts=parts
+    )
     settings = dict(settings or {})
     if parts.task is None:
         task = task_without_labels(recipe, teacher)
@@ -117,7 +107,50 @@ def run(
     return result, accuracies
 
 
-def trained_first(recipe, data_dir, verbose):
+def models_and_data(
+    recipe,
+    data_dir=None,
+    verbose=0,
+    announce=print,
+    *,
+    strategy=None,
+    teacher=None,
+    parts=None,
+):
+    """What a recipe's run begins with.
+
+    Args:
+        recipe, data_dir, verbose, strategy, teacher, parts: As `run` takes them.
+        announce: As `keras_kd.recipes.data.load` takes it.
+
+    Returns:
+        `(teacher, chain, parts)`: the teacher as its students' inputs reach it, or None;
+        the `DistillationChain`, without data; and the data.
+
+    Raises:
+        ValueError: As `run`.
+    """
+    workers = Workers(strategy)
+    scope = strategy.scope if strategy else contextlib.nullcontext
+    with scope():
+        if teacher is None and workers.count == 1:
+            teacher = _trained_first(recipe, data_dir, verbose)
+        teacher = teacher_of(recipe, teacher)
+        chain = None if recipe.is_sized_by_data else make_chain(recipe, teacher)
+    shown = teacher if teacher is not None else chain and chain.stages[0].student
+    like = recipe_data.takes(shown)
+    if parts is None:
+        # The chief prepares what the others then read.
+        parts = workers.after_chief(
+            lambda: recipe_data.load(recipe, data_dir, announce, like=like)
+        )
+    if chain is None:
+        with scope():
+            chain = make_chain(recipe, teacher, parts)
+    return teacher, chain, parts
+
+
+def _trained_first(recipe, data_dir, verbose):
     """A shipped teacher that is not there, outside a clone: trained now, and kept.
 
     Returns:
@@ -139,12 +172,6 @@ def trained_first(recipe, data_dir, verbose):
         )
         run(trained, folder, data_dir, verbose, made_by)
     return load_model(path)
-
-
-def like_of(teacher, chain):
-    """The shape of the examples that a recipe's models take, for `recipes.data.load`."""
-    shown = teacher if teacher is not None else chain and chain.stages[0].student
-    return recipe_data.takes(shown)
 
 
 def teacher_of(recipe, teacher=None):

@@ -1,6 +1,5 @@
 """Runs a recipe over several seeds, one after the other or in processes side by side."""
 
-import contextlib
 import gc
 import json
 import logging
@@ -15,14 +14,8 @@ from keras_kd.distribution.served import serve
 from keras_kd.evaluation.uncertainty import over_seeds
 from keras_kd.losses.arguments import check_integer
 from keras_kd.recipes import data as recipe_data
-from keras_kd.recipes.recipe import AS_JSON, Recipe, make_chain
-from keras_kd.recipes.run import (
-    TEACHER_OUTPUTS,
-    like_of,
-    run,
-    teacher_of,
-    trained_first,
-)
+from keras_kd.recipes.recipe import AS_JSON, Recipe
+from keras_kd.recipes.run import TEACHER_OUTPUTS, models_and_data, run
 from keras_kd.report.tables import score_cell
 from keras_kd.runs import manifest
 from keras_kd.runs.schema import EvaluationEntry
@@ -32,9 +25,7 @@ from keras_kd.tasks.scores import SCORES
 logger = logging.getLogger(__name__)
 
 
-def run_seeds(
-    recipe, count, run_dir, data_dir=None, verbose="auto", name=None, jobs=1
-):
+def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None, jobs=1):
     """Runs a recipe with several seeds: its own, and those after it.
 
     Args:
@@ -94,6 +85,7 @@ def _side_by_side(recipe, seeds, folder, data_dir, verbose, name, shares, say):
     Raises:
         JobError: Some failed; names each, and says how to go on.
     """
+
     def prepare():
         if not all((folder / f"seed-{x}" / "results.json").is_file() for x in seeds):
             _prepare(recipe, folder / TEACHER_OUTPUTS, data_dir, verbose)
@@ -109,13 +101,8 @@ def _side_by_side(recipe, seeds, folder, data_dir, verbose, name, shares, say):
     tasks = _Seeds(seeds)
     if verbose == 0:
         say = logger.warning
-    with contextlib.ExitStack() as stack:
-        bar = None
-        if verbose == "auto" and progress.can_show_bars():
-            bar = stack.enter_context(progress.bar(len(seeds)))
-        failed = job_processes.run(
-            __name__, setup, shares, tasks, say, bar, prepare
-        )
+    with progress.bar_if_shown(len(seeds), verbose) as bar:
+        failed = job_processes.run(__name__, setup, shares, tasks, say, bar, prepare)
     if failed or tasks.left:
         reasons = [f"{label}: {why}" for label, why in failed.items()]
         if tasks.left:
@@ -146,7 +133,7 @@ def _prepare(recipe, outputs, data_dir, verbose):
     That is a shipped teacher that is not there, the data set in TFDS's folder, and what the
     first teacher says of the same examples for every seed.
     """
-    teacher, chain, parts = _models_and_data(recipe, data_dir, verbose, print)
+    teacher, chain, parts = models_and_data(recipe, data_dir, verbose)
     train_data = recipe_data.TrainData(recipe, parts.train, outputs)
     for section, stage in zip(recipe.stage, chain.stages, strict=True):
         is_first = list(chain.teachers_of(stage).values()) == [teacher]
@@ -156,16 +143,6 @@ def _prepare(recipe, outputs, data_dir, verbose):
             train_data.of(section)(teacher)
 
 
-def _models_and_data(recipe, data_dir, verbose, announce):
-    teacher = teacher_of(recipe, trained_first(recipe, data_dir, verbose))
-    chain = None if recipe.is_sized_by_data else make_chain(recipe, teacher)
-    like = like_of(teacher, chain)
-    parts = recipe_data.load(recipe, data_dir, announce, like=like)
-    if chain is None:
-        chain = make_chain(recipe, teacher, parts)
-    return teacher, chain, parts
-
-
 def _begin(setup, tell):
     """What a process does for all of its seeds, and the function of a seed."""
     progress.Progress.shown_elsewhere = tell.share
@@ -173,7 +150,7 @@ def _begin(setup, tell):
     folder, verbose = Path(setup["folder"]), setup["verbose"]
     data_dir, name = setup["data_dir"], setup["name"]
     # The data are read once.
-    _, _, parts = _models_and_data(recipe, data_dir, verbose, announce=lambda line: None)
+    _, _, parts = models_and_data(recipe, data_dir, verbose, lambda line: None)
 
     def run_one(seed):
         one = recipe.model_copy(update={"seed": seed})

@@ -10,15 +10,12 @@ from keras import ops, tree
 
 from keras_kd.evaluation.profile import profile
 from keras_kd.recipes import data as recipe_data
-from keras_kd.recipes.recipe import make_chain
-from keras_kd.recipes.run import like_of, teacher_of
+from keras_kd.recipes.run import models_and_data
 from keras_kd.tables import markdown_table
 from keras_kd.training.distiller import Distiller
 
 # Batches that data are read of, and times that each part is timed.
 _BATCHES, _REPEATS = 20, 10
-# Rows of the square matrices whose product shows what the machine can do.
-_SIZE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +70,7 @@ def step_costs(recipe, data_dir=None):
             "The parts of a step are timed on TensorFlow alone. Received: Keras on "
             f"{keras.backend.backend()}."
         )
-    teacher = teacher_of(recipe)
-    chain = None if recipe.is_sized_by_data else make_chain(recipe, teacher)
-    parts = recipe_data.load(recipe, data_dir, like=like_of(teacher, chain))
-    chain = chain or make_chain(recipe, teacher, parts)
+    _, chain, parts = models_and_data(recipe, data_dir)
     sections = [x for x in recipe.stage if x.epochs]
     train = parts.train
     if not any(x.examples or x.classes for x in sections):
@@ -143,7 +137,7 @@ def _of_stage(chain, stage, make_data):
     macs = profile(stage.student).pure_macs
     rate = None
     if macs is not None:
-        rate = 3 * macs * size / (step / 1000) / _products_a_second(model.compute_dtype)
+        rate = 3 * macs * size / (step / 1000) / products_a_second(model.compute_dtype)
     return StepCost(
         stage.name,
         size,
@@ -177,9 +171,9 @@ def _milliseconds(call):
     return statistics.median(found)
 
 
-def _products_a_second(dtype):
-    """Multiply-accumulates of a product of large matrices."""
+def products_a_second(dtype, size=1024):
+    """Multiply-accumulates a second of a product of two large square matrices."""
     import tensorflow as tf
 
-    a = tf.cast(tf.random.normal((_SIZE, _SIZE)), dtype)
-    return _SIZE**3 / (_milliseconds(lambda: tf.matmul(a, a)) / 1000)
+    a = tf.cast(tf.random.normal((size, size)), dtype)
+    return size**3 / (_milliseconds(lambda: tf.matmul(a, a)) / 1000)

@@ -16,9 +16,6 @@ from keras import tree
 
 from keras_kd.distribution.distribute import without_optionals
 
-# More than on TensorFlow: what is copied for each is a few numbers.
-_MOST_AT_A_TIME = 32
-
 
 class Epoch(keras.callbacks.Callback):
     """What a `fit` knows of its epoch, so that no group of batches goes beyond its end.
@@ -53,17 +50,13 @@ class Epoch(keras.callbacks.Callback):
         self._asked_for += 1
         return self._asked_for
 
-    def group_size(self, most=None):
-        """How many batches may be trained on now, with the one that is asked for.
-
-        Args:
-            most: Instead of the epoch's own, where that is not 1.
-        """
+    def group_size(self):
+        """How many batches may be trained on now, with the one that is asked for."""
         if self.most == 1 or self._is_stopped:
             return 1
-        most, steps = most or self.most, self.params["steps"]
-        left = most if steps is None else steps - self._asked_for + 1
-        return max(1, min(most, left))
+        steps = self.params["steps"]
+        left = self.most if steps is None else steps - self._asked_for + 1
+        return max(1, min(self.most, left))
 
     def reads(self):
         """Whether the metrics are to be read after the batch that is asked for."""
@@ -212,8 +205,9 @@ class JaxGroups:
 
     def _next_rows(self, iterator):
         """Row numbers of batches of one size: a whole group of them, or one."""
-        most = self._model._epoch.group_size(_MOST_AT_A_TIME)
-        while len(self._waiting) < most:
+        epoch = self._model._epoch
+        size = epoch.group_size()
+        while len(self._waiting) < size:
             rows = next(iterator, None)
             if rows is None:
                 break
@@ -222,8 +216,8 @@ class JaxGroups:
             raise StopIteration
         sizes = {len(rows) for rows in self._waiting}
         # A group of another length would be compiled anew.
-        is_whole = len(self._waiting) >= _MOST_AT_A_TIME and len(sizes) == 1
-        taken = _MOST_AT_A_TIME if is_whole else 1
+        is_whole = len(self._waiting) >= epoch.most and len(sizes) == 1
+        taken = epoch.most if is_whole else 1
         return [self._waiting.popleft() for _ in range(taken)]
 
     def _steps(self, state, arrays, rows):

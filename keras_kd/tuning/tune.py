@@ -8,9 +8,7 @@ import time
 from pathlib import Path
 
 from keras_kd import files
-from keras_kd.chain.progress import Progress
-from keras_kd.chain.progress import bar as show_bar
-from keras_kd.chain.progress import can_show_bars
+from keras_kd.chain.progress import Progress, bar_if_shown
 from keras_kd.distribution import jobs as job_processes
 from keras_kd.extras import needed_by
 from keras_kd.losses.arguments import check_integer
@@ -123,10 +121,9 @@ def _side_by_side(recipe, folder, data_dir, verbose, jobs):
     }
 
     def train(tasks):
-        with contextlib.ExitStack() as stack:
-            bar = None
-            if tasks.count and verbose == "auto" and can_show_bars():
-                bar = stack.enter_context(show_bar(tasks.count))
+        # Hyperband does not say how many there will be.
+        shown = bar_if_shown(tasks.count, verbose if tasks.count else 0)
+        with shown as bar:
             failed = job_processes.run(
                 tune_trials.__name__, setup, shares, tasks, say, bar
             )

@@ -175,7 +175,7 @@ def torch_model(name):
 
 
 def of_torch(name, policy, batch_size, count, seconds):
-    """dict of way to images a second: eager steps, compiled ones, and CUDA graphs."""
+    """dict of way to images a second: eager steps, and CUDA graphs."""
     import torch
     from torch.nn import functional
 

@@ -27,6 +27,7 @@ import keras_kd as kd
 from keras_kd import data
 from keras_kd.recipes import zoo
 from keras_kd.recipes.model_files import load_model
+from keras_kd.recipes.step_cost import products_a_second
 from keras_kd.training.several_steps import batches_at_a_time
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -119,15 +120,6 @@ def inference_time(teacher, batches, steps):
     return (time.perf_counter() - start) / steps
 
 
-def multiply_accumulates_per_second(dtype, size=2048, count=6):
-    a = tf.cast(tf.random.normal((size, size)), dtype)
-    tf.matmul(a, a)
-    start = time.perf_counter()
-    for _ in range(count):
-        tf.matmul(a, a)
-    return count * size**3 / (time.perf_counter() - start)
-
-
 def training_macs(model):
     """Of one example's step: forward, gradients of weights, and of all inputs but x."""
     layers = [x for x in model.layers if x.weights]
@@ -208,7 +200,7 @@ def measure_steps(stage, batch_size, train, teachers, repeats, steps):
             # The first round is for tracing, and is not counted.
             found.setdefault(name, []).extend([seconds] * bool(repeat))
         for dtype, values in rates.items():
-            values += [multiply_accumulates_per_second(dtype)] * bool(repeat)
+            values += [products_a_second(dtype, size=2048)] * bool(repeat)
     medians = {name: 1000 * statistics.median(x) for name, x in found.items()}
     macs = batch_size * training_macs(zoo.build(STAGES[stage][0]))
     for dtype, values in rates.items():

@@ -18,9 +18,8 @@ from keras_kd.recipes.recipe import Recipe
 from keras_kd.runs.manifest import RunError
 
 
-@pytest.fixture
-def write_recipe(write_recipe):
-    """Of small networks, whose files are soon written."""
+def of_small_networks(write_recipe):
+    """The same, of small networks, whose files are soon written."""
 
     def write(*args, **kwargs):
         path = write_recipe(*args, **kwargs)
@@ -28,6 +27,11 @@ def write_recipe(write_recipe):
         return path
 
     return write
+
+
+@pytest.fixture
+def write_recipe(write_recipe):
+    return of_small_networks(write_recipe)
 
 
 def chain_text(teacher):

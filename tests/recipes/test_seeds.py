@@ -18,19 +18,12 @@ from keras_kd.recipes import run as recipe_run
 from keras_kd.recipes import seeds, zoo
 from keras_kd.recipes.seeds import run_seeds
 from keras_kd.runs.manifest import RunError
-from tests.recipes.test_run import chain_text
+from tests.recipes.test_run import chain_text, of_small_networks
 
 
 @pytest.fixture
 def write_recipe(write_recipe):
-    """Of small networks, whose files are soon written."""
-
-    def write(*args, **kwargs):
-        path = write_recipe(*args, **kwargs)
-        path.write_text(path.read_text().replace("mnist_student", "mnist_fc_16"))
-        return path
-
-    return write
+    return of_small_networks(write_recipe)
 
 
 def test_several_seeds(write_recipe, sample_data, tmp_path):
