@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import itertools
+import json
 import logging
 import signal
 import threading
@@ -90,6 +92,44 @@ def dataset_options(command):
     return _dataset(_label(command))
 
 
+def manifest_of(run_dir):
+    """The manifest of a folder, a dict; empty where it is no run's."""
+    from keras_kd.runs import manifest
+
+    is_run = run_dir and (Path(run_dir) / manifest.MANIFEST).is_file()
+    return manifest.read(run_dir) if is_run else {}
+
+
+def check_as_run(parts, run_dir):
+    """Refuses data of other classes or columns than those of the run of a model.
+
+    Classes and categories are numbered by those that are there, so that the numbers would
+    stand for others.
+
+    Args:
+        parts: The `keras_kd.datasets.parts.Parts`.
+        run_dir: A folder; it need not be a run's.
+
+    Raises:
+        DataError: They are others; names the first.
+    """
+    from keras_kd.data import DataError
+
+    known = manifest_of(run_dir)
+    columns = [dataclasses.asdict(x) for x in parts.columns or ()]
+    given = {"class_names": parts.names, "columns": columns}
+    for word, ours in json.loads(json.dumps(given)).items():
+        theirs = known.get(word)
+        if theirs and ours != theirs:
+            both = itertools.zip_longest(theirs, ours or ())
+            a, b = next(x for x in both if x[0] != x[1])
+            raise DataError(
+                f"These data are not numbered as those of the run in {run_dir}: of its "
+                f"{word.replace('_', ' ')} {a!r} is {b!r} here. Give data with the same "
+                "ones, in the same order; a part of them may be of few rows."
+            )
+
+
 def data_of(dataset, label, run_dir):
     """The data set to measure on: what is given, or what a run was on, or MNIST.
 
@@ -101,10 +141,8 @@ def data_of(dataset, label, run_dir):
     """
     from keras_kd.datasets.load import Own
     from keras_kd.recipes.sections import DataRecipe
-    from keras_kd.runs import manifest
 
-    is_run = run_dir and (Path(run_dir) / manifest.MANIFEST).is_file()
-    recipe = (manifest.read(run_dir).get("recipe") if is_run else None) or {}
+    recipe = manifest_of(run_dir).get("recipe") or {}
     own = recipe.get("dataset", "mnist")
     if isinstance(own, dict):
         own = DataRecipe(**own).make()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from keras_kd.cli.base import data_dir, data_of, dataset_options, main
+from keras_kd.cli.base import check_as_run, data_dir, data_of, dataset_options, main
 
 
 @main.command()
@@ -36,9 +36,11 @@ def evaluate(model, dataset, label, teacher, task, data_dir):
     # Standard output holds the measurements alone.
     announce = functools.partial(click.echo, err=True)
     # Of a run it lies in a folder of its stage.
-    dataset = data_of(dataset, label, Path(model).parent.parent)
+    run_dir = Path(model).parent.parent
+    dataset = data_of(dataset, label, run_dir)
     like = loaded.input_shape[1:]
     parts = datasets.load(dataset, data_dir, announce, wanted=["test"], like=like)
+    check_as_run(parts, run_dir)
     images, labels = parts.test
     if labels is None:
         path = getattr(dataset, "path", dataset)

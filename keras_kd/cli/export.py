@@ -4,7 +4,14 @@ from pathlib import Path
 
 import click
 
-from keras_kd.cli.base import data_dir, data_of, dataset_options, main, shown_log
+from keras_kd.cli.base import (
+    check_as_run,
+    data_dir,
+    data_of,
+    dataset_options,
+    main,
+    shown_log,
+)
 
 
 @main.command()
@@ -82,9 +89,11 @@ def export(
     # Before the data are prepared, which may take a while.
     checks.check_target(out, format, arguments["overwrite"])
     loaded = load_model(source)
-    dataset = data_of(dataset, label, run_dir or Path(model).parent.parent)
+    of_run = run_dir or Path(model).parent.parent
+    dataset = data_of(dataset, label, of_run)
     is_calibrated = quantization == "int8"
     parts, calibration = _examples(dataset, data_dir, loaded, is_calibrated)
+    check_as_run(parts, of_run)
     as_taken = data.for_models
     if preprocessing:
         if parts.kind != "images":
@@ -148,6 +157,7 @@ def _export_all(run_dir, given, dataset, label, data_dir):
     model = load_model(files[-1]) if files else None
     dataset = data_of(dataset, label, run_dir)
     parts, calibration = _examples(dataset, data_dir, model)
+    check_as_run(parts, run_dir)
     with shown_log():
         exports = export_run(
             run_dir,

@@ -24,12 +24,14 @@ class Raw:
             whole numbers.
         missing: Booleans (n,); the values there mean nothing.
         is_flag: Whether they are truth values, as "false" and "true".
+        numbers: Of text that is whole numbers, such as "007", these, int64; else None.
     """
 
     name: str
     values: np.ndarray
     missing: np.ndarray
     is_flag: bool = False
+    numbers: np.ndarray | None = None
 
     @property
     def is_text(self):
@@ -85,9 +87,9 @@ class Raw:
 
     def rows(self, kept):
         """The same of some rows alone."""
-        return dataclasses.replace(
-            self, values=self.values[kept], missing=self.missing[kept]
-        )
+        arrays = {"values": self.values, "missing": self.missing, "numbers": self.numbers}
+        some = {name: x if x is None else x[kept] for name, x in arrays.items()}
+        return dataclasses.replace(self, **some)
 
 
 def inputs_of(columns, path, announce):
@@ -160,26 +162,30 @@ def as_numbers(columns, path):
 
     Returns:
         `(x, columns, contents)`: float32 (n, columns); a tuple of `Column`; and bytes of
-        each row's content, a list of n, equal for equal rows and whatever other categories
-        there are.
+        each row's content, a list of n, equal for equal rows, whatever other categories
+        there are, and whether whole numbers are categories.
 
     Raises:
         DataError: Numbers of a column are the same in float32.
     """
     x = np.empty((len(columns[0].values), len(columns)), "float32")
-    described, names = [], []
+    described, names, numbers = [], [], []
     for place, column in enumerate(columns):
         if not column.is_text:
             # Of two zeros there is one.
             x[:, place] = as_float32(column, path) + np.float32(0)
             described.append(Column(column.name))
+            numbers.append(x[:, place])
             continue
         texts = np.where(column.missing, "", column.values)
-        categories, numbers = np.unique(texts.astype(str), return_inverse=True)
-        x[:, place] = numbers
+        categories, places = np.unique(texts.astype(str), return_inverse=True)
+        x[:, place] = places
         described.append(Column(column.name, tuple(map(str, categories))))
-        names.append([f"{len(x)}:{x}" for x in texts])
-    numbers = x[:, [column.categories is None for column in described]]
+        if column.numbers is None:
+            names.append([f"{len(x)}:{x}" for x in texts])
+        else:
+            numbers.append(np.where(column.missing, np.nan, column.numbers))
+    numbers = np.array(numbers, "float32").reshape(len(numbers), len(x)).T.copy()
     texts = ["".join(x).encode() for x in zip(*names, strict=True)] or [b""] * len(x)
     contents = [a.tobytes() + b for a, b in zip(numbers, texts, strict=True)]
     return x, tuple(described), contents

@@ -1,6 +1,7 @@
 """A table in a CSV or Parquet file: a row is an example."""
 
 import collections
+import dataclasses
 import difflib
 import re
 from pathlib import Path
@@ -71,7 +72,9 @@ def read_table(
     """
     path = Path(path)
     check_task(task)
-    columns = _load(path)
+    # What a user calls values are no codes.
+    values_of = (_LABEL if label is None else label) if task == "regression" else None
+    columns = _load(path, values_of)
     name = _label_name(columns, label, path)
     target = columns.pop(name, None)
     if task is not None and (target is None or not labels):
@@ -115,19 +118,26 @@ def read_table(
     return found
 
 
-def _load(path):
-    """dict of column name to `Raw`."""
+def _load(path, values_of=None):
+    """dict of column name to `Raw`.
+
+    Args:
+        path: Of the file.
+        values_of: A column whose whole numbers are no codes, whatever they begin with.
+    """
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
     with needed_by("A table", "tables"):
         import pyarrow
         from pyarrow import csv, parquet
+    codes = {}
     try:
         if path.suffix.lower() == ".parquet":
             table = parquet.read_table(path)
         else:
             options = csv.ParseOptions(delimiter=_delimiter(path), newlines_in_values=True)
-            table = _with_codes(path, csv.read_csv(path, parse_options=options), options)
+            table = csv.read_csv(path, parse_options=options)
+            codes = _codes(path, table, options)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} cannot be read as a table: {reason}") from error
@@ -144,27 +154,37 @@ def _load(path):
         raise DataError(f"{path} has {names[twice[0]]} columns named {twice[0]!r}.")
     if table.num_rows == 0:
         raise DataError(f"{path} holds no rows.")
-    return {name: _raw(name, table[name], path) for name in table.column_names}
+    found = {name: _raw(name, table[name], path) for name in table.column_names}
+    for name, column in codes.items():
+        if name != values_of and column.is_category():
+            found[name] = column
+    return found
 
 
-def _with_codes(path, table, options):
-    """The same table, with whole numbers that begin with 0, as postcodes do, as text.
+def _codes(path, table, options):
+    """dict of name to `Raw` of whole numbers some of which begin with 0, as postcodes do.
 
-    Of so many values that they are no categories they stay numbers.
+    They are text, which knows its numbers: so rows stay in their parts when such a one is
+    the first to come. Of so many values that they are no categories they are numbers.
     """
     from pyarrow import compute, csv, string, types
 
     whole = [x.name for x in table.schema if types.is_integer(x.type)]
     if not whole or len(set(table.column_names)) < table.num_columns:
-        return table
+        return {}
     as_text = dict.fromkeys(whole, string())
     convert = csv.ConvertOptions(include_columns=whole, column_types=as_text)
     texts = csv.read_csv(path, parse_options=options, convert_options=convert)
+    found = {}
     for name in whole:
         is_code = compute.match_substring_regex(texts[name], r"^\s*0\d")
-        if compute.any(is_code).as_py() and _raw(name, texts[name], path).is_category():
-            table = table.set_column(table.column_names.index(name), name, texts[name])
-    return table
+        if compute.any(is_code).as_py():
+            # "NA" is a missing number, and no text.
+            known = compute.if_else(table[name].is_null(), "", texts[name])
+            column = _raw(name.strip(), known, path)
+            numbers = table[name].fill_null(0).to_numpy().astype("int64")
+            found[name.strip()] = dataclasses.replace(column, numbers=numbers)
+    return found
 
 
 def _delimiter(path):

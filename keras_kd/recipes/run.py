@@ -1,6 +1,7 @@
 """Runs a recipe: its data, its chain, its run folder."""
 
 import contextlib
+import dataclasses
 import logging
 import shutil
 from pathlib import Path
@@ -90,6 +91,8 @@ def run(
         settings["data"] = parts.digest()
     if parts.names:
         settings["class_names"] = parts.names
+    if parts.columns:
+        settings["columns"] = list(map(dataclasses.asdict, parts.columns))
     keras.utils.set_random_seed(recipe.seed)
     result = chain.fit(
         None,

@@ -65,12 +65,17 @@ def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None, 
     settings = {"recipe_name": name, "recipe": recipe.model_dump(**AS_JSON)}
     folder = manifest.open_seeds(run_dir, settings, seeds)
     outputs = folder / TEACHER_OUTPUTS
-    if len(shares) > 1:
-        _side_by_side(recipe, seeds, folder, data_dir, verbose, name, shares, say)
-    else:
-        for seed in seeds:
-            one = recipe.model_copy(update={"seed": seed})
-            run(one, folder / f"seed-{seed}", data_dir, verbose, name, outputs)
+    try:
+        if len(shares) > 1:
+            _side_by_side(recipe, seeds, folder, data_dir, verbose, name, shares, say)
+        else:
+            for seed in seeds:
+                one = recipe.model_copy(update={"seed": seed})
+                run(one, folder / f"seed-{seed}", data_dir, verbose, name, outputs)
+    finally:
+        if not any(folder.glob("seed-*")):
+            # None has begun: another recipe may, as where there is one seed.
+            shutil.rmtree(folder)
     shutil.rmtree(outputs, ignore_errors=True)
     rows = _of_all_seeds(folder)
     table = _over_seeds(list(rows.values()))

@@ -10,7 +10,7 @@ from keras import ops, tree
 
 from keras_kd.evaluation.profile import profile
 from keras_kd.recipes import data as recipe_data
-from keras_kd.recipes.run import models_and_data
+from keras_kd.recipes.run import give_data, models_and_data
 from keras_kd.tables import markdown_table
 from keras_kd.training.distiller import Distiller
 
@@ -77,10 +77,10 @@ def step_costs(recipe, data_dir=None):
         # So that no teacher has to answer more.
         count = _BATCHES * max(map(recipe.batch_size_of, sections), default=0)
         train = tree.map_structure(lambda x: None if x is None else x[:count], train)
-    stages = {stage.name: stage for stage in chain.stages}
     with tempfile.TemporaryDirectory(prefix="keras_kd-") as folder:
         train_data = recipe_data.TrainData(recipe, train, folder)
-        return [_of_stage(chain, stages[x.name], train_data.of(x)) for x in sections]
+        give_data(recipe, chain, train_data, dataclasses.replace(parts, train=train))
+        return [_of_stage(chain, stage) for stage in chain.stages if stage.epochs]
 
 
 def as_table(costs):
@@ -103,12 +103,12 @@ def as_table(costs):
     return markdown_table(rows, numbers_from=1)
 
 
-def _of_stage(chain, stage, make_data):
+def _of_stage(chain, stage):
     import tensorflow as tf
 
     stage, teacher = chain.as_taught(stage)
     model = stage.model_to_fit(teacher)
-    data = make_data(teacher).repeat().take(_BATCHES)
+    data = stage.train_data(teacher).repeat().take(_BATCHES)
     batch = next(iter(data))
     start = time.perf_counter()
     for _ in data:

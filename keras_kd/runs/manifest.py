@@ -24,8 +24,8 @@ _KINDS = {"run": "one run", "seeds": "a run over several seeds", "tune": "a sear
 # What a model has of these changes while the run goes on.
 _PROGRESS = ("state", "error", "files")
 _MODELS = ("teacher", "stages")
-# What a run and its classes are called, and not what they are.
-_LABELS = ("recipe_name", "class_names")
+# What a run, its classes and its columns are called; of the data there is a checksum.
+_LABELS = ("recipe_name", "class_names", "columns")
 
 
 class RunError(ValueError):

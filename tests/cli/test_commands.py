@@ -14,9 +14,10 @@ from click.testing import CliRunner
 
 from keras_kd import data, datasets, losses
 from keras_kd.cli import main
-from keras_kd.cli.base import data_of
+from keras_kd.cli.base import check_as_run, data_of
 from keras_kd.cli.export import _examples
 from keras_kd.datasets.load import Own
+from keras_kd.datasets.parts import Column, Parts
 from keras_kd.recipes import recipe, zoo
 from tests.runs.sample_run import make_run
 
@@ -349,6 +350,33 @@ def test_a_runs_model_is_measured_on_its_own_test_part(tmp_path):
     found = data_of(None, "y", run)
     assert (found.path, found.label, found.test) == (own["path"], "y", 0.05)
     assert data_of("b.csv", "y", run) == Own("b.csv", label="y")
+
+
+@pytest.mark.parametrize(
+    ("classes", "colors", "message"),
+    [
+        (("high", "low"), ("green", "red"), None),
+        (("low", "top"), ("green", "red"), "of its class names 'high' is 'low' here"),
+        (("high", "low"), ("red",), "of its columns .*'green', 'red'.* is .*.'red'."),
+        (("high", "low"), None, "of its columns"),
+    ],
+)
+def test_a_runs_model_is_shown_no_other_numbering(tmp_path, classes, colors, message):
+    """Numbers of categories and classes go by those that are in the data."""
+    run = make_run(tmp_path / "run", examples=20)
+    manifest = json.loads((run / "manifest.json").read_text())
+    color = {"name": "color", "categories": ["green", "red"]}
+    told = {"columns": [color, {"name": "size", "categories": None}]}
+    told["class_names"] = ["high", "low"]
+    (run / "manifest.json").write_text(json.dumps(manifest | told))
+    columns = (Column("color", colors), Column("size"))
+    parts = Parts(None, None, None, classes, "table", "multiclass", columns)
+    # Of what is no run nothing is known.
+    check_as_run(parts, tmp_path)
+    if message is None:
+        return check_as_run(parts, run)
+    with pytest.raises(data.DataError, match=message):
+        check_as_run(parts, run)
 
 
 def test_own_images_calibrate_from_all_classes(tmp_path):

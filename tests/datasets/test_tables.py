@@ -283,3 +283,34 @@ def test_whole_numbers_that_begin_with_0_are_categories(tmp_path):
     columns = {x.name: x.categories for x in quiet(tmp_path / "t.csv").columns}
     posts = ("00100", "01100", "02100", "03100")
     assert columns == {"post": posts, "many": None, "size": None}
+
+
+def coded(tmp_path, rows):
+    (tmp_path / "t.csv").write_text("\n".join(["code,size,label", *rows]))
+    return tmp_path / "t.csv"
+
+
+def test_no_row_moves_when_a_number_that_begins_with_0_comes(tmp_path):
+    """The first makes a category of what was a number; the hash is of the number."""
+    rows = [f"{10 + k % 30},{k / 7},{'ab'[k % 2]}" for k in range(300)]
+    before = quiet(coded(tmp_path, rows))
+    after = quiet(coded(tmp_path, [*rows, "05,0.111,a"]))
+    assert before.columns[0].categories is None and after.columns[0].categories is not None
+    sizes = [set(x.train[0][:, 1].tolist()) for x in (before, after)]
+    assert len(sizes[0]) > 200 and sizes[1] - sizes[0] <= {np.float32(0.111)}
+
+
+def test_a_missing_code_is_missing_however_it_is_written(tmp_path):
+    rows = [f"{['NA', '', '007', '008'][k % 4]},{k / 7},{k % 2}" for k in range(80)]
+    (column, _) = quiet(coded(tmp_path, rows)).columns
+    assert column.categories == ("", "007", "008")
+    with pytest.raises(DataError, match="20 of 80 rows lack a value"):
+        rows = [f"1,{k / 7},{['NA', '007', '008', '9'][k % 4]}" for k in range(80)]
+        quiet(coded(tmp_path, rows))
+
+
+def test_codes_that_are_called_values_are_values(tmp_path):
+    rows = [f"{k % 3},{k / 7},0{k % 9 + 1}" for k in range(90)]
+    found = quiet(coded(tmp_path, rows), task="regression")
+    assert sorted(set(together(found)[1].tolist())) == list(range(1, 10))
+    assert quiet(coded(tmp_path, rows)).class_names[0] == "01"

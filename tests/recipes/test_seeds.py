@@ -230,3 +230,13 @@ def test_one_of_two_is_killed(own_data, tmp_path, monkeypatch):
     run_seeds(loaded, 2, folder, verbose=0)
     run_seeds(loaded, 2, tmp_path / "one", verbose=0)
     assert in_files(folder) == in_files(tmp_path / "one")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_seeds_that_are_refused_leave_no_folder(write_recipe, sample_data, tmp_path, jobs):
+    """Another recipe may begin there."""
+    text = chain_text(tmp_path / "none.keras")
+    with pytest.raises((FileNotFoundError, job_processes.JobError), match="none.keras"):
+        loaded = recipe.load(write_recipe(text=text))
+        run_seeds(loaded, 2, tmp_path / "run", verbose=0, jobs=jobs)
+    assert not (tmp_path / "run").exists()

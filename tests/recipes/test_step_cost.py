@@ -1,6 +1,8 @@
 """The parts of a step: all there, those that there are not, and no more than the step."""
 
 
+import numpy as np
+
 from keras_kd.recipes import recipe
 from keras_kd.recipes.step_cost import as_table, step_costs
 from tests.cli.test_commands import invoke
@@ -48,3 +50,13 @@ def test_nothing_of_the_models_is_kept(write_recipe, sample_data, tmp_path):
     assert done.exit_code == 0, done.output
     assert "student forward" in done.output
     assert [x for x in tmp_path.iterdir() if x.name != "mine.toml"] == before
+
+
+def test_what_has_no_labels_is_timed_too(write_recipe, tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1)).astype("uint8")
+    np.savez(tmp_path / "x.npz", x=x)
+    own = f'{{ path = "{tmp_path / "x.npz"}", labels = false }}'
+    text = TAUGHT.split("[[stage]]\nname = \"tapping\"")[0].replace('"mnist"', own, 1)
+    loaded = recipe.load(write_recipe(text=text + "student_loss_weight = 0.0\n"))
+    (cost,) = step_costs(loaded)
+    assert cost.teacher is not None and cost.step > 0
