@@ -214,8 +214,10 @@ def gathered(
     examples = rows.map(gather, num_parallel_calls, deterministic)
     batches = without_autotune(examples.prefetch(2, name=name))
     # Views are counted apart.
-    is_plain = held is None or isinstance(rows, CountedApart)
-    return batches if is_plain else GatheredDataset(batches, rows, held)
+    if held is None or isinstance(rows, CountedApart):
+        return batches
+    # Else tf.data reads ahead behind a `repeat`, and draws an order too many.
+    return GatheredDataset(batches, without_autotune(rows), held)
 
 
 def mark(dataset, outputs_id):

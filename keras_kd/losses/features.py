@@ -266,10 +266,13 @@ def same_size(teacher_features, student_features, reduce=ops.mean):
     Args:
         teacher_features, student_features: (batch, height, width, channels).
         reduce: What makes the larger one smaller; `ops.max` takes maxima.
+
+    Returns:
+        Both, float32 or more.
     """
+    maps = at_least_float32(teacher_features), at_least_float32(student_features)
     if len(teacher_features.shape) < 4:
-        return teacher_features, student_features
-    maps = teacher_features, student_features
+        return maps
     known = [x.shape[1:3] for x in maps]
     if None not in (*known[0], *known[1]):
         size = tuple(map(min, zip(*known, strict=True)))

@@ -11,6 +11,7 @@ from keras_kd import data
 from keras_kd.chain.carried import is_given
 from keras_kd.chain.chain import DistillationChain
 from keras_kd.chain.stage import named
+from keras_kd.recipes.model_files import is_trained
 from keras_kd.recipes.sections import (
     APPLICATION,
     NAME,
@@ -54,11 +55,7 @@ class Recipe(Section):
     batch_size: PositiveInt
     # Of the students while they train; what is measured and saved is float32.
     # "auto" becomes mixed_bfloat16 where that is faster, else float32.
-    dtype_policy: Annotated[
-        str,
-        one_of(DTYPE_POLICIES, "dtype policy"),
-        pydantic.AfterValidator(precision.chosen_policy),
-    ] = "float32"
+    dtype_policy: Annotated[str, one_of(DTYPE_POLICIES, "dtype policy")] = "float32"
     # "mnist/teacher" is a folder of models/; a path that ends in .keras is a file.
     teacher: str | None = None
     # How the teacher wants its images; as a student's, [0, 1], without.
@@ -76,6 +73,15 @@ class Recipe(Section):
     # not, once, at the end.
     test_each_epoch: Flag = True
     stage: Annotated[list[StageRecipe], Field(min_length=1)]
+
+    @pydantic.model_validator(mode="after")
+    def _chooses_policy(self):
+        if self.dtype_policy == "auto":
+            # Layers of files keep their own, which is float32 where nobody asked for more.
+            of_files = any(x.epochs and is_trained(x.model) for x in self.stage)
+            chosen = "float32" if of_files else precision.chosen_policy("auto")
+            self.__dict__["dtype_policy"] = chosen
+        return self
 
     @property
     def holds_out(self):

@@ -257,3 +257,11 @@ def test_columns_that_are_no_numbers(tmp_path):
     pa.parquet.write_table(pa.table({"a": [1.0] * 23 + [None]}), path)
     with pytest.raises(ValueError, match="column 'a' of .* has nothing in row 23"):
         with_teacher_outputs((X, Y), path)
+
+
+def test_what_is_never_in_a_step_keeps_none_from_being_compiled():
+    """As XLA compiles it, which on JAX is the default."""
+    distiller = Distiller(None, student(), "kd")
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile("sgd", loss, jit_compile=True)
+    assert distiller.jit_compile

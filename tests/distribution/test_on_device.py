@@ -41,6 +41,10 @@ CASES = {
     "steps_per_epoch": lambda model, folder: fit(
         model, cached(model).prefetch(1), steps_per_epoch=10, epochs=2
     ),
+    "repeated batches": lambda model, folder: [
+        fit(model, numbered().repeat(2), epochs=2),
+        fit(model, numbered().repeat(), steps_per_epoch=7, epochs=2),
+    ],
     "one after the other": lambda model, folder: [
         fit(model, numbered(), validation_data=numbered()),
         fit(model, numbered(X + 1), epochs=2),

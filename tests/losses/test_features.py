@@ -244,3 +244,23 @@ def test_maps_of_unknown_size_are_averaged(name, size):
         return
     for pair in ((teacher, student), (student, teacher)):
         np.testing.assert_allclose(graph(*pair), loss.compute_loss(*pair), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("attention_transfer", (2, 3, 3, 2)),
+        ("fitnet", (2, 3, 3, 2)),
+        ("fitnet", (2, 5)),
+        ("simkd", (2, 5)),
+    ],
+)
+def test_functions_of_half_precision_give_float32(name, shape):
+    """Squares of what float16 holds it holds no more."""
+    drawn = 300 * np.abs(np.random.default_rng(0).normal(size=(2, *shape)))
+    halves = drawn.astype("float16")
+    found = getattr(kd.losses, name)(*map(keras.ops.convert_to_tensor, halves))
+    wholes = map(keras.ops.convert_to_tensor, halves.astype("float32"))
+    expected = getattr(kd.losses, name)(*wholes)
+    assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -8,7 +8,7 @@ import keras
 import pytest
 
 from keras_kd.datasets.load import Own
-from keras_kd.recipes import recipe
+from keras_kd.recipes import recipe, zoo
 from keras_kd.recipes.sections import DataRecipe
 from keras_kd.training import precision
 from keras_kd.tuning.recipe import TunedRecipe
@@ -427,6 +427,17 @@ def test_a_policy_that_is_left_to_the_machine(write_recipe, tmp_path, monkeypatc
     # What the file says itself is not the machine's to choose, nor the folder's.
     path = write_recipe(extra='dtype_policy = "mixed_float16"')
     assert recipe.load(path, run_dir=tmp_path / "run").dtype_policy == "mixed_float16"
+
+
+def test_auto_asks_nothing_of_a_file(write_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "_has_accelerator", lambda: True)
+    path = write_recipe(extra='dtype_policy = "auto"')
+    assert recipe.load(path).dtype_policy == "mixed_bfloat16"
+    zoo.build("mnist_fc_4").save(tmp_path / "own.keras")
+    path.write_text(path.read_text().replace("mnist_student", f"{tmp_path}/own.keras"))
+    loaded = recipe.load(path)
+    assert loaded.dtype_policy == "float32"
+    assert recipe.make_chain(loaded, None).stages[0].epochs == 1
 
 
 def test_own_data_are_a_table(write_recipe):
