@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import keras
 import pytest
@@ -68,10 +69,12 @@ def test_the_others_go_on(tmp_path, monkeypatch):
     assert os.sched_getaffinity(0) == own
 
 
-def running(folder, count):
-    """The processes that wait in `fake_job`, when so many do."""
+def running(folder, count, parent=None):
+    """The processes that wait in `fake_job`, when so many do, or their parent has ended."""
     until = time.monotonic() + 60
     while len(found := list(folder.iterdir())) < count and time.monotonic() < until:
+        if parent is not None and parent.poll() is not None:
+            break
         time.sleep(0.05)
     return [int(x.name) for x in found]
 
@@ -101,6 +104,7 @@ def test_ctrl_c_ends_all(tmp_path):
 
 PARENT = """
 import os, sys
+sys.path.insert(0, sys.argv[2])
 from keras_kd.distribution import jobs
 from tests.distribution.test_jobs import Listed, MODULE
 jobs.run(MODULE, sys.argv[1], [list(os.sched_getaffinity(0))], Listed(["wait"]), print)
@@ -112,9 +116,11 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path):
     script.write_text(PARENT)
     waiting.mkdir()
     with open(tmp_path / "log", "w") as log:
-        command = [sys.executable, str(script), str(waiting)]
+        command = [sys.executable, str(script), str(waiting), str(Path(__file__).parents[2])]
         parent = forked.Popen(command, os.environ, log, log)
-    (process,) = running(waiting, 1)
+    found = running(waiting, 1, parent)
+    assert len(found) == 1, (tmp_path / "log").read_text()
+    (process,) = found
     parent.kill()
     parent.wait()
     until = time.monotonic() + 20
