@@ -69,9 +69,9 @@ def run_seeds(recipe, count, run_dir, data_dir=None, verbose="auto", name=None, 
         if len(shares) > 1:
             _side_by_side(recipe, seeds, folder, data_dir, verbose, name, shares, say)
         else:
+            run_one = _runner(recipe, folder, data_dir, verbose, name)
             for seed in seeds:
-                one = recipe.model_copy(update={"seed": seed})
-                run(one, folder / f"seed-{seed}", data_dir, verbose, name, outputs)
+                run_one(seed)
     finally:
         if not any(folder.glob("seed-*")):
             # None has begun: another recipe may, as where there is one seed.
@@ -151,24 +151,25 @@ def _prepare(recipe, outputs, data_dir, verbose):
 def _begin(setup, tell):
     """What a process does for all of its seeds, and the function of a seed."""
     progress.Progress.shown_elsewhere = tell.share
-    recipe = Recipe.model_validate(setup["recipe"])
-    folder, verbose = Path(setup["folder"]), setup["verbose"]
-    data_dir, name = setup["data_dir"], setup["name"]
-    # The data are read once.
-    _, _, parts = models_and_data(recipe, data_dir, verbose, lambda line: None)
+    return _runner(
+        Recipe.model_validate(setup["recipe"]),
+        Path(setup["folder"]),
+        setup["data_dir"],
+        setup["verbose"],
+        setup["name"],
+        # The one that started it has told it.
+        lambda line: None,
+    )
+
+
+def _runner(recipe, folder, data_dir, verbose, name, announce=print):
+    """A function that runs a seed, on data that are read once for all of them."""
+    _, _, parts = models_and_data(recipe, data_dir, verbose, announce)
+    outputs = folder / TEACHER_OUTPUTS
 
     def run_one(seed):
-        one = recipe.model_copy(update={"seed": seed})
-        outputs = folder / TEACHER_OUTPUTS
-        run(
-            one,
-            folder / f"seed-{seed}",
-            data_dir,
-            verbose,
-            name,
-            outputs,
-            parts=parts,
-        )
+        one, run_dir = recipe.model_copy(update={"seed": seed}), folder / f"seed-{seed}"
+        run(one, run_dir, data_dir, verbose, name, outputs, parts=parts)
         gc.collect()
 
     return run_one

@@ -2,7 +2,8 @@
 
     KERAS_BACKEND=jax python scripts/benchmarks/backends.py
 
-The same student and the same MNIST images, batches of which travel by tf.data in both.
+The same student and the same MNIST images: batches travel by tf.data, or are gathered of
+examples that lie on the device, where that can be.
 Measured in one process, in turn, each round beginning with the other one; medians, and the
 median of the rounds' ratios.
 """
@@ -21,6 +22,9 @@ from keras_kd.recipes.model_files import load_model
 from keras_kd.training.batch import inputs_of
 from keras_kd.training.several_steps import batches_at_a_time
 
+# Bytes of examples on the device, where all are to lie.
+ALL = 2**40
+
 
 def measure(student, train, batch_size, repeats, steps):
     """Seconds per step, dict of way to list."""
@@ -33,16 +37,21 @@ def measure(student, train, batch_size, repeats, steps):
         for x in (kd.with_index((images, labels)), cached)
     )
     plain = plain.map(lambda x, y: (inputs_of(x), y))
-    distiller = kd.Distiller(
-        teacher, zoo.build(student), kd.losses.SoftTargets(TEMPERATURE)
-    )
+
+    def distiller(device_bytes):
+        loss = kd.losses.SoftTargets(TEMPERATURE)
+        model = kd.Distiller(teacher, zoo.build(student), loss)
+        return compiled(model, None, device_bytes=device_bytes)
+
     # As many batches in a call as a Distiller chooses; only on TensorFlow it does.
     is_tensorflow = keras.backend.backend() == "tensorflow"
     at_a_time = batches_at_a_time(None) if is_tensorflow else 1
     ways = {
         "plain": (compiled(zoo.build(student), at_a_time), plain),
-        "cached": (compiled(distiller, None), cached),
+        "cached": (distiller(0), cached),
     }
+    if keras.backend.backend() != "torch":
+        ways["on device"] = (distiller(ALL), cached)
     found = {way: [] for way in ways}
     for repeat in range(repeats + 1):
         names = list(ways) if repeat % 2 else list(ways)[::-1]
@@ -78,6 +87,12 @@ def main(students, batch_size, repeats, steps, examples, data_dir):
                 "cached / plain": f"{ratio(found['cached'], found['plain']):.3f}",
             }
         )
+        if "on device" in found:
+            of_device = ratio(found["on device"], found["cached"])
+            rows[-1] |= {
+                "on the device (ms a step)": f"{medians['on device']:.2f}",
+                "on the device / cached": f"{of_device:.3f}",
+            }
     click.echo(tabulate(rows, headers="keys", tablefmt="pipe", disable_numparse=True))
 
 

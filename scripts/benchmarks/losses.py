@@ -42,7 +42,7 @@ class Steps:
         batch_size: Of a step.
     """
 
-    def __init__(self, examples, batch_size=BATCH_SIZE):
+    def __init__(self, examples, batch_size):
         self._examples, self._batch_size = examples, batch_size
         self._teacher = load_model("mnist/teacher")
         self._batches = {}
@@ -110,7 +110,8 @@ def main(repeats, steps, students, losses):
     images, labels = data.load_arrays("mnist", "train")
     rows = slice(4 * BATCH_SIZE)
     keras.utils.set_random_seed(0)
-    measured = Steps((data.scale(images[rows]), np.asarray(labels[rows])))
+    examples = data.scale(images[rows]), np.asarray(labels[rows])
+    measured = Steps(examples, BATCH_SIZE)
     for student_name in students:
         methods = [x for x in methods_for(student_name)[1:] if not losses or x in losses]
         found = measure(measured, student_name, methods, repeats, steps)

@@ -65,12 +65,13 @@ def features(teacher, student, which):
     return keras.distillation.FeatureDistillation("mse", *(x[which] for x in dense))
 
 
-def compiled(model, steps_per_execution=1):
+def compiled(model, steps_per_execution=1, **options):
     model.compile(
         keras.optimizers.Adam(0.001),
         LOSS,
         metrics=["accuracy"],
         steps_per_execution=steps_per_execution,
+        **options,
     )
     return model
 

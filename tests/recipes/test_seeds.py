@@ -57,6 +57,18 @@ def test_several_seeds(write_recipe, sample_data, tmp_path):
         run_seeds(loaded, 0, tmp_path / "none", verbose=0)
 
 
+def test_the_data_are_read_once(write_recipe, sample_data, tmp_path, monkeypatch):
+    read, load = [], recipe_run.recipe_data.load
+
+    def counted(*arguments, **more):
+        read.append(load(*arguments, **more))
+        return read[-1]
+
+    monkeypatch.setattr(recipe_run.recipe_data, "load", counted)
+    run_seeds(recipe.load(write_recipe()), 3, tmp_path / "run", verbose=0)
+    assert len(read) == 1
+
+
 def test_fewer_seeds_keep_the_table_of_all(write_recipe, sample_data, tmp_path):
     loaded, folder = recipe.load(write_recipe(), seed=3), tmp_path / "run"
     of_three = run_seeds(loaded, 3, folder, verbose=0)
