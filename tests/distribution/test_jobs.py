@@ -116,7 +116,8 @@ def test_no_process_outlives_the_one_that_started_it(tmp_path):
     script.write_text(PARENT)
     waiting.mkdir()
     with open(tmp_path / "log", "w") as log:
-        command = [sys.executable, str(script), str(waiting), str(Path(__file__).parents[2])]
+        root = Path(__file__).parents[2]
+        command = [sys.executable, str(script), str(waiting), str(root)]
         parent = forked.Popen(command, os.environ, log, log)
     found = running(waiting, 1, parent)
     assert len(found) == 1, (tmp_path / "log").read_text()
