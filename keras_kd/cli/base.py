@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
-import json
 import logging
 import signal
 import threading
@@ -100,40 +98,66 @@ def manifest_of(run_dir):
     return manifest.read(run_dir) if is_run else {}
 
 
-def check_as_run(parts, run_dir):
-    """Refuses data of other classes or columns than those of the run of a model.
-
-    Classes and categories are numbered by those that are there, so that the numbers would
-    stand for others.
+def columns_of(run_dir):
+    """The columns of the table that a run was on, as `datasets.load` takes them; or None.
 
     Args:
-        parts: The `keras_kd.datasets.parts.Parts`.
         run_dir: A folder; it need not be a run's.
+    """
+    from keras_kd.datasets.parts import Column
+
+    columns = manifest_of(run_dir).get("columns")
+    if not columns:
+        return None
+    kinds = [(x["name"], x["categories"]) for x in columns]
+    return [Column(name, kind and tuple(kind)) for name, kind in kinds]
+
+
+def numbered_as_learned(parts, run_dir, model):
+    """Data with classes numbered as those that a model has learned.
+
+    Data number the classes that they have, so that in others a number may stand for
+    another class. What the model learned is known of a run. Of other models, data of as
+    many classes as there are outputs have them in their order; of fewer, the names have to
+    be their numbers.
+
+    Args:
+        parts: The `keras_kd.datasets.parts.Parts`, read with `columns_of(run_dir)`.
+        run_dir: A folder; it need not be a run's.
+        model: The `keras.Model`.
 
     Raises:
-        DataError: They are others; names the first.
+        DataError: A class is none of the model's, or it cannot be told which one it is.
     """
     from keras_kd.data import DataError
+    from keras_kd.datasets.parts import with_classes
 
-    known = manifest_of(run_dir)
-    columns = [dataclasses.asdict(x) for x in parts.columns or ()]
-    given = {"class_names": parts.names, "columns": columns}
-    for word, ours in json.loads(json.dumps(given)).items():
-        theirs = known.get(word)
-        if theirs and ours != theirs:
-            both = itertools.zip_longest(theirs, ours or ())
-            a, b = next(x for x in both if x[0] != x[1])
+    if columns_of(run_dir) and parts.columns is None:
+        raise DataError(f"The run in {run_dir} is of a table, and these data are none.")
+    shape = getattr(model, "output_shape", None)
+    # Of several outputs, or of pixels, a class is no example's.
+    if parts.class_names is None or not isinstance(shape, tuple) or len(shape) != 2:
+        return parts
+    known, names = manifest_of(run_dir).get("class_names"), parts.class_names
+    if known is None:
+        count = 2 if shape[1] == 1 else shape[1]
+        if len(names) == count or parts.names is None:
+            return parts
+        known = list(map(str, range(count or 0)))
+        if not set(names) <= set(known) or list(names) != sorted(names, key=int):
             raise DataError(
-                f"These data are not numbered as those of the run in {run_dir}: of its "
-                f"{word.replace('_', ' ')} {a!r} is {b!r} here. Give data with the same "
-                "ones, in the same order; a part of them may be of few rows."
+                f"The data have {len(names)} classes ({', '.join(names[:10])}) and the "
+                f"model {count}, and nothing tells which are which. Give data with all of "
+                "its classes, or name them by their numbers, from 0."
             )
+    return with_classes(parts, known, "The data's classes")
 
 
 def data_of(dataset, label, run_dir):
     """The data set to measure on: what is given, or what a run was on, or MNIST.
 
-    Of the run's own data its own test part, whatever shares it held out.
+    Of the run's own data its own test part, whatever shares it held out. Of another table
+    the same column is the label.
 
     Args:
         dataset, label: As the options give them; None where they do not.
@@ -149,10 +173,20 @@ def data_of(dataset, label, run_dir):
         if dataset is not None and Path(dataset).resolve() == Path(own.path).resolve():
             dataset = None
     found = own if dataset is None else dataset
+    if found is dataset and isinstance(own, Own) and _are_tables(own.path, dataset):
+        # Another table with the same columns.
+        task = "multiclass" if manifest_of(run_dir).get("class_names") else own.task
+        found = Own(dataset, label=own.label, task=task)
     if label is None:
         return found
     found = found if isinstance(found, Own) else Own(found)
     return dataclasses.replace(found, label=label)
+
+
+def _are_tables(*paths):
+    from keras_kd.datasets.tables import SUFFIXES
+
+    return all(Path(x).suffix.lower() in SUFFIXES for x in paths)
 
 
 # Each command imports what it needs, so that --help answers at once.

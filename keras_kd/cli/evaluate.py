@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from keras_kd.cli.base import check_as_run, data_dir, data_of, dataset_options, main
+from keras_kd.cli.base import (
+    columns_of,
+    data_dir,
+    data_of,
+    dataset_options,
+    main,
+    numbered_as_learned,
+)
 
 
 @main.command()
@@ -39,8 +46,9 @@ def evaluate(model, dataset, label, teacher, task, data_dir):
     run_dir = Path(model).parent.parent
     dataset = data_of(dataset, label, run_dir)
     like = loaded.input_shape[1:]
-    parts = datasets.load(dataset, data_dir, announce, wanted=["test"], like=like)
-    check_as_run(parts, run_dir)
+    wanted, columns = ["test"], columns_of(run_dir)
+    parts = datasets.load(dataset, data_dir, announce, wanted, like, columns)
+    parts = numbered_as_learned(parts, run_dir, loaded)
     images, labels = parts.test
     if labels is None:
         path = getattr(dataset, "path", dataset)

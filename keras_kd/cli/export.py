@@ -5,11 +5,12 @@ from pathlib import Path
 import click
 
 from keras_kd.cli.base import (
-    check_as_run,
+    columns_of,
     data_dir,
     data_of,
     dataset_options,
     main,
+    numbered_as_learned,
     shown_log,
 )
 
@@ -92,8 +93,8 @@ def export(
     of_run = run_dir or Path(model).parent.parent
     dataset = data_of(dataset, label, of_run)
     is_calibrated = quantization == "int8"
-    parts, calibration = _examples(dataset, data_dir, loaded, is_calibrated)
-    check_as_run(parts, of_run)
+    given = dataset, data_dir, loaded, of_run
+    parts, calibration = _examples(*given, is_calibrated)
     as_taken = data.for_models
     if preprocessing:
         if parts.kind != "images":
@@ -112,14 +113,16 @@ def export(
     click.echo(f"{exported}\nWritten to {out}, the proof to {exporters.proof_path(out)}")
 
 
-def _examples(dataset, data_dir, model, is_calibrated=True):
+def _examples(dataset, data_dir, model, run_dir, is_calibrated=True):
     """The data's `Parts`; and 1,000 of the examples to train on, or None."""
     from keras_kd import data, datasets
     from keras_kd.data.rows import spread
 
     like = None if model is None else model.input_shape[1:]
     wanted = ["train", "test"] if is_calibrated else ["test"]
-    parts = datasets.load(dataset, data_dir, wanted=wanted, like=like)
+    columns = columns_of(run_dir)
+    parts = datasets.load(dataset, data_dir, wanted=wanted, like=like, columns=columns)
+    parts = numbered_as_learned(parts, run_dir, model)
     if not is_calibrated:
         return parts, None
     train = parts.train[0]
@@ -156,8 +159,7 @@ def _export_all(run_dir, given, dataset, label, data_dir):
     files = [x.file("model.keras") for x in run.models if x.done and x.has_model]
     model = load_model(files[-1]) if files else None
     dataset = data_of(dataset, label, run_dir)
-    parts, calibration = _examples(dataset, data_dir, model)
-    check_as_run(parts, run_dir)
+    parts, calibration = _examples(dataset, data_dir, model, run_dir)
     with shown_log():
         exports = export_run(
             run_dir,

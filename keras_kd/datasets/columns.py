@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from keras_kd.data.idx import DataError
-from keras_kd.datasets.parts import Column
+from keras_kd.datasets.parts import Column, numbered
 
 # Text of more values than these, or than half of the rows, is no category.
 MOST_CATEGORIES = 1000
@@ -127,6 +127,46 @@ def inputs_of(columns, path, announce):
     return found
 
 
+def inputs_as_known(columns, known, path, announce):
+    """The columns that a model has learned from, whatever is in them here.
+
+    Args:
+        columns, path, announce: As `inputs_of` takes them.
+        known: The model's columns, a sequence of `Column`.
+
+    Returns:
+        A list of `Raw`, in the order of `known`.
+
+    Raises:
+        DataError: One is missing, or holds numbers in place of categories, or text in place
+            of numbers.
+    """
+    ours, found = {x.name: x for x in columns}, []
+    for column in known:
+        raw = ours.pop(column.name, None)
+        if raw is None:
+            names = ", ".join(repr(x.name) for x in columns)
+            raise DataError(
+                f"{path} has no column {column.name!r}, which the model learned from. Its "
+                f"columns beside the label are {names or 'none'}."
+            )
+        if raw.is_too_large:
+            raise DataError(raw.too_large(path))
+        if column.categories is None and raw.numbers is not None:
+            raw = dataclasses.replace(raw, values=raw.numbers, numbers=None)
+        if raw.is_text != (column.categories is not None):
+            words = ("numbers", "text")[raw.is_text], ("text", "numbers")[raw.is_text]
+            raise DataError(
+                f"{path}: column {column.name!r} holds {words[0]}, and where the model "
+                f"learned from it, it held {words[1]}. Write it as it was there."
+            )
+        found.append(raw)
+    if ours:
+        names = ", ".join(map(repr, ours))
+        announce(f"Data: left out of {path}, as the model knows none such: {names}")
+    return found
+
+
 def _of_text(column, found, path):
     """Why a column of text cannot be an input beside others."""
     no_number = [not _is_number(x) for x in column.values]
@@ -152,13 +192,14 @@ def _is_number(text):
         return False
 
 
-def as_numbers(columns, path):
+def as_numbers(columns, path, known=None):
     """What models take of columns without missing numbers.
 
     Args:
         columns: A list of `Raw`: numbers, text and truth values. A missing text is the
             category "".
         path: Of the file, for messages.
+        known: As `inputs_as_known` takes it, whose categories keep their numbers; or None.
 
     Returns:
         `(x, columns, contents)`: float32 (n, columns); a tuple of `Column`; and bytes of
@@ -166,7 +207,7 @@ def as_numbers(columns, path):
         there are, and whether whole numbers are categories.
 
     Raises:
-        DataError: Numbers of a column are the same in float32.
+        DataError: Numbers of a column are the same in float32; or a category is not known.
     """
     x = np.empty((len(columns[0].values), len(columns)), "float32")
     described, names, numbers = [], [], []
@@ -179,8 +220,13 @@ def as_numbers(columns, path):
             continue
         texts = np.where(column.missing, "", column.values)
         categories, places = np.unique(texts.astype(str), return_inverse=True)
+        categories = tuple(map(str, categories))
+        if known is not None:
+            theirs = known[place].categories
+            numbers_of = numbered(categories, theirs, f"{path}: column {column.name!r}")
+            categories, places = theirs, numbers_of[places]
         x[:, place] = places
-        described.append(Column(column.name, tuple(map(str, categories))))
+        described.append(Column(column.name, categories))
         if column.numbers is None:
             names.append([f"{len(x)}:{x}" for x in texts])
         else:

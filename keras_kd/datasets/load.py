@@ -59,7 +59,14 @@ _WORDS = {
 }
 
 
-def load(dataset, data_dir=None, announce=print, wanted=("train", "test"), like=None):
+def load(
+    dataset,
+    data_dir=None,
+    announce=print,
+    wanted=("train", "test"),
+    like=None,
+    columns=None,
+):
     """A data set in its parts.
 
     Args:
@@ -70,6 +77,8 @@ def load(dataset, data_dir=None, announce=print, wanted=("train", "test"), like=
         wanted: Which parts of a named data set are read; others are None.
         like: The shape that a model takes: (height, width, channels) for images in files
             whose size is not said, or (length,) for texts whose length is not.
+        columns: Those of a table that a model has learned from, as
+            `keras_kd.datasets.tables.read_table` takes them; or None.
 
     Returns:
         `keras_kd.datasets.parts.Parts`. Named ones have no validation part.
@@ -101,7 +110,8 @@ def load(dataset, data_dir=None, announce=print, wanted=("train", "test"), like=
     of_all["skip_unreadable"] = skip
     if source == "table":
         length = own.length
-        return tables.read_table(path, own.label, own.task, length, like=like, **of_all)
+        of_all |= {"like": like, "known": columns}
+        return tables.read_table(path, own.label, own.task, length, **of_all)
     if source == ".npz":
         return read_arrays(path, task=own.task, **of_all)
     if source == "texts":

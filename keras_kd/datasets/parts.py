@@ -70,6 +70,48 @@ class Parts:
         return hashlib.sha256("\n".join(text).encode()).hexdigest()[:32]
 
 
+def numbered(names, known, where):
+    """Numbers of names in the order of others.
+
+    Args:
+        names: A sequence of strings.
+        known: The same, without repetition.
+        where: What they are names in, for the message.
+
+    Returns:
+        int64 (names,).
+
+    Raises:
+        DataError: One is not among them.
+    """
+    places = {name: place for place, name in enumerate(known)}
+    unknown = [name for name in names if name not in places]
+    if unknown:
+        shown = ", ".join(map(repr, known[:10])) + ", ..." * (len(known) > 10)
+        raise DataError(
+            f"{where}: {unknown[0]!r} (one of {len(unknown)} such) is unknown to the "
+            f"model, which learned from {shown}. Remove the examples that have it."
+        )
+    return np.array([places[name] for name in names], "int64")
+
+
+def with_classes(parts, known, where):
+    """`Parts` whose classes are numbered as others are.
+
+    Args:
+        parts: `Parts` with `class_names`.
+        known: All class names of a model, a sequence of strings.
+        where: As `numbered` takes it.
+
+    Raises:
+        DataError: A class is not among them.
+    """
+    numbers = numbered(parts.class_names, known, where)
+    own = {name: getattr(parts, name) for name in PARTS}
+    own = {name: x and (x[0], numbers[x[1]]) for name, x in own.items()}
+    return dataclasses.replace(parts, class_names=tuple(known), **own)
+
+
 def part_of(name, validation, test):
     """In which part an example is, by the hash of its name, so that it never moves.
 

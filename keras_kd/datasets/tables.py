@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from keras_kd.data.idx import DataError
-from keras_kd.datasets.columns import Raw, as_numbers, check_task, inputs_of, labels_of
+from keras_kd.datasets.columns import (
+    Raw,
+    as_numbers,
+    check_task,
+    inputs_as_known,
+    inputs_of,
+    labels_of,
+)
 from keras_kd.datasets.parts import (
     PARTS,
     assigned,
@@ -42,6 +49,7 @@ def read_table(
     labels=True,
     announce=print,
     like=None,
+    known=None,
 ):
     """The rows of a table: numbers and categories; or texts, if its one input is text.
 
@@ -62,6 +70,9 @@ def read_table(
         labels: Whether labels are read. If not, their column is no input either.
         announce: Called with each line that is told.
         like: (length,), of texts whose length is not said.
+        known: The columns that a model has learned from, a sequence of
+            `keras_kd.datasets.parts.Column`: then these are the inputs, and categories have
+            their numbers. Or None.
 
     Returns:
         `keras_kd.datasets.parts.Parts` of the kind "table" or "text".
@@ -85,8 +96,11 @@ def read_table(
     if target is not None and target.is_too_large:
         raise DataError(target.too_large(path))
     given = _parts_of(columns, path)
-    inputs = inputs_of(list(columns.values()), path, announce)
-    is_text = _is_text(inputs)
+    if known is None:
+        inputs = inputs_of(list(columns.values()), path, announce)
+    else:
+        inputs = inputs_as_known(list(columns.values()), known, path, announce)
+    is_text = known is None and _is_text(inputs)
     kept = _whole_rows(inputs, target, is_text, path, skip_unreadable, announce)
     inputs, given = [x.rows(kept) for x in inputs], [given[row] for row in kept]
     if length is not None and not is_text:
@@ -96,7 +110,7 @@ def read_table(
         of_model = like[0] if like and len(like) == 1 else None
         x, described = as_bytes(contents, length or of_model, announce), None
     else:
-        x, described, contents = as_numbers(inputs, path)
+        x, described, contents = as_numbers(inputs, path, known)
     parts = assigned(contents, given, validation, test)
     values, class_names = None, None
     if target is not None:

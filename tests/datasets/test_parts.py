@@ -13,6 +13,7 @@ from keras_kd.datasets.parts import (
     part_of,
     shares,
     warn_of_duplicates,
+    with_classes,
 )
 
 
@@ -76,6 +77,17 @@ def test_names_that_say_more_than_numbers():
 
     assert names(("0", "1")) is None and names(None) is None
     assert names(("1", "0")) == ["1", "0"]
+
+
+def test_classes_keep_the_numbers_of_others():
+    y = np.array([0, 1, 1, 2])
+    parts = Parts((y, y), None, ([0], y[:1]), ("a", "c", "d"))
+    found = with_classes(parts, ("d", "c", "b", "a"), "These")
+    assert found.train[1].tolist() == [3, 1, 1, 0] and found.test[1].tolist() == [3]
+    assert found.train[0] is y and found.validation is None
+    assert found.class_names == ("d", "c", "b", "a")
+    with pytest.raises(DataError, match="These: 'd' .one of 1 such. is unknown"):
+        with_classes(parts, ("a", "c"), "These")
 
 
 def test_a_class_of_which_nothing_could_be_told():

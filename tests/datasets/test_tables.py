@@ -314,3 +314,33 @@ def test_codes_that_are_called_values_are_values(tmp_path):
     found = quiet(coded(tmp_path, rows), task="regression")
     assert sorted(set(together(found)[1].tolist())) == list(range(1, 10))
     assert quiet(coded(tmp_path, rows)).class_names[0] == "01"
+
+
+def test_a_models_columns_and_their_numbers(tmp_path):
+    """Those that it has learned from, though here they are all the same, or fewer."""
+    columns = a_table() | {"colour": ["red"] * 80, "more": list(range(80))}
+    known = [Column("new", ("false", "maybe", "true")), Column("colour", ("blue", "red"))]
+    known.append(Column("size"))
+    said = []
+    path = written(tmp_path, columns)
+    found = read_table(path, announce=said.append, known=known)
+    x, y = together(found)
+    assert found.columns == tuple(known) and set(x[:, 1]) == {1}
+    pairs = zip(columns["new"], columns["label"], strict=True)
+    expected = {(2.0 * new, label) for new, label in pairs}
+    assert set(zip(x[:, 0].tolist(), y.tolist(), strict=True)) == expected
+    assert f"Data: left out of {path}, as the model knows none such: 'more'" in said
+
+
+def test_a_models_numbers_may_begin_with_0_in_other_data(tmp_path):
+    columns = a_table() | {"code": [f"{k % 20:02}" for k in range(80)]}
+    path = written(tmp_path, columns)
+    assert quiet(path).columns[-1].categories is not None
+    x, _ = together(quiet(path, known=[Column("size"), Column("code")]))
+    assert {(a - 0.25) in range(80) and b for a, b in x} == set(range(20))
+
+
+def test_the_parts_are_those_of_before(tmp_path):
+    path = written(tmp_path, a_table())
+    before = quiet(path)
+    assert quiet(path, known=before.columns).digest() == before.digest()
