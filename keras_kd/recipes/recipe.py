@@ -184,16 +184,11 @@ def make_chain(recipe, teacher, parts=None):
     Args:
         recipe: A `Recipe`.
         teacher: Its teacher, loaded, as it sees the students' inputs; or None.
-        parts: The `keras_kd.datasets.parts.Parts`, for a recipe that is sized by them.
+        parts: The `keras_kd.datasets.parts.Parts`; needed where `recipe.is_sized_by_data`.
 
     Raises:
         ValueError: A model does not fit another one, or a stage its model.
     """
-    if recipe.is_sized_by_data and parts is None:
-        raise ValueError(
-            "A `model` that is a table, of a family, is for keras-kd run: its size is that "
-            "of the data. Give its name, or a .keras file."
-        )
     shapes = Shapes.of(recipe, parts, teacher) if recipe.is_sized_by_data else None
     models = {} if teacher is None else {"teacher": teacher}
     stages = []

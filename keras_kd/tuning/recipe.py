@@ -14,6 +14,7 @@ from keras_kd.recipes.stage import StageRecipe
 NUMBERS = ("temperature", "student_loss_weight", "learning_rate")
 # In the order in which they are put in: a temperature goes into the loss that was chosen.
 KEYS = ("model", "loss", *NUMBERS)
+_NAMES = ("name", "family", "application")
 _OF_DISTILLATION = ("loss", "temperature", "student_loss_weight")
 # The steps of a search are larger; and so 32 bits, in which it may travel, hold a number.
 _DIGITS = 4
@@ -145,6 +146,13 @@ class TunedRecipe(Recipe):
         """A list of `Dimension`, in the order of the file; a stage's loss comes first."""
         return _dimensions(self.tune, self.stage)
 
+    @property
+    def is_sized_by_data(self):
+        """As `Recipe` has it, of the models that are tried, too."""
+        models = [x for x in self.dimensions if x.key == "model"]
+        tried = [self.with_values({x.name: y}) for x in models for y in x.examples()]
+        return super().is_sized_by_data or any(x.is_sized_by_data for x in tried)
+
     @pydantic.field_validator("tune")
     @classmethod
     def _fits_the_stages(cls, tune, info):
@@ -239,8 +247,10 @@ def _check_once(dimensions):
 
 def _label(value):
     if isinstance(value, dict):
-        arguments = (f"{key} = {x}" for key, x in value.items() if key != "name")
-        return ", ".join([str(value.get("name")), *arguments])
+        # A loss's name, or a model's.
+        names = [value[key] for key in _NAMES if key in value] or ["None"]
+        arguments = (f"{key} = {x}" for key, x in value.items() if key not in _NAMES)
+        return ", ".join([*map(str, names), *arguments])
     return f"{value:g}" if _is_number(value) else str(value)
 
 
@@ -262,7 +272,9 @@ def _check(dimension, stage, searched):
     numbers = all(map(_is_number, dimension.examples()))
     is_list = isinstance(dimension.values, dict)
     if (key in NUMBERS) != numbers or not (is_list or numbers):
-        takes = "numbers, or min and max" if key in NUMBERS else "a list of names"
+        takes = "a list of names, or tables"
+        if key in NUMBERS:
+            takes = "numbers, or min and max"
         raise ValueError(f"{place}: takes {takes}. Received: {dimension.examples()}")
     if not stage.epochs:
         raise ValueError(f"{place}: stage {stage.name!r} is not trained")

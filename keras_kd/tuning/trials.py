@@ -28,18 +28,32 @@ class Trials:
         recipe: A `keras_kd.tuning.recipe.TunedRecipe`.
         teacher: Its teacher, loaded; or None.
         folder: Of the search.
+        data_dir: TFDS's data folder; None for TFDS's default.
+        announce: As `keras_kd.recipes.data.load` takes it.
 
     Raises:
         ValueError: A model does not fit another one, or a stage is searched that the judged
             one does not hang on.
     """
 
-    def __init__(self, recipe, teacher, folder):
+    def __init__(self, recipe, teacher, folder, data_dir=None, announce=print):
         self._recipe, self._teacher, self._folder = recipe, teacher, Path(folder)
-        chain = make_chain(recipe, teacher)
+        self._data_dir, self._announce = data_dir, announce
+        self._parts = None
+        if recipe.is_sized_by_data:
+            self._read(teacher)
+        chain = make_chain(recipe, teacher, self._parts)
         self._taught_by = {x.name: list(chain.teachers_of(x)) for x in chain.stages}
         self._varying, self._once = self._split()
-        self._train_data = self._parts = None
+        self._shown = chain.stages[0].student if teacher is None else teacher
+        self._train_data = None
+
+    def _read(self, shown):
+        """Reads the training images, in the shape that a model takes."""
+        like = recipe_data.takes(shown)
+        self._parts = recipe_data.load(
+            self._recipe, self._data_dir, self._announce, wanted=["train"], like=like
+        )
 
     def _models_of(self, section):
         """Names of the models that a stage hangs on at once."""
@@ -66,17 +80,17 @@ class Trials:
                 varying.add(section.name)
         return varying, needed - varying - {"teacher"}
 
-    def prepare(self, data_dir, verbose, announce=print):
+    def prepare(self, verbose):
         """Reads the training images, and trains the stages that no trial varies.
 
         A process that does so already is waited for. The test images are not read.
 
         Args:
-            data_dir, verbose: As `keras_kd.recipes.run.run` takes them.
-            announce: As `keras_kd.recipes.data.load` takes it.
+            verbose: As `keras_kd.recipes.run.run` takes it.
         """
         recipe = self._recipe
-        self._parts = recipe_data.load(recipe, data_dir, announce, wanted=["train"])
+        if self._parts is None:
+            self._read(self._shown)
         if self._parts.task is None:
             raise ValueError(
                 "A search compares its trials by labels, and the data have none."
@@ -91,7 +105,7 @@ class Trials:
         recipe = self._recipe.with_values({})
         stages = [x for x in recipe.stage if x.name in self._once]
         recipe = recipe.model_copy(update={"stage": stages})
-        chain = make_chain(recipe, self._teacher)
+        chain = make_chain(recipe, self._teacher, self._parts)
         give_data(recipe, chain, self._train_data, self._parts)
         keras.utils.set_random_seed(recipe.seed)
         # Its table is of the held-out images, too: the test images are not looked at.
@@ -123,7 +137,7 @@ class Trials:
             FloatingPointError: A loss became NaN or infinite.
         """
         recipe = self._recipe_of(values, epochs)
-        chain = make_chain(recipe, self._teacher)
+        chain = make_chain(recipe, self._teacher, self._parts)
         give_data(recipe, chain, self._train_data, self._parts)
         keras.utils.set_random_seed(recipe.seed)
         to_fit = {}
@@ -217,8 +231,9 @@ def _one_at_a_time(folder):
 def _begin(setup, tell):
     """What a process does for all of its trials, and the function of a trial."""
     recipe = TunedRecipe.model_validate(setup["recipe"])
-    trials = Trials(recipe, teacher_of(recipe), setup["folder"])
-    trials.prepare(setup["data_dir"], verbose=0, announce=lambda line: None)
+    given = setup["folder"], setup["data_dir"]
+    trials = Trials(recipe, teacher_of(recipe), *given, announce=lambda line: None)
+    trials.prepare(verbose=0)
 
     def train(task):
         answer = trials.train(task)

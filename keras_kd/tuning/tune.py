@@ -77,7 +77,7 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None, jobs=1):
             f"that this is one of several. Give one of both. Received: jobs={jobs}."
         )
     teacher = teacher_of(recipe)
-    trials = tune_trials.Trials(recipe, teacher, folder)
+    trials = tune_trials.Trials(recipe, teacher, folder, data_dir)
     settings = _settings(recipe, teacher, name)
     progress = Progress([], verbose)
     with contextlib.ExitStack() as stack:
@@ -92,7 +92,7 @@ def tune(recipe, folder, data_dir=None, verbose="auto", name=None, jobs=1):
             if not is_distributed:
                 files.remove_unfinished(folder)
         if is_worker or not is_distributed:
-            trials.prepare(data_dir, verbose)
+            trials.prepare(verbose)
         else:
             progress.say(f"Waiting for workers at {':'.join(_address())}")
         to_do = _side_by_side(recipe, folder, data_dir, verbose, jobs) if jobs > 1 else None

@@ -97,6 +97,24 @@ def test_labels(load):
 
 
 @pytest.mark.parametrize(
+    "tried, label",
+    [
+        ('{ family = "separable_cnn", width = 8 }', "separable_cnn, width = 8"),
+        ('{ application = "MobileNetV3Small" }', "MobileNetV3Small"),
+        ('"applications/MobileNetV3Small"', "applications/MobileNetV3Small"),
+    ],
+)
+def test_a_model_in_the_shape_of_the_data_is_tried(load, tried, label):
+    assert not load().is_sized_by_data
+    tuned = load('"mnist_fc_32"]', f"{tried}]")
+    assert tuned.is_sized_by_data
+    values = next(x for x in tuned.dimensions if x.name == "ta.model").values
+    assert list(values) == ["mnist_fc_16", label]
+    assert tuned.with_values({"ta.model": values[label]}).is_sized_by_data
+    assert not tuned.with_values({"ta.model": "mnist_fc_16"}).is_sized_by_data
+
+
+@pytest.mark.parametrize(
     "old, new, message",
     [
         ("validation_examples = 100", "", "tune: a search needs validation_examples"),
@@ -121,6 +139,7 @@ def test_labels(load):
         ("[0.001, 0.01]", "[0.001, 1e-3]", "space > learning_rate: names a value twice"),
         ("[0.001, 0.01]", '["a", "b"]', "learning_rate: takes numbers, or min and max"),
         ('["mnist_fc_16", "mnist_fc_32"]', "{ min = 1, max = 2 }", "takes a list of names"),
+        ('"mnist_fc_32"]', '{ family = "mlp" }]', "is refused: give its width, or limits"),
         ('"mnist_fc_32"]', '"fc_x"]', "ta.model: 'fc_x' is refused: no such model"),
         ('"logit_mse"', '"kdd"', "did you mean 'kd'?"),
         ("beta = 2.0", "bata = 2.0", "takes the arguments"),

@@ -159,10 +159,53 @@ def test_the_epoch_that_a_trial_is_judged_by(load, no_test_images, tmp_path, mon
     for model, judged in (('"mnist_fc_16"', 0.2), (best, 0.3)):
         tuned = load("trials = 2\nstage = 'ta'", **{'"mnist_fc_16"': model})
         trials = tune_trials.Trials(tuned, None, tmp_path)
-        trials.prepare(None, 0)
+        trials.prepare(0)
         metrics = trials.run({"learning_rate": 0.05}, tmp_path / "trial")
         assert metrics == {"val_accuracy": judged}
     assert [x.name for x in (tmp_path / "trial").iterdir()] == ["ta"]
+
+
+OWN = """
+dataset = { path = "PATH" }
+batch_size = 16
+[[stage]]
+name = "big"
+model = { family = "mlp", width = 4 }
+epochs = 1
+[[stage]]
+name = "small"
+taught_by = "big"
+model = { family = "mlp", max_parameters = 60 }
+epochs = 1
+losses = [{ name = "kd" }]
+[tune]
+trials = 2
+[tune.space]
+big.model = [{ family = "mlp", width = 8 }, { family = "mlp", max_parameters = 200 }]
+"""
+
+
+def test_models_in_the_shape_of_own_data(write_recipe, tmp_path):
+    """Of which each trial knows as much as a run does."""
+    numbers = np.random.default_rng(0).normal(size=(160, 3))
+    lines = ["a,b,c,label"]
+    for number, (a, b, c) in enumerate(numbers):
+        lines.append(f"{a},{b},{'xyz'[number % 3]},{'no' if a > c else 'yes'}")
+    (tmp_path / "d.csv").write_text("\n".join(lines))
+    path = write_recipe(text=OWN.replace("PATH", str(tmp_path / "d.csv")))
+    tuned = recipe.load(path, TunedRecipe)
+    assert tuned.is_sized_by_data
+    tune(tuned, tmp_path / "search", verbose=0)
+    found = rows(tmp_path / "search")
+    labels = {"`mlp, width = 8`", "`mlp, max_parameters = 200`"}
+    assert {x["big.model"] for x in found} == labels
+    best = recipe.load(tmp_path / "search" / "best.toml")
+    label = found[0]["big.model"].strip("`").removeprefix("mlp, ")
+    assert label.replace(" = ", "=") in repr(best.stage[0].model)
+    result, _ = recipe_run.run(best, tmp_path / "run", verbose=0)
+    # The trial, and a run of it, end with the same student.
+    held_out = result.histories["small"]["val_accuracy"][-1]
+    assert held_out == pytest.approx(float(found[0]["val_accuracy"]), abs=1e-4)
 
 
 def test_an_assistant_is_searched_for_its_student(load, no_test_images, trained, tmp_path):
@@ -293,7 +336,7 @@ def test_hyperband_goes_on_with_the_best(load, no_test_images, tmp_path, trained
     assert len(went_on) == 3
     values = {"learning_rate": float(found["4"]["learning_rate"])}
     trials = tune_trials.Trials(tuned, None, folder)
-    trials.prepare(None, 0)
+    trials.prepare(0)
     once = trials.run(values, tmp_path / "once", epochs=3)
     assert once["val_accuracy"] == went_on[-1]
 
@@ -325,7 +368,7 @@ def test_a_teacher_sees_its_own_scale(load, tmp_path, monkeypatch):
     head = f'teacher = "{tmp_path}/teacher.keras"\nteacher_scale = "bytes"\nbatch_size'
     loaded, seen = load(batch_size=head), []
 
-    def look(recipe, teacher, folder):
+    def look(recipe, teacher, folder, data_dir):
         seen.append(teacher)
         raise InterruptedError
 
