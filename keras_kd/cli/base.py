@@ -148,7 +148,8 @@ def numbered_as_learned(parts, run_dir, model):
             raise DataError(
                 f"The data have {len(names)} classes ({', '.join(names[:10])}) and the "
                 f"model {count}, and nothing tells which are which. Give data with all of "
-                "its classes, or name them by their numbers, from 0."
+                "its classes, or name them by their numbers, from 0; or, for an export, "
+                "give data without labels."
             )
     return with_classes(parts, known, "The data's classes")
 
