@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import logging
 import signal
 import threading
@@ -98,6 +99,28 @@ def manifest_of(run_dir):
     return manifest.read(run_dir) if is_run else {}
 
 
+def run_of(*models):
+    """The folder that a run's models lie in, each in one of its stage; it need be no run's.
+
+    Args:
+        *models: As commands take them, paths or names; or None.
+
+    Raises:
+        DataError: Two are of runs on other columns or classes.
+    """
+    from keras_kd.data import DataError
+
+    folders = [Path(x).parent.parent for x in models if x is not None]
+    runs = [x for x in folders if manifest_of(x)]
+    learned = [(columns_of(x), manifest_of(x).get("class_names")) for x in runs]
+    if learned != learned[:1] * len(learned):
+        raise DataError(
+            f"The runs in {runs[0]} and {runs[1]} have other columns or classes, or in "
+            "another order, so that what one model says is nothing to the other."
+        )
+    return (runs or folders)[0]
+
+
 def columns_of(run_dir):
     """The columns of the table that a run was on, as `datasets.load` takes them; or None.
 
@@ -113,16 +136,74 @@ def columns_of(run_dir):
     return [Column(name, kind and tuple(kind)) for name, kind in kinds]
 
 
+def examples_for(model, run_dir, dataset, label, data_dir, wanted, announce=print):
+    """What a model is measured on, with columns and classes as it learned them.
+
+    Args:
+        model: The `keras.Model`; None of a run without one.
+        run_dir: A folder; it need not be a run's.
+        dataset, label, data_dir: As the options give them.
+        wanted, announce: As `keras_kd.datasets.load` takes them.
+
+    Returns:
+        `(dataset, parts, task)`: what was read; `keras_kd.datasets.parts.Parts`; and what
+        the outputs mean, where that is known of the labels, or None.
+
+    Raises:
+        DataError: As `keras_kd.datasets.load`; the examples are not what the model takes;
+            or a class is none of the model's, or it cannot be told which one it is.
+    """
+    from keras_kd import data, datasets
+
+    dataset = data_of(dataset, label, run_dir)
+    shape = None if model is None else model.input_shape
+    like = shape[1:] if isinstance(shape, tuple) else None
+    columns = columns_of(run_dir)
+    parts = datasets.load(dataset, data_dir, announce, wanted, like, columns)
+    if columns and parts.columns is None:
+        raise data.DataError(f"The run in {run_dir} is of a table; these data are none.")
+    if like is not None and not _fits(like, parts.test[0].shape[1:]):
+        raise data.DataError(
+            f"An example of these data has the shape {parts.test[0].shape[1:]}, and the "
+            f"model takes {like}."
+        )
+    is_known = manifest_of(run_dir) or dataset in data.DATASETS
+    if not is_known and (parts.names or any(x.categories for x in parts.columns or ())):
+        announce(
+            "Numbering: the model lies in no run that would tell it, so classes and "
+            "categories have their numbers by the order of these data's own"
+        )
+    parts = numbered_as_learned(parts, run_dir, model)
+    task = "regression" if parts.task == "regression" else None
+    if parts.task == "multiclass" and getattr(model, "output_shape", ())[1:] == (1,):
+        # Of classes one unit says no or yes.
+        task = "binary"
+    return dataset, parts, task
+
+
+def _fits(takes, given):
+    """Whether a model takes examples of a shape; Keras adds, or leaves out, a last 1."""
+
+    def bare(shape):
+        while shape and shape[-1] == 1:
+            shape = shape[:-1]
+        return shape
+
+    takes, given = bare(takes), bare(given)
+    pairs = zip(takes, given, strict=False)
+    return len(takes) == len(given) and all(a in (None, b) for a, b in pairs)
+
+
 def numbered_as_learned(parts, run_dir, model):
     """Data with classes numbered as those that a model has learned.
 
     Data number the classes that they have, so that in others a number may stand for
     another class. What the model learned is known of a run. Of other models, data of as
     many classes as there are outputs have them in their order; of fewer, the names have to
-    be their numbers.
+    be their numbers, where no other order is thinkable.
 
     Args:
-        parts: The `keras_kd.datasets.parts.Parts`, read with `columns_of(run_dir)`.
+        parts: The `keras_kd.datasets.parts.Parts`.
         run_dir: A folder; it need not be a run's.
         model: The `keras.Model`.
 
@@ -132,8 +213,6 @@ def numbered_as_learned(parts, run_dir, model):
     from keras_kd.data import DataError
     from keras_kd.datasets.parts import with_classes
 
-    if columns_of(run_dir) and parts.columns is None:
-        raise DataError(f"The run in {run_dir} is of a table, and these data are none.")
     shape = getattr(model, "output_shape", None)
     # Of several outputs, or of pixels, a class is no example's.
     if parts.class_names is None or not isinstance(shape, tuple) or len(shape) != 2:
@@ -144,12 +223,13 @@ def numbered_as_learned(parts, run_dir, model):
         if len(names) == count or parts.names is None:
             return parts
         known = list(map(str, range(count or 0)))
-        if not set(names) <= set(known) or list(names) != sorted(names, key=int):
+        # Folders are in the order of their digits: "10" comes before "2".
+        of_digits = dict(zip(known, sorted(known), strict=True))
+        if not all(of_digits.get(name) == name for name in names):
             raise DataError(
                 f"The data have {len(names)} classes ({', '.join(names[:10])}) and the "
                 f"model {count}, and nothing tells which are which. Give data with all of "
-                "its classes, or name them by their numbers, from 0; or, for an export, "
-                "give data without labels."
+                "its classes; or, for an export, data without labels."
             )
     return with_classes(parts, known, "The data's classes")
 
@@ -158,7 +238,7 @@ def data_of(dataset, label, run_dir):
     """The data set to measure on: what is given, or what a run was on, or MNIST.
 
     Of the run's own data its own test part, whatever shares it held out. Of another table
-    the same column is the label.
+    the same column is the label, and as much a class or a value.
 
     Args:
         dataset, label: As the options give them; None where they do not.
@@ -176,8 +256,7 @@ def data_of(dataset, label, run_dir):
     found = own if dataset is None else dataset
     if found is dataset and isinstance(own, Own) and _are_tables(own.path, dataset):
         # Another table with the same columns.
-        task = "multiclass" if manifest_of(run_dir).get("class_names") else own.task
-        found = Own(dataset, label=own.label, task=task)
+        found = Own(dataset, label=own.label, task=own.task or _task_of(run_dir))
     if label is None:
         return found
     found = found if isinstance(found, Own) else Own(found)
@@ -188,6 +267,14 @@ def _are_tables(*paths):
     from keras_kd.datasets.tables import SUFFIXES
 
     return all(Path(x).suffix.lower() in SUFFIXES for x in paths)
+
+
+def _task_of(run_dir):
+    """What the labels of a run's table are, "multiclass" or "regression", or None."""
+    for path in sorted(Path(run_dir).glob("*/metrics.json")):
+        task = json.loads(path.read_text(encoding="utf-8"))["evaluation"].get("task")
+        return "regression" if task == "regression" else "multiclass"
+    return None
 
 
 # Each command imports what it needs, so that --help answers at once.

@@ -1,18 +1,9 @@
 """keras-kd evaluate: a model on test data."""
 
 import functools
-from pathlib import Path
-
 import click
 
-from keras_kd.cli.base import (
-    columns_of,
-    data_dir,
-    data_of,
-    dataset_options,
-    main,
-    numbered_as_learned,
-)
+from keras_kd.cli.base import data_dir, dataset_options, examples_for, main, run_of
 
 
 @main.command()
@@ -30,7 +21,7 @@ def evaluate(model, dataset, label, teacher, task, data_dir):
 
     MODEL is a .keras file, or a shipped model's name, for instance mnist/student.
     """
-    from keras_kd import data, datasets
+    from keras_kd import data
     from keras_kd.evaluation.evaluate import Evaluation
     from keras_kd.evaluation.predictions import predict
     from keras_kd.recipes.model_files import load_model
@@ -42,26 +33,17 @@ def evaluate(model, dataset, label, teacher, task, data_dir):
     )
     # Standard output holds the measurements alone.
     announce = functools.partial(click.echo, err=True)
-    # Of a run it lies in a folder of its stage.
-    run_dir = Path(model).parent.parent
-    dataset = data_of(dataset, label, run_dir)
-    like = loaded.input_shape[1:]
-    wanted, columns = ["test"], columns_of(run_dir)
-    parts = datasets.load(dataset, data_dir, announce, wanted, like, columns)
-    parts = numbered_as_learned(parts, run_dir, loaded)
+    given = loaded, run_of(model, teacher), dataset, label, data_dir
+    dataset, parts, found = examples_for(*given, ["test"], announce)
     images, labels = parts.test
     if labels is None:
         path = getattr(dataset, "path", dataset)
         raise data.DataError(f"{path} has no labels to measure by. Give data with some.")
     test = data.batches(images, labels, batch_size=1000)
-    if task is None and parts.task == "regression":
-        task = "regression"
-    if task is None and loaded.output_shape[1:] == (1,):
-        # Of classes one unit says no or yes.
-        task = "binary"
+    task = task or found
     predictions, fidelity = predict(loaded, test, name=model, task=task), None
     if teacher:
         others = predict(loaded_teacher, test, name=teacher, task=task)
         fidelity = predictions.fidelity(others)
     measured = Evaluation.of(predictions.answers(), fidelity)
-    click.echo(f"{measured.summary()}\n\n{measured.table()}")
+    click.echo(f"{measured.summary()}\n\n{measured.table(parts.names)}")

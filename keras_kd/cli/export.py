@@ -5,12 +5,11 @@ from pathlib import Path
 import click
 
 from keras_kd.cli.base import (
-    columns_of,
     data_dir,
-    data_of,
     dataset_options,
+    examples_for,
     main,
-    numbered_as_learned,
+    run_of,
     shown_log,
 )
 
@@ -90,11 +89,9 @@ def export(
     # Before the data are prepared, which may take a while.
     checks.check_target(out, format, arguments["overwrite"])
     loaded = load_model(source)
-    of_run = run_dir or Path(model).parent.parent
-    dataset = data_of(dataset, label, of_run)
     is_calibrated = quantization == "int8"
-    given = dataset, data_dir, loaded, of_run
-    parts, calibration = _examples(*given, is_calibrated)
+    given = loaded, run_dir or run_of(model), dataset, label, data_dir
+    parts, calibration, task = _examples(*given, is_calibrated)
     as_taken = data.for_models
     if preprocessing:
         if parts.kind != "images":
@@ -106,29 +103,27 @@ def export(
     examples = as_taken(parts.test[0][:]), parts.test[1]
     if not preprocessing:
         examples = _proved_on(parts, loaded)
-    if parts.task == "regression":
-        arguments["task"] = arguments["task"] or "regression"
+    arguments["task"] = arguments["task"] or task
     arguments["class_names"] = checks.fitting(parts.names, loaded)
     exported = exporters.export(loaded, out, examples=examples, **arguments)
     click.echo(f"{exported}\nWritten to {out}, the proof to {exporters.proof_path(out)}")
 
 
-def _examples(dataset, data_dir, model, run_dir, is_calibrated=True):
-    """The data's `Parts`; and 1,000 of the examples to train on, or None."""
-    from keras_kd import data, datasets
+def _examples(model, run_dir, dataset, label, data_dir, is_calibrated=True):
+    """The data's `Parts`; 1,000 of the examples to train on, or None; and the task."""
+    from keras_kd import data
     from keras_kd.data.rows import spread
 
-    like = None if model is None else model.input_shape[1:]
     wanted = ["train", "test"] if is_calibrated else ["test"]
-    columns = columns_of(run_dir)
-    parts = datasets.load(dataset, data_dir, wanted=wanted, like=like, columns=columns)
-    parts = numbered_as_learned(parts, run_dir, model)
+    given = model, run_dir, dataset, label, data_dir
+    dataset, parts, task = examples_for(*given, wanted)
     if not is_calibrated:
-        return parts, None
+        return parts, None, task
     train = parts.train[0]
     # Named ones come in any order.
     is_named = dataset in data.DATASETS
-    return parts, train[:1000] if is_named else train[spread(len(train), 1000)]
+    some = train[:1000] if is_named else train[spread(len(train), 1000)]
+    return parts, some, task
 
 
 def _proved_on(parts, model):
@@ -137,7 +132,7 @@ def _proved_on(parts, model):
     from keras_kd.distillation.ship import proof_examples
 
     shape = getattr(model, "output_shape", None)
-    if parts.train is None or not isinstance(shape, tuple) or None in shape[1:]:
+    if not isinstance(shape, tuple) or None in shape[1:]:
         return data.for_models(parts.test[0][:]), parts.test[1]
     return proof_examples(parts, shape[1:], click.echo)
 
@@ -158,8 +153,7 @@ def _export_all(run_dir, given, dataset, label, data_dir):
     run = next(iter(reader.read(run_dir).runs.values()))
     files = [x.file("model.keras") for x in run.models if x.done and x.has_model]
     model = load_model(files[-1]) if files else None
-    dataset = data_of(dataset, label, run_dir)
-    parts, calibration = _examples(dataset, data_dir, model, run_dir)
+    parts, calibration, _ = _examples(model, run_dir, dataset, label, data_dir)
     with shown_log():
         exports = export_run(
             run_dir,

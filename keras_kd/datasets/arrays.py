@@ -30,6 +30,7 @@ def read_arrays(
     skip_unreadable=False,
     labels=True,
     announce=print,
+    trains=True,
 ):
     """The examples of a .npz file: images, rows of numbers, or sequences of them.
 
@@ -49,6 +50,7 @@ def read_arrays(
             and counted.
         labels: Whether y is read.
         announce: Called with a line that tells the counts.
+        trains: As `keras_kd.datasets.folders.read_folder` takes it.
 
     Returns:
         `keras_kd.datasets.parts.Parts`.
@@ -67,8 +69,6 @@ def read_arrays(
     given = [part for part, some in x.items() for _ in some]
     kind, x = _examples(path, {names[part][0]: some for part, some in x.items()})
     y = _labels(path, arrays, names, task, labels)
-    if y is None and task is not None:
-        raise DataError(f"`task` is of labels, and none are read of {path}. Leave it out.")
     has_floats = kind != "images" or (y is not None and y.dtype.kind == "f")
     if skip_unreadable and not has_floats:
         raise DataError(f"skip_unreadable has no effect on the bytes in {path}.")
@@ -91,14 +91,14 @@ def read_arrays(
     class_names = None
     if y is not None:
         y, class_names = _as_labels(y[kept], path)
-    if class_names is not None:
+    if class_names is not None and trains:
         check_classes(y, parts, class_names)
     warn_of_duplicates(digests, [f"example {row}" for row in kept], parts)
     columns = None
     if kind == "table":
         columns = tuple(Column(str(place)) for place in range(x.shape[1]))
     task = None if y is None else "regression"
-    found = in_parts(x, y, parts, class_names, kind, task, columns)
+    found = in_parts(x, y, parts, class_names, kind, task, columns, trains)
     what = " of values" if y is not None and not class_names else of_classes(class_names)
     announce(f"Data: {len(x):,} {_WORDS[kind]}{what} in {path}: {counts(parts)}")
     return found

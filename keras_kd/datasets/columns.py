@@ -237,7 +237,7 @@ def as_numbers(columns, path, known=None):
     return x, tuple(described), contents
 
 
-def labels_of(column, task, path):
+def labels_of(column, task, path, trains=True):
     """Labels, and what they are.
 
     Text, truth values, and few whole numbers are classes; else they are values.
@@ -246,6 +246,7 @@ def labels_of(column, task, path):
         column: A `Raw` without missing values.
         task: "multiclass" or "regression", which says it; or None.
         path: Of the file, for messages.
+        trains: Whether they are to be learned from, so that they must differ.
 
     Returns:
         `(labels, class_names)`: class numbers, int64 (n,), with a tuple of strings; or
@@ -255,13 +256,14 @@ def labels_of(column, task, path):
         DataError: They number the rows, are all the same, or are not of the task.
     """
     check_task(task)
-    if column.count() < 2:
+    if trains and column.count() < 2:
         raise DataError(
             f"{path}: the label column {column.name!r} holds one value alone, from which "
             "nothing is to be learned."
         )
     is_count = column.is_count()
-    if is_count or (column.all_differ() and task != "regression"):
+    is_number = is_count or (column.all_differ() and task != "regression")
+    if trains and is_number:
         repair = "" if is_count else '; or, if these are values, say task = "regression"'
         raise DataError(
             f"{path}: the label column {column.name!r} is another one in every row, as a "

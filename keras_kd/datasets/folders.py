@@ -33,6 +33,7 @@ def read_folder(
     skip_unreadable=False,
     labels=True,
     announce=print,
+    trains=True,
 ):
     """The images of a folder, each class in a folder of its own; or without classes.
 
@@ -56,6 +57,8 @@ def read_folder(
         labels: Whether folders are classes. If not, images are taken from every folder in
             `folder`, without labels.
         announce: Called with each line that is told.
+        trains: Whether they are to be learned from: then each class must be there for it,
+            and examples to train on.
 
     Returns:
         `keras_kd.datasets.parts.Parts` of `ImageFiles`.
@@ -66,7 +69,7 @@ def read_folder(
             names the file or folder.
     """
     folder = Path(folder)
-    files, class_names = files_in(folder, SUFFIXES, "images", labels)
+    files, class_names = files_in(folder, SUFFIXES, "images", labels, trains)
     # Before all the files are read.
     shares(validation, test, {x.part for x in files})
     say_what_is_left_out(files, SUFFIXES, announce)
@@ -75,24 +78,25 @@ def read_folder(
     size = image_size or _one_size(files, looks)
     channels = channels or _one_kind(files, looks)
     parts = assigned([x.name for x in files], [x.part for x in files], validation, test)
-    numbers = class_numbers(files, parts, class_names)
+    numbers = class_numbers(files, parts, class_names, trains)
     digests, paths = [x.digest for x in looks], [x.path for x in files]
     warn_of_duplicates(digests, [str(x.relative_to(folder)) for x in paths], parts)
     images = ImageFiles(paths, size, channels, digests)
-    found = in_parts(images, numbers, parts, class_names)
+    found = in_parts(images, numbers, parts, class_names, trains=trains)
     announce(
         f"Data: {len(files):,} images{of_classes(class_names)} in {folder}: {counts(parts)}"
     )
     return found
 
 
-def class_numbers(files, parts, class_names):
-    """Labels of files, int64 (n,), of which each class can be learned; None without."""
+def class_numbers(files, parts, class_names, trains=True):
+    """Labels of files, int64 (n,), where they train of classes that can be learned."""
     if class_names is None:
         return None
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = np.array([numbers[x.of_class] for x in files], "int64")
-    check_classes(labels, parts, class_names)
+    if trains:
+        check_classes(labels, parts, class_names)
     return labels
 
 

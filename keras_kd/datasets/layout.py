@@ -24,7 +24,7 @@ class File:
     of_class: str | None
 
 
-def files_in(folder, suffixes, what, labels=True):
+def files_in(folder, suffixes, what, labels=True, trains=True):
     """The examples of a folder, in the order of their names.
 
     There are classes where the files lie in folders, of the folder or of each part in it;
@@ -36,6 +36,7 @@ def files_in(folder, suffixes, what, labels=True):
         what: Such files in a word, for messages.
         labels: Whether folders are classes. If not, files are taken from folders in folders
             as well, however deep.
+        trains: Whether there must be classes to tell apart.
 
     Returns:
         `(files, class_names)`: a list of `File`, and a tuple of strings, or None.
@@ -61,7 +62,7 @@ def files_in(folder, suffixes, what, labels=True):
             f"{path} is in no class: each class is a folder of {what} in {inside}."
         )
     class_names = tuple(sorted({x.of_class for x in found})) or None
-    if class_names and len(class_names) < 2:
+    if trains and class_names and len(class_names) < 2:
         raise DataError(
             f"{folder} holds one class alone: each class is a folder of {what} in it. "
             "Without classes say labels = false."

@@ -74,7 +74,8 @@ def load(
             or .parquet file; "tfds:NAME" or "tfds:NAME/CONFIG"; or an `Own`.
         data_dir: TFDS's data folder, for data sets by name.
         announce: Called with each line that is told.
-        wanted: Which parts of a named data set are read; others are None.
+        wanted: Which parts of a named data set are read; others are None. Of the others,
+            without "train" nothing is refused because it could not be learned from.
         like: The shape that a model takes: (height, width, channels) for images in files
             whose size is not said, or (length,) for texts whose length is not.
         columns: Those of a table that a model has learned from, as
@@ -103,6 +104,8 @@ def load(
         "labels": own.labels,
         "announce": announce,
     }
+    if source != "tfds":
+        of_all["trains"] = "train" in wanted
     size, channels, length = _sizes(own, like)
     if source == "tfds":
         name = path.removeprefix(prepared.PREFIX)

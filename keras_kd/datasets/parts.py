@@ -236,7 +236,16 @@ def warn_of_duplicates(digests, names, parts):
         )
 
 
-def in_parts(x, labels, parts, class_names, kind="images", task=None, columns=None):
+def in_parts(
+    x,
+    labels,
+    parts,
+    class_names,
+    kind="images",
+    task=None,
+    columns=None,
+    trains=True,
+):
     """`Parts` of examples, each in the part that is said.
 
     Args:
@@ -245,6 +254,7 @@ def in_parts(x, labels, parts, class_names, kind="images", task=None, columns=No
         parts: A list of n strings.
         class_names, kind, columns: As `Parts` has them.
         task: The same. Defaults to "multiclass" where there are class names.
+        trains: Whether there must be a training part.
 
     Raises:
         DataError: There is nothing to train on, or to test with.
@@ -254,7 +264,8 @@ def in_parts(x, labels, parts, class_names, kind="images", task=None, columns=No
         rows = np.flatnonzero(np.array(parts) == name)
         own = None if labels is None else labels[rows]
         found[name] = (select(x, rows), own) if len(rows) else None
-    missing = [name for name in ("train", "test") if found[name] is None]
+    needed = ("train", "test") if trains else ("test",)
+    missing = [name for name in needed if found[name] is None]
     if missing:
         raise DataError(
             f"No example of {len(parts)} is in the part {missing[0]!r}. Add some, say "

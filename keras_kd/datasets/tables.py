@@ -35,6 +35,7 @@ _FRACTION, _LOOKED_AT = re.compile(r"[-+]?\d*[.,]\d+"), 1000
 
 _LABEL, _PART, _TEXT = "label", ("part", "split"), "text"
 # Other words for the parts, in any case.
+_FLAGS = {"", "false", "true"}
 _ALMOST = ("train", "training", "val", "valid", "dev", "testing")
 
 
@@ -50,6 +51,7 @@ def read_table(
     announce=print,
     like=None,
     known=None,
+    trains=True,
 ):
     """The rows of a table: numbers and categories; or texts, if its one input is text.
 
@@ -73,6 +75,7 @@ def read_table(
         known: The columns that a model has learned from, a sequence of
             `keras_kd.datasets.parts.Column`: then these are the inputs, and categories have
             their numbers. Or None.
+        trains: As `keras_kd.datasets.folders.read_folder` takes it.
 
     Returns:
         `keras_kd.datasets.parts.Parts` of the kind "table" or "text".
@@ -85,22 +88,20 @@ def read_table(
     check_task(task)
     # What a user calls values are no codes.
     values_of = (_LABEL if label is None else label) if task == "regression" else None
-    columns = _load(path, values_of)
+    columns = _load(path, values_of, known or ())
     name = _label_name(columns, label, path)
     target = columns.pop(name, None)
-    if task is not None and (target is None or not labels):
-        raise DataError(f"`task` is of labels, and none are read of {path}. Leave it out.")
     if target is None and labels:
         announce(f"Data: {path} has no column 'label' and so no labels; `label` names one")
     target = target if labels else None
     if target is not None and target.is_too_large:
         raise DataError(target.too_large(path))
-    given = _parts_of(columns, path)
+    given = _parts_of(columns, path, known or ())
     if known is None:
         inputs = inputs_of(list(columns.values()), path, announce)
     else:
         inputs = inputs_as_known(list(columns.values()), known, path, announce)
-    is_text = known is None and _is_text(inputs)
+    is_text = known is None and _is_text(inputs, like)
     kept = _whole_rows(inputs, target, is_text, path, skip_unreadable, announce)
     inputs, given = [x.rows(kept) for x in inputs], [given[row] for row in kept]
     if length is not None and not is_text:
@@ -114,8 +115,8 @@ def read_table(
     parts = assigned(contents, given, validation, test)
     values, class_names = None, None
     if target is not None:
-        values, class_names = labels_of(target.rows(kept), task, path)
-    if class_names is not None:
+        values, class_names = labels_of(target.rows(kept), task, path, trains)
+    if class_names is not None and trains:
         check_classes(values, parts, class_names)
     _tell_equal(contents, kept, parts, announce)
     found = in_parts(
@@ -126,18 +127,20 @@ def read_table(
         kind="text" if is_text else "table",
         task=None if values is None else "regression",
         columns=described,
+        trains=trains,
     )
     announce(f"Data: {len(x):,} rows in {path}: {counts(parts)}")
     announce(f"Data: {_in_words(inputs, described, name, values, class_names)}")
     return found
 
 
-def _load(path, values_of=None):
+def _load(path, values_of=None, known=()):
     """dict of column name to `Raw`.
 
     Args:
         path: Of the file.
         values_of: A column whose whole numbers are no codes, whatever they begin with.
+        known: Columns as `read_table` takes them: of a CSV, whose categories are text.
     """
     if not path.is_file():
         raise DataError(f"There is no file {path}.")
@@ -151,6 +154,7 @@ def _load(path, values_of=None):
         else:
             options = csv.ParseOptions(delimiter=_delimiter(path), newlines_in_values=True)
             table = csv.read_csv(path, parse_options=options)
+            table = _with_texts(table, known, path, options)
             codes = _codes(path, table, options)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = str(error).splitlines()[0]
@@ -173,6 +177,25 @@ def _load(path, values_of=None):
         if name != values_of and column.is_category():
             found[name] = column
     return found
+
+
+def _with_texts(table, known, path, options):
+    """A CSV's table, of which the columns with known categories are text, as they are."""
+    from pyarrow import csv, string
+
+    # Truth values are written in several ways.
+    texts = {x.name for x in known if x.categories and not _FLAGS >= set(x.categories)}
+    names = [x for x in table.column_names if x.strip() in texts]
+    if not names or len(set(table.column_names)) < table.num_columns:
+        return table
+    convert = csv.ConvertOptions(
+        include_columns=names,
+        column_types=dict.fromkeys(names, string()),
+    )
+    read = csv.read_csv(path, parse_options=options, convert_options=convert)
+    for name in names:
+        table = table.set_column(table.column_names.index(name), name, read[name])
+    return table
 
 
 def _codes(path, table, options):
@@ -237,7 +260,7 @@ def _raw(name, column, path):
                 f"{path}: column {name!r} holds numbers with a comma, {numbers[0]!r}. "
                 "Write them with a point."
             )
-        return Raw(name, values, values == "", is_flag)
+        return Raw(name, values, values == "", is_flag, _whole(values))
     if types.is_integer(kind) and not types.is_uint64(kind):
         missing = column.is_null().to_numpy()
         return Raw(name, column.fill_null(0).to_numpy().astype("int64"), missing)
@@ -245,6 +268,13 @@ def _raw(name, column, path):
     # What float32 cannot hold would be none either.
     with np.errstate(over="ignore"):
         return Raw(name, values, ~np.isfinite(values.astype("float32")))
+
+
+def _whole(texts):
+    """Texts that are whole numbers, such as "007", as int64; None where one is another."""
+    if not all(x.isascii() and x.isdecimal() and len(x) < 19 for x in texts if x):
+        return None
+    return np.array([int(x or 0) for x in texts], "int64")
 
 
 def _label_name(columns, label, path):
@@ -257,13 +287,18 @@ def _label_name(columns, label, path):
     )
 
 
-def _parts_of(columns, path):
-    """The part that each row says, or None; takes their column out of the others."""
+def _parts_of(columns, path, known=()):
+    """The part that each row says, or None; takes their column out of the others.
+
+    A column that a model has learned from says no part.
+    """
     rows = len(next(iter(columns.values())).values) if columns else 0
     for name in _PART:
         column = columns.get(name)
         values = set(column.values) if column and column.is_text else ()
-        if "train" not in values:
+        if not values or name in {x.name for x in known}:
+            continue
+        if "train" not in values and not values <= set(PARTS):
             near = sorted(x for x in values if x.lower() in _ALMOST)
             if near and all(x.lower() in {*_ALMOST, *PARTS} for x in values):
                 raise DataError(
@@ -283,8 +318,12 @@ def _parts_of(columns, path):
     return [None] * rows
 
 
-def _is_text(inputs):
+def _is_text(inputs, like=None):
     column = inputs[0]
+    # A model that takes more numbers than one knows the text, though each is there twice.
+    is_models = like and len(like) == 1 and like[0] != 1
+    if len(inputs) == 1 and column.is_text and is_models:
+        return True
     is_named = column.name == _TEXT and column.is_text and not column.is_flag
     return len(inputs) == 1 and (is_named or column.is_text and not column.is_category())
 

@@ -61,13 +61,14 @@ def read_texts(
     skip_unreadable=False,
     labels=True,
     announce=print,
+    trains=True,
 ):
     """The texts of a folder, a file each, laid out as the images of `folders.read_folder`.
 
     Args:
         folder: Its path.
         length: As `as_bytes` takes it.
-        validation, test, skip_unreadable, labels, announce: As
+        validation, test, skip_unreadable, labels, announce, trains: As
             `keras_kd.datasets.folders.read_folder` takes them.
 
     Returns:
@@ -77,7 +78,7 @@ def read_texts(
         DataError: As there; what cannot be read is no UTF-8, or empty.
     """
     folder = Path(folder)
-    files, class_names = files_in(folder, SUFFIXES, "texts", labels)
+    files, class_names = files_in(folder, SUFFIXES, "texts", labels, trains)
     shares(validation, test, {x.part for x in files})
     say_what_is_left_out(files, SUFFIXES, announce)
     texts, problems = zip(*(_read(x.path) for x in files), strict=True)
@@ -85,11 +86,11 @@ def read_texts(
     kept = readable(files, problems, "texts", skip, folder, announce)
     files, texts = ([x[number] for number in kept] for x in (files, texts))
     parts = assigned([x.name for x in files], [x.part for x in files], validation, test)
-    numbers = class_numbers(files, parts, class_names)
+    numbers = class_numbers(files, parts, class_names, trains)
     names = [str(x.path.relative_to(folder)) for x in files]
     warn_of_duplicates(texts, names, parts)
     x = as_bytes(texts, length, announce)
-    found = in_parts(x, numbers, parts, class_names, kind="text")
+    found = in_parts(x, numbers, parts, class_names, kind="text", trains=trains)
     announce(
         f"Data: {len(files):,} texts{of_classes(class_names)} in {folder}: {counts(parts)}"
     )

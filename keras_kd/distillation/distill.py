@@ -39,6 +39,9 @@ from keras_kd.teachers.scales import scaled
 _MINUTES = 10
 # Of a learning rate at which the loss is lost, what is tried then.
 _LOWER = 0.25
+# Files whose labels may be classes or values, and which they are under a task.
+_TOLD = (".csv", ".parquet", ".npz")
+_LABELS = {"regression": "regression", "multiclass": "multiclass", "binary": "multiclass"}
 
 
 def distill(
@@ -141,7 +144,7 @@ def distill(
     check_one_of("format", format, list(FORMATS))
     check_quantization(format, quantization, quantization == "int8" or None)
     need_runtimes(format)
-    own = _own(data, image_size, labels)
+    own = _own(data, image_size, labels, task)
     run_dir = Path("runs") / _name(own) if run_dir is None else Path(run_dir)
     given = {
         "teacher": os.fspath(teacher) if isinstance(teacher, (str, os.PathLike)) else None,
@@ -350,7 +353,7 @@ def _check_numbers(minutes, epochs):
         )
 
 
-def _own(data, image_size, labels):
+def _own(data, image_size, labels, task):
     """The data as `datasets.load` takes them: a name, or an `Own` with what is said."""
     if isinstance(data, (str, os.PathLike)):
         data = os.fspath(data)
@@ -363,6 +366,9 @@ def _own(data, image_size, labels):
             f"keras_kd.datasets.load.Own. Received: {data!r}."
         )
     changed = {} if image_size is None else {"image_size": tuple(image_size)}
+    if data.task is None and labels and Path(data.path).suffix.lower() in _TOLD:
+        # Of whole numbers nothing else tells whether they are classes or values.
+        changed["task"] = _LABELS.get(task)
     return dataclasses.replace(data, labels=data.labels and labels, **changed)
 
 

@@ -214,8 +214,12 @@ class Evaluation:
             lines += _lines_of(self.fidelity)
         return "\n".join(lines)
 
-    def table(self):
-        """The classes side by side, as a Markdown table; of values "", which have none."""
+    def table(self, class_names=None):
+        """The classes side by side, as a Markdown table; of values "", which have none.
+
+        Args:
+            class_names: Of the labels, a list of strings; by default their numbers.
+        """
         of_pixels = any(x.iou is not None for x in self.per_class)
         missed, found = "errors", "right (%)"
         if self.task == "multilabel" or (self.task == "binary" and self.places):
@@ -223,7 +227,7 @@ class Evaluation:
         rows = []
         for x in self.per_class:
             row = {
-                "label": str(x.label),
+                "label": class_names[int(x.label)] if class_names else str(x.label),
                 "examples": f"{x.examples:,}",
                 missed: f"{x.errors:,}",
                 found: _percent(x.accuracy),

@@ -1,7 +1,6 @@
 """The command line through its real entry point, a process of its own."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,7 @@ from click.testing import CliRunner
 
 from keras_kd import data, datasets, losses
 from keras_kd.cli import main
-from keras_kd.cli.base import data_of, numbered_as_learned
 from keras_kd.cli.export import _examples
-from keras_kd.datasets.load import Own
-from keras_kd.datasets.parts import Parts
 from keras_kd.recipes import recipe, zoo
 from tests.runs.sample_run import make_run
 
@@ -334,115 +330,6 @@ def test_few_test_examples_are_joined_by_others_in_a_proof(tmp_path, make_model)
     assert proof["examples"] == 1000 and proof["file_accuracy"] is None
 
 
-def test_a_runs_model_is_measured_on_its_own_test_part(tmp_path):
-    """Whatever shares the run held out, and none of what it was trained on."""
-    own = {"path": str(tmp_path / "photos"), "validation": 0.0, "test": 0.05}
-    run = make_run(tmp_path / "run", examples=20)
-    manifest = json.loads((run / "manifest.json").read_text())
-    manifest["recipe"]["dataset"] = own
-    (run / "manifest.json").write_text(json.dumps(manifest))
-    for given in (None, own["path"]):
-        found = data_of(given, None, run)
-        assert (found.path, found.validation, found.test) == tuple(own.values())
-    assert data_of("fashion_mnist", None, run) == "fashion_mnist"
-    assert data_of(None, None, tmp_path) == "mnist"
-    assert data_of("a", None, tmp_path) == "a"
-    # A column of labels, of the run's data or of others.
-    found = data_of(None, "y", run)
-    assert (found.path, found.label, found.test) == (own["path"], "y", 0.05)
-    assert data_of("b.csv", "y", run) == Own("b.csv", label="y")
-
-
-def of_a_table(tmp_path):
-    """A run whose student says high of blue, and low of green and red."""
-    run = make_run(tmp_path / "run", examples=20)
-    manifest = json.loads((run / "manifest.json").read_text())
-    colour = {"name": "colour", "categories": ["blue", "green", "red"]}
-    told = {"columns": [colour, {"name": "size", "categories": None}]}
-    told |= {"class_names": ["high", "low"]}
-    own = {"path": str(tmp_path / "own.csv"), "label": "price"}
-    manifest["recipe"]["dataset"] = own
-    (run / "manifest.json").write_text(json.dumps(manifest | told))
-    student = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-    kernel, bias = np.array([[0, 4.0], [0, 0]]), np.array([0, -2.0])
-    student.set_weights([kernel, bias])
-    student.save(run / "student" / "model.keras")
-    return run
-
-
-def rows_of(colours, tmp_path, size=range(100)):
-    """A table of other data than the run's, of which the classes are right."""
-    path = tmp_path / "new.csv"
-    lines = ["extra,size,price,colour,part"]
-    for number, one in enumerate(size):
-        colour = colours[number % len(colours)]
-        label = "high" if colour == "blue" else "low"
-        part = ("train", "test")[number // 10 % 2]
-        lines.append(f"{number / 4},{one / 2},{label},{colour},{part}")
-    path.write_text("\n".join(lines))
-    return str(path)
-
-
-@pytest.mark.parametrize(
-    "colours", [("red", "blue", "green"), ("red", "blue", "blue", "red", "blue")]
-)
-def test_other_data_are_numbered_as_the_run_was(tmp_path, colours):
-    """Without some of its categories, with other columns, in another order."""
-    student = str(of_a_table(tmp_path) / "student" / "model.keras")
-    given = ["evaluate", student, "--dataset", rows_of(colours, tmp_path)]
-    result = CliRunner().invoke(main, given)
-    assert result.exit_code == 0, result.output
-    assert "100.00 %" in result.stdout.splitlines()[0]
-    assert "as the model knows none such: 'extra'" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        (",red,", ",pink,", "'colour': 'pink' .one of 1 such. is unknown to the model"),
-        (",low,", ",top,", "classes: 'top' .one of 1 such. is unknown to the model"),
-        ("size", "weight", "has no column 'size', which the model learned from"),
-        (".5,", ".5 kg,", "column 'size' holds text, and where the model learned from"),
-    ],
-)
-def test_data_that_a_run_does_not_know(tmp_path, old, new, message):
-    student = str(of_a_table(tmp_path) / "student" / "model.keras")
-    path = Path(rows_of(("red", "blue"), tmp_path))
-    path.write_text(path.read_text().replace(old, new))
-    result = CliRunner().invoke(main, ["evaluate", student, "--dataset", str(path)])
-    assert result.exit_code == 1 and re.search(message, result.stderr), result.output
-
-
-def test_fewer_classes_are_known_by_their_numbers(tmp_path):
-    """As of digits without a three: a four is still a four."""
-    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(5)])
-    model.set_weights([np.eye(5), np.zeros(5)])
-    model.save(tmp_path / "model.keras")
-    there = np.array([0, 1, 2, 4])[np.arange(80) % 4]
-    x = np.eye(5, dtype="float32")[there] + np.linspace(0, 0.1, 80)[:, None]
-    for file, names in (("numbers.csv", "01234"), ("letters.csv", "abcde")):
-        rows = [[*row, names[y]] for row, y in zip(x.tolist(), there, strict=True)]
-        lines = [",".join(map(str, row)) for row in [[*"vwxyz", "label"], *rows]]
-        (tmp_path / file).write_text("\n".join(lines))
-    given = ["evaluate", str(tmp_path / "model.keras"), "--dataset"]
-    result = CliRunner().invoke(main, [*given, str(tmp_path / "numbers.csv")])
-    assert "100.00 %" in result.stdout, result.output
-    result = CliRunner().invoke(main, [*given, str(tmp_path / "letters.csv")])
-    assert "have 4 classes (a, b, c, e) and the model 5" in result.stderr, result.output
-
-
-def test_pixels_and_values_have_no_classes_to_number(tmp_path):
-    model = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Conv2D(2, 1)])
-    parts = Parts(None, None, None, ("a", "b", "c"))
-    assert numbered_as_learned(parts, tmp_path, model) is parts
-    values = Parts(None, None, None, None, "table", "regression")
-    flat = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
-    assert numbered_as_learned(values, tmp_path, flat) is values
-    run = of_a_table(tmp_path)
-    with pytest.raises(data.DataError, match="is of a table, and these data are none"):
-        numbered_as_learned(parts, run, flat)
-
-
 def test_own_images_calibrate_from_all_classes(tmp_path):
     # Dark images first, as a folder of classes has them; no two are alike.
     y = np.repeat([0, 1], 3000)
@@ -452,10 +339,11 @@ def test_own_images_calibrate_from_all_classes(tmp_path):
     arrays |= {"x_test": arrays["x_train"][::100], "y_test": y[::100]}
     np.savez(tmp_path / "own.npz", **arrays)
     model = keras.Sequential([keras.layers.Input((4, 4, 1)), keras.layers.Flatten()])
-    _, calibration = _examples(str(tmp_path / "own.npz"), None, model, tmp_path)
+    given = model, tmp_path, str(tmp_path / "own.npz"), None, None
+    _, calibration, _ = _examples(*given)
     assert len(calibration) == 1000
     assert np.mean(calibration.mean(axis=(1, 2, 3)) > 125) == pytest.approx(0.5, abs=0.02)
-    _, calibration = _examples(str(tmp_path / "own.npz"), None, model, tmp_path, False)
+    _, calibration, _ = _examples(*given, False)
     assert calibration is None
 
 

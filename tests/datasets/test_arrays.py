@@ -116,8 +116,15 @@ def test_a_task_that_is_said(tmp_path):
     assert quiet(path, task="regression").train[1].dtype == np.float32
     with pytest.raises(DataError, match="`task` must be one of multiclass, regression"):
         quiet(path, task="binary")
-    with pytest.raises(DataError, match="`task` is of labels"):
-        quiet(path, task="regression", labels=False)
+    # What labels would be, where there are some.
+    assert quiet(path, task="regression", labels=False).train[1] is None
+
+
+def test_what_is_only_measured_need_not_be_learned_from(tmp_path):
+    path = written(tmp_path, x=X, y=np.full(80, 2))
+    with pytest.raises(DataError, match="The class '0' has no examples"):
+        quiet(path)
+    assert set(quiet(path, trains=False).test[1]) == {2}
 
 
 def test_rows_of_no_numbers_can_be_left_out(tmp_path):

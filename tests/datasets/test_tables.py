@@ -319,7 +319,7 @@ def test_codes_that_are_called_values_are_values(tmp_path):
 def test_a_models_columns_and_their_numbers(tmp_path):
     """Those that it has learned from, though here they are all the same, or fewer."""
     columns = a_table() | {"colour": ["red"] * 80, "more": list(range(80))}
-    known = [Column("new", ("false", "maybe", "true")), Column("colour", ("blue", "red"))]
+    known = [Column("new", ("false", "true")), Column("colour", ("blue", "red"))]
     known.append(Column("size"))
     said = []
     path = written(tmp_path, columns)
@@ -327,7 +327,7 @@ def test_a_models_columns_and_their_numbers(tmp_path):
     x, y = together(found)
     assert found.columns == tuple(known) and set(x[:, 1]) == {1}
     pairs = zip(columns["new"], columns["label"], strict=True)
-    expected = {(2.0 * new, label) for new, label in pairs}
+    expected = {(float(new), label) for new, label in pairs}
     assert set(zip(x[:, 0].tolist(), y.tolist(), strict=True)) == expected
     assert f"Data: left out of {path}, as the model knows none such: 'more'" in said
 
@@ -344,3 +344,31 @@ def test_the_parts_are_those_of_before(tmp_path):
     path = written(tmp_path, a_table())
     before = quiet(path)
     assert quiet(path, known=before.columns).digest() == before.digest()
+
+
+def test_codes_are_the_same_in_files_of_both_kinds(tmp_path):
+    """Text of whole numbers in one, whole numbers that begin with 0 in the other."""
+    columns = a_table() | {"code": [f"{k % 20:03}" for k in range(80)]}
+    found = [quiet(written(tmp_path, columns, x)) for x in (".csv", ".parquet")]
+    assert found[0].columns[-1] == Column("code", tuple(f"{k:03}" for k in range(20)))
+    assert found[0].digest() == found[1].digest()
+
+
+def test_rows_of_a_test_part_alone(tmp_path):
+    path = written(tmp_path, a_table() | {"part": ["test"] * 80})
+    with pytest.raises(DataError, match="No example of 80 is in the part 'train'"):
+        quiet(path)
+    found = quiet(path, trains=False)
+    assert found.train is None and len(found.test[0]) == 80
+    assert [x.name for x in found.columns] == ["size", "colour", "new"]
+
+
+def test_known_categories_that_look_like_numbers(tmp_path):
+    columns = a_table() | {"colour": ["10", "2"] * 40, "more": list(range(80))}
+    known = [Column("size"), Column("colour", ("10", "2", "red"))]
+    x, _ = together(quiet(written(tmp_path, columns), known=known))
+    assert set(x[:, 1]) == {0, 1}
+    with pytest.raises(DataError, match="'colour' holds text, and where the model"):
+        quiet(written(tmp_path, a_table()), known=[Column("size"), Column("colour")])
+    with pytest.raises(DataError, match="'size' holds numbers, and where the model"):
+        quiet(written(tmp_path, a_table(), ".parquet"), known=[Column("size", ("a", "b"))])

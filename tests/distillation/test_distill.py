@@ -131,6 +131,26 @@ def test_what_has_no_effect_or_cannot_be_is_told(folder, teacher_file, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+def test_whole_numbers_are_values_where_the_task_says_so(tmp_path):
+    """A table of a few whole numbers looks like one of classes."""
+    teacher = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    teacher.set_weights([np.ones((2, 1)), np.zeros(1)])
+    teacher.save(tmp_path / "teacher.keras")
+    rows = "".join(f"{i % 7},{i % 5},{i % 7 + i % 5}\n" for i in range(400))
+    (tmp_path / "rows.csv").write_text("a,b,label\n" + rows)
+    given = {"max_parameters": 1, "epochs": 1, "run_dir": tmp_path / "run"}
+    lines = []
+    with pytest.raises(ValueError, match="`max_parameters` is less than the smallest"):
+        distill(
+            tmp_path / "teacher.keras",
+            tmp_path / "rows.csv",
+            task="regression",
+            announce=lines.append,
+            **given,
+        )
+    assert "label 'label': values from 0 to 10" in "\n".join(lines)
+
+
 def test_classes_in_another_order_are_no_silent_result(folder, teacher_file, tmp_path):
     other = tmp_path / "photos"
     shutil.copytree(folder, other)
