@@ -67,8 +67,9 @@ def check_answers(teacher, x, labels, task, class_names=None):
     _check_order(found, found.right, labels, task, class_names)
     if not found.is_better_than_chance:
         raise ValueError(
-            f"`teacher` answers no better than chance: {_shown(found, labels)}. Are these "
-            "the data that it was made for, in the form that it takes?"
+            f"`teacher` answers no better than chance: {_shown(found, labels)}, of "
+            f"{len(some):,} examples. Are these the data that it was made for, in the form "
+            "that it takes?"
         )
 
 
@@ -204,7 +205,7 @@ def _check_order(found, most, labels, task, class_names):
     raise ValueError(
         f"`teacher` has the classes of the data in another order, in which "
         f"{100 * right:.0f} % of its answers are right, not {100 * most:.0f} %: "
-        f"{shown}. Give the folders names that sort as its classes do (0_..., 1_...), "
+        f"{shown}. Give the classes names that sort as its own do (0_..., 1_...), "
         "or give keras_kd.teachers.GroupClasses(teacher, groups)."
     )
 

@@ -59,6 +59,17 @@ def test_what_it_was_taught_by_and_on_what(folder):
     assert "alone was given to the run, trained before." in given
 
 
+def test_data_of_the_users_own(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["recipe"]["dataset"] = {"path": "my/photos", "test": 0.2}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    text = card.card(folder, "student")
+    assert "tested on data of its user's own, 'photos'; their licence is not" in text
+    assert "datasets" not in front_matter(text)
+    named = card.card(folder, "student", dataset="me/photos", data_license="cc0-1.0")
+    assert front_matter(named)["datasets"] == ["me/photos"] and "user's own" not in named
+
+
 def test_the_class_that_is_most_often_wrong(tmp_path):
     folder = make_run(tmp_path / "run", examples=200)
     metrics = json.loads((folder / "alone" / "metrics.json").read_text())
