@@ -1,6 +1,7 @@
 """keras-kd evaluate: a model on test data."""
 
 import functools
+
 import click
 
 from keras_kd.cli.base import data_dir, dataset_options, examples_for, main, run_of

@@ -320,12 +320,12 @@ def _parts_of(columns, path, known=()):
 
 def _is_text(inputs, like=None):
     column = inputs[0]
+    if len(inputs) > 1 or not column.is_text:
+        return False
     # A model that takes more numbers than one knows the text, though each is there twice.
-    is_models = like and len(like) == 1 and like[0] != 1
-    if len(inputs) == 1 and column.is_text and is_models:
-        return True
-    is_named = column.name == _TEXT and column.is_text and not column.is_flag
-    return len(inputs) == 1 and (is_named or column.is_text and not column.is_category())
+    is_models = bool(like) and len(like) == 1 and like[0] != 1
+    is_named = column.name == _TEXT and not column.is_flag
+    return is_models or is_named or not column.is_category()
 
 
 def _whole_rows(inputs, target, is_text, path, skip_unreadable, announce):

@@ -365,11 +365,14 @@ def _own(data, image_size, labels, task):
             "`data` must be a path, the name of a data set, or a "
             f"keras_kd.datasets.load.Own. Received: {data!r}."
         )
-    changed = {} if image_size is None else {"image_size": tuple(image_size)}
-    if data.task is None and labels and Path(data.path).suffix.lower() in _TOLD:
+    changed = {"labels": data.labels and labels}
+    if image_size is not None:
+        changed["image_size"] = tuple(image_size)
+    is_told = changed["labels"] and Path(data.path).suffix.lower() in _TOLD
+    if is_told and data.task is None:
         # Of whole numbers nothing else tells whether they are classes or values.
         changed["task"] = _LABELS.get(task)
-    return dataclasses.replace(data, labels=data.labels and labels, **changed)
+    return dataclasses.replace(data, **changed)
 
 
 def _name(own):

@@ -189,6 +189,11 @@ def make_chain(recipe, teacher, parts=None):
     Raises:
         ValueError: A model does not fit another one, or a stage its model.
     """
+    if recipe.is_sized_by_data and parts is None:
+        raise ValueError(
+            "A `model` that is a table, of a family, needs `parts`: its size is that of "
+            "the data. Give these, or its name, or a .keras file."
+        )
     shapes = Shapes.of(recipe, parts, teacher) if recipe.is_sized_by_data else None
     models = {} if teacher is None else {"teacher": teacher}
     stages = []

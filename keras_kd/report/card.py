@@ -1,7 +1,6 @@
 """A model card: README.md of one model, from its run, in the form that hubs read."""
 
 import dataclasses
-from pathlib import Path
 
 import keras_kd
 from keras_kd import files as run_dirs
@@ -104,7 +103,6 @@ def card(run_dir, name, *, title=None, license=None, dataset=None, data_license=
             "title": title or name,
             "license": license,
             "data": _data(recipe, dataset, data_license),
-            "own_data": _own_data(recipe),
             "recipe": recipe,
             "model": model,
             "evaluation": model.metrics.evaluation,
@@ -161,12 +159,6 @@ def _data(recipe, dataset, data_license):
         return Data(known.title, known.hub_name, known.credit)
     credit = f"under {data_license}" if data_license else None
     return Data(dataset, dataset, credit) if dataset else None
-
-
-def _own_data(recipe):
-    """The name of a user's own file or folder; None of a named data set."""
-    of_recipe = recipe.get("dataset")
-    return Path(of_recipe["path"]).name if isinstance(of_recipe, dict) else None
 
 
 def _settings(run, model):

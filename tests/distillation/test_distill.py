@@ -11,7 +11,8 @@ from PIL import Image
 
 import keras_kd as kd
 from keras_kd import distillation
-from keras_kd.distillation.distill import distill
+from keras_kd.datasets.load import Own
+from keras_kd.distillation.distill import _own, distill
 from keras_kd.recipes import recipe as recipes
 from keras_kd.recipes import run as recipe_run
 from keras_kd.runs.manifest import RunError
@@ -149,6 +150,13 @@ def test_whole_numbers_are_values_where_the_task_says_so(tmp_path):
             **given,
         )
     assert "label 'label': values from 0 to 10" in "\n".join(lines)
+
+
+def test_a_task_says_nothing_of_labels_that_are_not_read():
+    own = Own("rows.csv", labels=False)
+    assert _own(own, None, True, "binary") == own
+    assert _own("rows.csv", None, False, "binary") == own
+    assert _own("rows.csv", None, True, "binary").task == "multiclass"
 
 
 def test_classes_in_another_order_are_no_silent_result(folder, teacher_file, tmp_path):

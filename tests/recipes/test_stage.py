@@ -143,6 +143,8 @@ epochs = 1
 """
     loaded = recipe.load(write_recipe(text=stage))
     assert recipe.load(write_recipe(text=as_toml(loaded.model_dump(**recipe.AS_JSON))))
+    with pytest.raises(ValueError, match="its size is that of the data"):
+        recipe.make_chain(loaded, None)
     x = np.random.default_rng(0).normal(5.0, 2.0, (50, 3)).astype("float32")
     parts = Parts((x, x[:, 0]), None, (x, x[:, 0]), None, "table", "regression")
     if parameters is None:
