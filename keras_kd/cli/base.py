@@ -136,7 +136,9 @@ def columns_of(run_dir):
     return [Column(name, kind and tuple(kind)) for name, kind in kinds]
 
 
-def examples_for(model, run_dir, dataset, label, data_dir, wanted, announce=print):
+def examples_for(
+    model, run_dir, dataset, label, data_dir, wanted, announce=print, task=None
+):
     """What a model is measured on, with columns and classes as it learned them.
 
     Args:
@@ -144,6 +146,7 @@ def examples_for(model, run_dir, dataset, label, data_dir, wanted, announce=prin
         run_dir: A folder; it need not be a run's.
         dataset, label, data_dir: As the options give them.
         wanted, announce: As `keras_kd.datasets.load` takes them.
+        task: What the outputs mean, where the user says it.
 
     Returns:
         `(dataset, parts, task)`: what was read; `keras_kd.datasets.parts.Parts`; and what
@@ -154,8 +157,15 @@ def examples_for(model, run_dir, dataset, label, data_dir, wanted, announce=prin
             or a class is none of the model's, or it cannot be told which one it is.
     """
     from keras_kd import data, datasets
+    from keras_kd.datasets.load import Own
 
     dataset = data_of(dataset, label, run_dir)
+    path = getattr(dataset, "path", dataset)
+    if task == "regression" and Path(path).suffix in (".csv", ".parquet", ".npz"):
+        # Of whole numbers nothing else tells that they are values.
+        own = dataset if isinstance(dataset, Own) else None
+        own = own or Own(path)
+        dataset = dataclasses.replace(own, task=task)
     shape = None if model is None else model.input_shape
     like = shape[1:] if isinstance(shape, tuple) else None
     columns = columns_of(run_dir)
@@ -173,9 +183,11 @@ def examples_for(model, run_dir, dataset, label, data_dir, wanted, announce=prin
             "Numbering: the model lies in no run that would tell it, so classes and "
             "categories have their numbers by the order of these data's own"
         )
-    parts = numbered_as_learned(parts, run_dir, model)
-    task = "regression" if parts.task == "regression" else None
-    if parts.task == "multiclass" and getattr(model, "output_shape", ())[1:] == (1,):
+    parts = numbered_as_learned(parts, run_dir, model, Path(path).is_dir())
+    if task is None and parts.task == "regression":
+        task = "regression"
+    is_one_unit = getattr(model, "output_shape", ())[1:] == (1,)
+    if task is None and parts.task == "multiclass" and is_one_unit:
         # Of classes one unit says no or yes.
         task = "binary"
     return dataset, parts, task
@@ -194,18 +206,19 @@ def _fits(takes, given):
     return len(takes) == len(given) and all(a in (None, b) for a, b in pairs)
 
 
-def numbered_as_learned(parts, run_dir, model):
+def numbered_as_learned(parts, run_dir, model, are_folders=False):
     """Data with classes numbered as those that a model has learned.
 
     Data number the classes that they have, so that in others a number may stand for
     another class. What the model learned is known of a run. Of other models, data of as
-    many classes as there are outputs have them in their order; of fewer, the names have to
-    be their numbers, where no other order is thinkable.
+    many classes as there are outputs have them in their order; of fewer, they must be the
+    first ones by their numbers.
 
     Args:
         parts: The `keras_kd.datasets.parts.Parts`.
         run_dir: A folder; it need not be a run's.
         model: The `keras.Model`.
+        are_folders: Whether classes are folders, of which "10" comes before "2".
 
     Raises:
         DataError: A class is none of the model's, or it cannot be told which one it is.
@@ -217,20 +230,20 @@ def numbered_as_learned(parts, run_dir, model):
     # Of several outputs, or of pixels, a class is no example's.
     if parts.class_names is None or not isinstance(shape, tuple) or len(shape) != 2:
         return parts
-    known, names = manifest_of(run_dir).get("class_names"), parts.class_names
+    run, names = manifest_of(run_dir), parts.class_names
+    known, count = run.get("class_names"), 2 if shape[1] == 1 else shape[1]
+    if known is None and run.get("recipe") and not run.get("labels_of"):
+        # Only names that say more than their numbers are kept.
+        known = list(map(str, range(count)))
     if known is None:
-        count = 2 if shape[1] == 1 else shape[1]
-        if len(names) == count or parts.names is None:
+        are_first = parts.names is None and not (are_folders and count > 10)
+        if len(names) == count or are_first:
             return parts
-        known = list(map(str, range(count or 0)))
-        # Folders are in the order of their digits: "10" comes before "2".
-        of_digits = dict(zip(known, sorted(known), strict=True))
-        if not all(of_digits.get(name) == name for name in names):
-            raise DataError(
-                f"The data have {len(names)} classes ({', '.join(names[:10])}) and the "
-                f"model {count}, and nothing tells which are which. Give data with all of "
-                "its classes; or, for an export, data without labels."
-            )
+        raise DataError(
+            f"The data have {len(names)} classes ({', '.join(names[:10])}) and the "
+            f"model {count}, and nothing tells which are which. Give data with all of "
+            "its classes; or, for an export, data without labels."
+        )
     return with_classes(parts, known, "The data's classes")
 
 

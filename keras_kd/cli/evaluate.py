@@ -35,13 +35,12 @@ def evaluate(model, dataset, label, teacher, task, data_dir):
     # Standard output holds the measurements alone.
     announce = functools.partial(click.echo, err=True)
     given = loaded, run_of(model, teacher), dataset, label, data_dir
-    dataset, parts, found = examples_for(*given, ["test"], announce)
+    dataset, parts, task = examples_for(*given, ["test"], announce, task)
     images, labels = parts.test
     if labels is None:
         path = getattr(dataset, "path", dataset)
         raise data.DataError(f"{path} has no labels to measure by. Give data with some.")
     test = data.batches(images, labels, batch_size=1000)
-    task = task or found
     predictions, fidelity = predict(loaded, test, name=model, task=task), None
     if teacher:
         others = predict(loaded_teacher, test, name=teacher, task=task)

@@ -91,7 +91,8 @@ def export(
     loaded = load_model(source)
     is_calibrated = quantization == "int8"
     given = loaded, run_dir or run_of(model), dataset, label, data_dir
-    parts, calibration, task = _examples(*given, is_calibrated)
+    told = arguments["task"]
+    parts, calibration, task = _examples(*given, is_calibrated, told)
     as_taken = data.for_models
     if preprocessing:
         if parts.kind != "images":
@@ -103,20 +104,22 @@ def export(
     examples = as_taken(parts.test[0][:]), parts.test[1]
     if not preprocessing:
         examples = _proved_on(parts, loaded)
-    arguments["task"] = arguments["task"] or task
+    arguments["task"] = task
     arguments["class_names"] = checks.fitting(parts.names, loaded)
     exported = exporters.export(loaded, out, examples=examples, **arguments)
     click.echo(f"{exported}\nWritten to {out}, the proof to {exporters.proof_path(out)}")
 
 
-def _examples(model, run_dir, dataset, label, data_dir, is_calibrated=True):
+def _examples(
+    model, run_dir, dataset, label, data_dir, is_calibrated=True, task=None
+):
     """The data's `Parts`; 1,000 of the examples to train on, or None; and the task."""
     from keras_kd import data
     from keras_kd.data.rows import spread
 
     wanted = ["train", "test"] if is_calibrated else ["test"]
     given = model, run_dir, dataset, label, data_dir
-    dataset, parts, task = examples_for(*given, wanted)
+    dataset, parts, task = examples_for(*given, wanted, task=task)
     if not is_calibrated:
         return parts, None, task
     train = parts.train[0]

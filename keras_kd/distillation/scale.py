@@ -236,6 +236,11 @@ def _judged(scale, answers, labels, task):
         error = float(errors.mean())
         return Found(scale, -error, None, error < 1, -errors, decided.reshape(-1))
     if task in _CLASSES:
+        if labels.max() >= values.shape[-1]:
+            raise ValueError(
+                f"`teacher` has {values.shape[-1]} outputs, one for each class, and the "
+                f"labels of the data go up to {labels.max()}."
+            )
         likely = np.take_along_axis(values, labels.astype("int64"), axis=-1)
     else:
         likely = -np.logaddexp(0, np.where(labels > 0, -values, values))

@@ -152,6 +152,15 @@ def test_whole_numbers_are_values_where_the_task_says_so(tmp_path):
     assert "label 'label': values from 0 to 10" in "\n".join(lines)
 
 
+def test_more_classes_than_the_teacher_has(tmp_path):
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)]).save(tmp_path / "t.keras")
+    rows = "".join(f"{i % 7},{i % 11},{'abcde'[i % 5]}\n" for i in range(400))
+    (tmp_path / "rows.csv").write_text("a,b,label\n" + rows)
+    given = {"epochs": 1, "run_dir": tmp_path / "run", "announce": lambda line: None}
+    with pytest.raises(ValueError, match="has 3 outputs, .* the data go up to 4"):
+        distill(tmp_path / "t.keras", tmp_path / "rows.csv", task="multiclass", **given)
+
+
 def test_a_task_says_nothing_of_labels_that_are_not_read():
     own = Own("rows.csv", labels=False)
     assert _own(own, None, True, "binary") == own
